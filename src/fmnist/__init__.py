@@ -1,0 +1,29 @@
+"""Hyperparameter studies of small neural networks on Fashion-MNIST, from parameters to a paper.
+
+Names are imported when first used: `import fmnist` costs nothing.
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "RunConfig": "config",
+    "UserError": "config",
+    "Study": "study",
+    "load_run": "store",
+    "train": "study",
+    "record": "publish",
+    "say": "publish",
+    "show": "publish",
+    "table": "publish",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'fmnist' has no attribute {name!r}")
+    return getattr(import_module(f"fmnist.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,134 @@
+"""The command `fmnist`: what the Makefile calls, and what a user may call by hand."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from fmnist.config import UserError, nearest, project_root
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand; 0 if it worked, 2 for a mistake of the user's, said in one line, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.call(options)
+    except UserError as error:
+        print(f"fmnist: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fmnist: interrupted; finished runs are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fmnist", description="Hyperparameter studies of small networks, to a paper.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, call, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(call=call)
+        return sub
+
+    report = command("report", _report, "train, execute the notebooks and write report/NAME.html and .pdf")
+    report.add_argument("name", nargs="?", default="homework", help="a folder of params/ (default: homework)")
+    train = command("train", _train, "train what is missing and print the summary table")
+    train.add_argument("path", help="params/NAME or params/NAME/NOTEBOOK.yaml")
+    for sub in (report, train):
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    results = command("results", _results, "one row per finished run")
+    results.add_argument("--format", choices=["table", "csv", "json"], default="table")
+    command("data", _data, "find or fetch the data set and say where it is")
+    return parser
+
+
+def _report(options: argparse.Namespace) -> None:
+    from fmnist.report import Report
+
+    device = _device(options.device)
+    report = Report(options.name, device)
+    _check_writable(report.built)
+    _train_all(report.configs, device)
+    _say(f"executing {len(report.chapters)} notebooks")
+    executed = report.execute(lambda done, total, name: _say(f"  {done} of {total}: {name}"))
+    for path in report.render(report.merge(executed)):
+        _say(f"wrote {path.relative_to(project_root())} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from fmnist.report import Report
+    from fmnist.tables import summary_table
+
+    device, path = _device(options.device), Path(options.path)
+    single = path.suffix == ".yaml"
+    report = Report(path.parent.name if single else path.name, device)
+    wanted = [path.stem] if single and path.stem != "report" else list(report.studies)
+    for name in wanted:
+        if name not in report.studies:
+            raise UserError(f"{path}: no study of this report{nearest(name, list(report.studies))}")
+    _train_all(list({c.run_id: c for name in wanted for c in report.studies[name].configs}.values()), device)
+    for name in wanted:
+        print(f"\n{name}\n{summary_table(report.studies[name].runs()).to_string(index=False)}")
+
+
+def _results(options: argparse.Namespace) -> None:
+    from fmnist.store import results
+
+    table = results()
+    if options.format == "csv":
+        table.to_csv(sys.stdout, index=False)
+    elif options.format == "json":
+        print(table.to_json(orient="records", indent=1))
+    else:
+        shown = [
+            "run_id",
+            "hidden_sizes",
+            "optimizer",
+            "lr",
+            "seed",
+            "epochs",
+            "val_accuracy",
+            "test_accuracy",
+            "diverged",
+        ]
+        print(table[shown].to_string(index=False) if len(table) else "no finished runs yet")
+
+
+def _data(options: argparse.Namespace) -> None:
+    from fmnist.data import locate
+
+    print(locate())
+
+
+def _device(name: str) -> str:
+    from fmnist.pool import resolve_device
+
+    return str(resolve_device(name))
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe").touch()
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written here: {error.strerror or error}") from None
+
+
+def _train_all(configs: list, device: str) -> None:
+    from fmnist import store
+    from fmnist.study import train
+
+    missing = sum(store.load(config.run_id) is None for config in configs)
+    _say(f"{len(configs)} runs: {len(configs) - missing} in the store, {missing} to train on {device}")
+    train(configs, device)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

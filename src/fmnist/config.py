@@ -1,0 +1,198 @@
+"""What a run is: every hyperparameter of one training, validated once, frozen and hashable.
+
+Everything that a user can write (YAML files, notebook parameters, Python) passes through `validate`, so that bad input
+fails here, before any training, with file, key and what is allowed.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+RESULTS_VERSION = 1  # raised when the same config gives other results; part of every run's address
+TRAIN_IMAGES, INPUTS, OUTPUTS = 60_000, 784, 10
+
+
+class UserError(Exception):
+    """A mistake the user can mend, said in one clear line: what, where, what is allowed, what to do."""
+
+
+def project_root() -> Path:
+    """The nearest folder from here upwards that holds `params/` and `notebooks/`; else the working directory."""
+    here = Path.cwd().resolve()
+    return next((p for p in (here, *here.parents) if (p / "params").is_dir() and (p / "notebooks").is_dir()), here)
+
+
+def runs_folder() -> Path:
+    """Where finished runs are kept: the environment variable `FMNIST_RUNS`, else `runs/` in the project."""
+    return Path(os.environ.get("FMNIST_RUNS") or project_root() / "runs").expanduser().resolve()
+
+
+def _as_tuple(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError("should be a list of widths, such as [400, 400]")
+    return tuple(value)
+
+
+class Strict(BaseModel):
+    """A frozen record that takes no unknown key, converts no type and holds no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class RunConfig(Strict):
+    """Every hyperparameter of one training. Names and meanings are PyTorch's.
+
+    Raises `UserError` through `validate`, pydantic's `ValidationError` when built directly.
+    """
+
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple)] = (128,)
+    activation: Literal["relu", "leaky_relu", "tanh", "sigmoid"] = "relu"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability that a hidden unit is dropped
+    batch_norm: bool = False  # after each hidden linear layer, before its activation
+    init: Literal[
+        "default", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "normal", "zeros"
+    ] = "default"  # of the weights, by torch.nn.init; default is what torch.nn.Linear does
+    bias_init: Literal["default", "zeros", "normal"] = "default"
+    init_std: Annotated[float, Field(gt=0)] = 1.0  # of `normal`, weights and biases alike
+
+    optimizer: Literal["SGD", "Adam", "AdamW", "RMSprop", "Adadelta"] = "SGD"
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # SGD and RMSprop
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # as torch.optim: λ·w joins the gradient (AdamW: decoupled)
+    batch_size: PositiveInt = 512
+    epochs: Annotated[int, Field(ge=0)] = 50
+    loss_scale: Annotated[float, Field(gt=0)] = (
+        1.0  # multiplies the gradient of the mean cross entropy, not what is reported
+    )
+
+    input_scaling: Literal["none", "symmetric", "standardized"] = "none"  # pixels in [0, 1]; [-1, 1]; mean 0 and std 1
+    val_size: Annotated[int, Field(gt=0, lt=TRAIN_IMAGES)] = 6_000  # of the 60,000; the rest is trained on
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    precision: Literal["float64", "float32", "bfloat16"] = "float32"  # bfloat16: products only, weights stay float32
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        if self.momentum and self.optimizer not in ("SGD", "RMSprop"):
+            raise ValueError(f"momentum: {self.optimizer} has none; allowed with SGD and RMSprop")
+        if self.nesterov and not (self.optimizer == "SGD" and self.momentum):
+            raise ValueError("nesterov: allowed with SGD and momentum > 0 only")
+        if self.init_std != 1.0 and "normal" not in (self.init, self.bias_init):
+            raise ValueError("init_std: allowed with init: normal or bias_init: normal only")
+        if (
+            self.batch_norm
+            and (TRAIN_IMAGES - self.val_size) % self.batch_size == 1
+            or self.batch_norm
+            and self.batch_size == 1
+        ):
+            raise ValueError("batch_size: batch norm needs two images or more in every batch, the last one too")
+        return self
+
+    @cached_property
+    def run_id(self) -> str:
+        """Address of the run in the store: 16 hexadecimal digits of the SHA-256 of the whole config."""
+        return _digest({"results_version": RESULTS_VERSION, **self.model_dump(mode="json")})
+
+    @cached_property
+    def trial_id(self) -> str:
+        """Address of the trial: the same for runs that differ in seed alone."""
+        return _digest({"results_version": RESULTS_VERSION, **self.model_dump(mode="json", exclude={"seed"})})
+
+    def row(self) -> dict[str, Any]:
+        """The config as one row of a table; `hidden_sizes` as "400-400"."""
+        return {**self.model_dump(), "hidden_sizes": sizes_text(self.hidden_sizes)}
+
+
+def sizes_text(hidden_sizes: tuple[int, ...]) -> str:
+    """(400, 400) → "400-400"; no hidden layer → "none"."""
+    return "-".join(map(str, hidden_sizes)) or "none"
+
+
+def layer_sizes(hidden_sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """(in, out) of every linear layer: (128,) → [(784, 128), (128, 10)]."""
+    widths = [INPUTS, *hidden_sizes, OUTPUTS]
+    return list(zip(widths[:-1], widths[1:], strict=True))
+
+
+def parameter_count(hidden_sizes: Sequence[int], batch_norm: bool = False) -> int:
+    """Trained numbers in the network: weights, biases and, with batch norm, its scale and shift."""
+    linear = sum(n_in * n_out + n_out for n_in, n_out in layer_sizes(hidden_sizes))
+    return linear + (2 * sum(hidden_sizes) if batch_norm else 0)
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], values: Any, where: str) -> Model:
+    """`values` as a `model`; raises `UserError` with `where`, the key, what is allowed and the nearest valid name."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected keys with values, got {_shown(values)}")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, item) for item in error.errors(include_url=False)]
+        raise UserError(f"{where}: " + "; ".join(lines)) from None
+
+
+def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown key{nearest(str(item['loc'][-1]), _fields_at(model, item['loc'][:-1]))}"
+    if item["type"] == "literal_error":
+        allowed = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{key}: {_shown(item['input'])} is not allowed{nearest(str(item['input']), allowed)}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (got {_shown(item['input'])})" if key else message
+
+
+def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)
+
+
+def nearest(name: str, allowed: list[str]) -> str:
+    """The tail of a message: "; did you mean 'lr'? Allowed: …"."""
+    folded = {choice.lower(): choice for choice in allowed}
+    close = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.5)
+    return (f"; did you mean '{folded[close[0]]}'?" if close else ".") + f" Allowed: {', '.join(allowed)}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The YAML 1.2 file as plain dicts and lists: 1e-4 is a number, `no` is a word, a key stands once; empty is {}.
+
+    Raises `UserError` if the file is missing, unreadable, not YAML or not a mapping.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file{_beside(path)}")
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if values is not None and not isinstance(values, dict):
+        raise UserError(f"{path}: expected keys with values, got {_shown(values)}")
+    return values or {}
+
+
+def _beside(path: Path) -> str:
+    names = sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else []
+    return nearest(path.name, names) if names else ""

@@ -1,0 +1,118 @@
+"""nbconvert exporters that render a notebook as a paper: one self-contained HTML file, or a PDF.
+
+``jupyter nbconvert --to homework_html`` (or ``homework_pdf``) and JupyterLab's export menu find them by their entry
+points. Pandoc reads the `document`, two Lua filters in ``templates/`` parse, number and cross-reference it, and Pandoc
+writes HTML with MathML, or Typst source, which Typst sets. No TeX, browser or network takes part, and equal notebooks
+give equal bytes.
+"""
+
+import contextlib
+import json
+import re
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pypandoc
+import typst
+from nbconvert.exporters import Exporter
+from nbformat import NotebookNode
+from traitlets import default
+
+from fmnist.config import UserError
+from fmnist.document import read
+
+TEMPLATES = Path(__file__).parent / "templates"
+PANDOC = [
+    "--from=json",
+    f"--lua-filter={TEMPLATES / 'pieces.lua'}",
+    f"--lua-filter={TEMPLATES / 'filter.lua'}",
+    f"--csl={TEMPLATES / 'numeric.csl'}",
+    "--metadata-file=metadata.json",
+    "--metadata=link-citations",
+    "--standalone",
+    "--columns=100000",
+]
+FUNCTION = re.compile("(<m(?:sub|sup|under|over)+>)?<mrow><mi[^>]*>\\w+</mi><mo>(?:\u2061|&#8289;)</mo></mrow>(?!<mo)")
+ACCENT = re.compile(r"(<mover><mi[^>]*>.</mi><mo accent=\"true\")>")
+USER_ERROR = 70  # filter.lua's exit status for a mistake in the text
+
+
+class HomeworkExporter(Exporter):
+    """What both have in common: notebook in, bytes or text of the paper out."""
+
+    def from_notebook_node(self, nb: NotebookNode, resources=None, **kwargs):
+        """Raises UserError where labels, references or the bibliography are wrong, or Pandoc or Typst fail."""
+        nb, resources = super().from_notebook_node(nb, resources, **kwargs)
+        about = resources["metadata"]
+        document = read(nb, about.get("name", ""), about.get("path") or None)
+        with TemporaryDirectory() as folder:
+            document.write(Path(folder))
+            return self.render(Path(folder)), resources
+
+    def render(self, folder: Path) -> str | bytes:
+        """The paper made of the document that lies in `folder`."""
+        raise NotImplementedError
+
+
+class HomeworkHTML(HomeworkExporter):
+    """One HTML file: MathML, figures, style and fonts inside, no script, nothing to load."""
+
+    export_from_notebook = "Homework paper (HTML)"
+    output_mimetype = "text/html"
+
+    @default("file_extension")
+    def _html(self) -> str:
+        return ".html"
+
+    def render(self, folder: Path) -> str:
+        look = [f"--template={TEMPLATES / 'homework.html'}", f"--css={TEMPLATES / 'homework.css'}"]
+        page = _pandoc(folder, "--to=html5", "--mathml", "--embed-resources", "--toc", "--toc-depth=3", *look)
+        return _mathematics(page.decode())
+
+
+class HomeworkPDF(HomeworkExporter):
+    """A PDF in the look of an AMS article, on US letter paper."""
+
+    export_from_notebook = "Homework paper (PDF)"
+    output_mimetype = "application/pdf"
+
+    @default("file_extension")
+    def _pdf(self) -> str:
+        return ".pdf"
+
+    def render(self, folder: Path) -> bytes:
+        source = folder / "document.typ"
+        source.write_bytes(_pandoc(folder, "--to=typst-citations", f"--template={TEMPLATES / 'homework.typ'}"))
+        setting = dict(root=folder, ignore_system_fonts=True, timestamp=0)
+        with contextlib.suppress(typst.TypstError):
+            return typst.compile(source, pdf_standards="ua-1", **setting)
+        try:  # foreign notebooks may lack what the accessibility standard asks for
+            return typst.compile(source, **setting)
+        except typst.TypstError as error:
+            line = _where(error, source)
+            raise UserError(f"Typst cannot set the PDF: {error.message}{line}") from error
+
+
+def _mathematics(page: str) -> str:
+    """TeX's spacing, which browsers do not apply: a thin space in "log x", accents as narrow as their letter."""
+    page = FUNCTION.sub(lambda m: m[0] if m[1] else m[0] + '<mspace width="0.167em"></mspace>', page)
+    return ACCENT.sub(r'\1 stretchy="false">', page)
+
+
+def _where(error: typst.TypstError, source: Path) -> str:
+    """The source line a Typst error points at, when it says so."""
+    number = re.search(r"document\.typ:(\d+)", getattr(error, "diagnostic", "") or "")
+    return f' at "{source.read_text().splitlines()[int(number[1]) - 1].strip()[:100]}"' if number else ""
+
+
+def _pandoc(folder: Path, *options: str) -> bytes:
+    command = [pypandoc.get_pandoc_path(), "document.json", *PANDOC, *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True)
+    complaint = done.stderr.decode(errors="replace").strip()
+    if done.returncode == USER_ERROR:
+        raise UserError(complaint.split("USER: ", 1)[-1])
+    if done.returncode:
+        title = json.loads((folder / "metadata.json").read_text())["title"]
+        raise UserError(f"Pandoc cannot render {title!r}: {complaint.splitlines()[0] if complaint else 'no reason given'}")
+    return done.stdout

@@ -1,0 +1,203 @@
+"""Where Fashion-MNIST's four files come from: found on this machine, or fetched, and verified whatever the way.
+
+They are looked for in `FMNIST_DATA`, in `data/`, and where Debian's package `dataset-fashion-mnist` puts them; then
+fetched from torchvision's mirrors, then from Debian's archive, without root. The SHA-256 of every uncompressed file is
+checked before use. What is fetched is kept in `data/`, written aside and renamed: a file there is whole or absent.
+"""
+
+import gzip
+import hashlib
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+import zlib
+from pathlib import Path
+
+from fmnist.config import UserError, project_root
+
+SHA256 = {  # of the uncompressed files, as in Debian's package and zalandoresearch/fashion-mnist
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+FILES = f"{', '.join(SHA256)} (each as it is or as .gz)"
+PACKAGE = "dataset-fashion-mnist"
+SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where PACKAGE installs its four .gz files
+TIMEOUT = 10.0  # seconds a mirror may be silent
+PATIENCE = 900.0  # seconds one transfer may take in all: 26 MB at 30 kB/s
+
+
+def locate(download: bool = True, progress: bool = True) -> Path:
+    """A folder with the four verified files, each as it is or as .gz; fetched into `data/` if need be and allowed.
+
+    UserError if `FMNIST_DATA` is set to something else, or if nothing is found: what was tried, and why it failed.
+    """
+    return find(download, progress)[0]
+
+
+def find(download: bool, progress: bool) -> tuple[Path, dict[str, bytes], str]:
+    """`locate`, with the four payloads by name, so that nothing is read twice, and with the source in words."""
+    if chosen := os.environ.get("FMNIST_DATA"):
+        folder, payloads, problems = _look(Path(chosen).expanduser())
+        if problems:
+            raise UserError(
+                f"FMNIST_DATA is set to {chosen}, but {', '.join(problems)}. It must name a folder with "
+                f"Fashion-MNIST's {FILES}; or unset it, and the data set is looked for elsewhere."
+            )
+        return folder, payloads, f"FMNIST_DATA ({folder})"
+    data = project_root() / "data"
+    tried = ["FMNIST_DATA: not set"]
+    for start, source in ((data, "data/"), (SYSTEM, f"Debian's package {PACKAGE}")):
+        folder, payloads, problems = _look(start)
+        if not problems:
+            return folder, payloads, f"{source} ({folder})"
+        tried.append(f"{start}: {', '.join(problems)}")
+    payloads = _read(data)[0]  # whole files from an earlier, interrupted fetch are kept
+    for source, fetch in (("torchvision's mirrors", _from_mirrors), (f"Debian's {PACKAGE} by apt-get", _from_debian)):
+        if not download:
+            tried.append(f"{source}: not asked to download")
+            continue
+        try:
+            fetch(data, payloads, progress and sys.stderr.isatty())
+            return data, payloads, f"{source}, now in data/"
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            tried.append(f"{source}: {error}")
+    raise UserError(
+        "Fashion-MNIST was not found. Do one of these:\n"
+        f"  - put {FILES} into {data}\n"
+        "  - set FMNIST_DATA to a folder that has them\n"
+        f"  - on Debian or Ubuntu: sudo apt-get install {PACKAGE}\n"
+        "  - connect to the internet (30 MB) and try again\n"
+        "What was tried:\n" + "\n".join(f"  - {line}" for line in tried)
+    )
+
+
+def _look(start: Path) -> tuple[Path, dict[str, bytes], list[str]]:
+    """`_read` of a folder, or of where torchvision would have put the files below it if they are there."""
+    for folder in (start / "FashionMNIST" / "raw", start):
+        payloads, problems = _read(folder)
+        if not problems:
+            break
+    return folder, payloads, problems
+
+
+def _read(folder: Path) -> tuple[dict[str, bytes], list[str]]:
+    """The verified payloads in a folder by name, and what is wrong with the others."""
+    if not os.path.isdir(folder):
+        return {}, ["there is no such folder"]
+    payloads, problems = {}, []
+    for name in SHA256:
+        reasons = []
+        for file in (folder / name, folder / f"{name}.gz"):
+            try:
+                payloads[name] = _payload(name, file.read_bytes())
+                break
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                reasons.append(f"{file.name} {error}")
+        else:
+            problems += reasons or [f"{name} is missing"]
+    return payloads, problems
+
+
+def _payload(name: str, content: bytes) -> bytes:
+    """A file's content, uncompressed and verified. ValueError, which completes "<file> ...", if it is not that."""
+    if content.startswith(b"\x1f\x8b"):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error):
+            raise ValueError("is cut short or damaged") from None
+    if hashlib.sha256(content).hexdigest() != SHA256[name]:
+        raise ValueError("is not Fashion-MNIST's (its SHA-256 is another)")
+    return content
+
+
+def _keep(folder: Path, name: str, content: bytes) -> None:
+    """Write a verified file so that it is whole or absent, whatever ends this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{name}.{uuid.uuid4().hex}.part"
+    try:
+        part.write_bytes(content)
+        part.replace(folder / name)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _from_mirrors(folder: Path, payloads: dict[str, bytes], progress: bool) -> None:
+    """Fetch what `payloads` lacks from each of torchvision's mirrors in turn, verify it and keep it in `folder`."""
+    try:
+        from torchvision.datasets import FashionMNIST
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torch and torchvision of different builds
+        raise ValueError(f"torchvision cannot be imported ({error})") from None
+    for name in [name for name in SHA256 if name not in payloads]:
+        reasons = []
+        for mirror in [*FashionMNIST.mirrors, *FashionMNIST.mirrors]:  # two rounds: silence may be a hiccup
+            url = f"{mirror.rstrip('/')}/{name}.gz"
+            try:
+                content = _transfer(url, progress)
+                payloads[name] = _payload(name, content)
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                reasons.append(f"{url}: {error}")
+            else:
+                _keep(folder, f"{name}.gz", content)
+                break
+        else:
+            raise ValueError("; ".join(dict.fromkeys(reasons)))
+
+
+def _transfer(url: str, progress: bool) -> bytes:
+    """What is at `url`. OSError or HTTPException if it is unreachable, silent for TIMEOUT, or cut short."""
+    from tqdm import tqdm
+
+    content, begin = bytearray(), time.monotonic()
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+        size = int(answer.headers.get("Content-Length", 0))
+        with tqdm(total=size or None, unit="B", unit_scale=True, desc=Path(url).name, disable=not progress) as bar:
+            while block := answer.read1(1 << 16):
+                content += block
+                bar.update(len(block))
+                if time.monotonic() - begin > PATIENCE:
+                    raise TimeoutError(f"took longer than {PATIENCE:.0f} s")
+    if len(content) < size:
+        raise ConnectionError(f"ended after {len(content)} of {size} bytes")
+    return bytes(content)
+
+
+def _from_debian(folder: Path, payloads: dict[str, bytes], progress: bool) -> None:
+    """Fetch Debian's package with this machine's apt sources, unpack it aside, keep its verified files in `folder`."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise ValueError("apt-get and dpkg-deb are not both on PATH")
+    if progress:
+        print(f"Fetching Debian's {PACKAGE} (31 MB) with apt-get ...", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as scratch:
+        for part in ("state/lists/partial", "cache/archives/partial"):
+            Path(scratch, part).mkdir(parents=True)
+        own = ("-o", f"Dir::State={scratch}/state", "-o", f"Dir::Cache={scratch}/cache", "-o", "APT::Sandbox::User=")
+        apt = ("apt-get", "-qq", "-o", f"Acquire::http::Timeout={TIMEOUT:.0f}")
+        problem = _command(scratch, *apt, "download", PACKAGE)
+        if problem:  # containers come without package lists: fetch some of our own, which needs no root
+            _command(scratch, *apt, *own, "update")
+            problem = _command(scratch, *apt, *own, "download", PACKAGE)
+        for deb in () if problem else Path(scratch).glob("*.deb"):
+            problem = _command(scratch, "dpkg-deb", "-x", deb.name, "unpacked")
+        unpacked = Path(scratch, "unpacked", SYSTEM.relative_to("/"))
+        found, problems = _read(unpacked)
+        if problem or problems:
+            raise ValueError(problem or f"in the package, {', '.join(problems)}")
+        for name in found.keys() - payloads.keys():
+            payloads[name] = found[name]
+            _keep(folder, f"{name}.gz", (unpacked / f"{name}.gz").read_bytes())
+
+
+def _command(cwd: str, *command: str) -> str:
+    """Why a command failed, "" if it did not."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]

@@ -1,0 +1,263 @@
+"""A report: an ordered list of notebooks with their parameters, executed by papermill and rendered as one paper.
+
+`params/<name>/report.yaml` has title, authors, abstract and the sections; `params/<name>/<notebook>.yaml` the
+notebook's parameters. All of it is checked first, then every study's missing runs are trained in one go, then the
+notebooks run, and last the executed notebooks become one notebook that the exporters turn into HTML and PDF.
+"""
+
+import ast
+import os
+import platform
+import re
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+from pydantic import Field
+
+from fmnist import store
+from fmnist.config import RunConfig, Strict, UserError, nearest, project_root, read_yaml, validate
+from fmnist.document import values
+from fmnist.study import Study, StudySpec
+
+STUDY_KEYS = tuple(StudySpec.model_fields)
+
+
+class Author(Strict):
+    name: str
+    affiliation: str = ""
+    email: str = ""
+
+
+class Group(Strict):
+    """A section of the paper made of several notebooks, each a subsection."""
+
+    title: str
+    id: str = Field(pattern=r"^sec-[a-z0-9-]+$")
+    notebooks: list[str]
+
+
+class ReportSpec(Strict):
+    """report.yaml. `{notebook.name}` in the abstract is what that notebook recorded under that name."""
+
+    title: str
+    authors: list[Author]
+    date: str = ""  # empty: the day on which the newest run was finished
+    abstract: str
+    notice: str = ""  # for the first page, such as "this is a smoke run"
+    acknowledgements: str = ""
+    base: dict[str, Any] = {}  # for every study, under what its own YAML says
+    seeds: list[int] = [0]
+    sections: list[str | Group]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One notebook of a report with the parameters it will be executed with."""
+
+    name: str
+    notebook: Path
+    parameters: dict[str, Any]
+    shift: int  # by how much its headings are lowered
+    study: Study | None
+
+
+class Report:
+    """A checked report. Raises `UserError` for anything wrong in its folder, before anything is trained."""
+
+    def __init__(self, name: str, device: str = "auto"):
+        self.name, self.folder, self.device = name, project_root() / "params" / name, device
+        if not (self.folder / "report.yaml").is_file():
+            there = sorted(path.parent.name for path in self.folder.parent.glob("*/report.yaml"))
+            raise UserError(f"params/{name}/report.yaml: no such report{nearest(name, there)}")
+        place = f"params/{name}/report.yaml"
+        self.spec = validate(ReportSpec, read_yaml(self.folder / "report.yaml"), place)
+        Study(base=self.spec.base, seeds=self.spec.seeds, where=place)
+        self.chapters = [self._chapter(*item) for item in self._contents()]
+        unused = {p.stem for p in self.folder.glob("*.yaml")} - {"report", *(c.name for c in self.chapters)}
+        if unused:
+            raise UserError(f"params/{name}/{min(unused)}.yaml: belongs to no section of report.yaml")
+
+    def _contents(self) -> list[tuple[str, int]]:
+        contents = []
+        for section in self.spec.sections:
+            contents += [(n, 1) for n in section.notebooks] if isinstance(section, Group) else [(section, 0)]
+        return contents
+
+    def _chapter(self, name: str, shift: int) -> Chapter:
+        path, place = project_root() / "notebooks" / f"{name}.ipynb", f"params/{self.name}/{name}.yaml"
+        if not path.is_file():
+            there = sorted(p.stem for p in path.parent.glob("*.ipynb"))
+            raise UserError(f"params/{self.name}/report.yaml: sections: no notebook {name!r}{nearest(name, there)}")
+        defaults = parameters_of(path)
+        yaml = self.folder / f"{name}.yaml"
+        given = read_yaml(yaml) if yaml.exists() else {}
+        for key in given:
+            if key not in defaults:
+                raise UserError(
+                    f"{place}: {key}: notebooks/{name}.ipynb has no such parameter{nearest(key, list(defaults))}"
+                )
+        merged = {**defaults, **given}
+        merged |= {key: value for key, value in {"report": self.name, "device": self.device}.items() if key in defaults}
+        if not set(STUDY_KEYS) <= set(defaults):
+            return Chapter(name, path, merged, shift, None)
+        merged["seeds"] = given.get("seeds", self.spec.seeds)
+        merged["base"] = _layered(defaults["base"], self.spec.base, given.get("base", {}), place)
+        study = Study(**{key: merged[key] for key in STUDY_KEYS}, where=place)
+        return Chapter(name, path, merged, shift, study)
+
+    @cached_property
+    def studies(self) -> dict[str, Study]:
+        """Notebook → its study, in the paper's order."""
+        return {chapter.name: chapter.study for chapter in self.chapters if chapter.study}
+
+    @property
+    def configs(self) -> list[RunConfig]:
+        """Every run that some study wants, once."""
+        return list({c.run_id: c for study in self.studies.values() for c in study.configs}.values())
+
+    @property
+    def built(self) -> Path:
+        """Where executed notebooks are kept."""
+        return project_root() / "report" / "build" / self.name
+
+    def execute(self, progress=lambda done, total, name: None) -> dict[str, nbformat.NotebookNode]:
+        """Run every notebook, several at a time; raises `UserError` that names each failing notebook, cell and line."""
+        self.built.mkdir(parents=True, exist_ok=True)
+        workers = min(len(self.chapters), os.cpu_count() or 1)
+        failures, done = [], {}
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            jobs = {pool.submit(_execute, c, self.built / f"{c.name}.ipynb"): c for c in self.chapters}
+            for job in as_completed(jobs):
+                failures += [f"{jobs[job].name}: {problem}" for problem in [job.result()] if problem]
+                done[jobs[job].name] = True
+                progress(len(done), len(jobs), jobs[job].name)
+        if failures:
+            raise UserError("\n".join(f"notebook {failure}" for failure in sorted(failures)))
+        return {c.name: nbformat.read(self.built / f"{c.name}.ipynb", as_version=4) for c in self.chapters}
+
+    def merge(self, executed: dict[str, nbformat.NotebookNode]) -> nbformat.NotebookNode:
+        """The executed notebooks as one, with title, authors and abstract in its metadata."""
+        paper = nbformat.v4.new_notebook(metadata=dict(next(iter(executed.values())).metadata))
+        for section in self.spec.sections:
+            if isinstance(section, Group):
+                paper.cells.append(nbformat.v4.new_markdown_cell(f"# {section.title} {{#{section.id}}}", id=section.id))
+            for name in section.notebooks if isinstance(section, Group) else [section]:
+                for cell in executed[name].cells:
+                    cell.id = f"{name}-{cell.id}"[:64]
+                    cell.metadata["fmnist"] = {"notebook": name, "shift": int(isinstance(section, Group))}
+                    paper.cells.append(cell)
+        about = self.spec.model_dump(include={"title", "authors", "notice", "acknowledgements"})
+        about["date"] = self.spec.date or self._newest_run()
+        about["abstract"] = self._filled(self.spec.abstract, {name: values(nb) for name, nb in executed.items()})
+        about["bibliography"] = str(project_root() / "report" / "references.bib")
+        paper.metadata["fmnist"] = about
+        return paper
+
+    def _filled(self, text: str, known: dict[str, dict[str, Any]]) -> str:
+        names = [f"{notebook}.{name}" for notebook, recorded in known.items() for name in recorded]
+
+        def value(match: re.Match) -> str:
+            if match[1] not in names:
+                message = f"params/{self.name}/report.yaml: abstract: no notebook recorded {{{match[1]}}}"
+                raise UserError(message + nearest(match[1], names))
+            notebook, name = match[1].split(".")
+            return str(known[notebook][name])
+
+        return re.sub(r"\{([a-z_]+\.[a-z_0-9]+)\}", value, text)
+
+    def _newest_run(self) -> str:
+        stored = [run for config in self.configs if (run := store.load(config.run_id))]
+        newest = max((run.record["finished"] for run in stored), default="")
+        return f"{pd.Timestamp(newest):%B %-d, %Y}" if newest else ""
+
+    def render(self, paper: nbformat.NotebookNode) -> list[Path]:
+        """Write report/<name>.html and .pdf (each whole or not at all) and return their paths."""
+        from fmnist.exporters import HomeworkHTML, HomeworkPDF
+
+        nbformat.write(paper, self.built.with_suffix(".ipynb"))
+        written = []
+        for exporter, suffix in ((HomeworkHTML(), ".html"), (HomeworkPDF(), ".pdf")):
+            body, _ = exporter.from_notebook_node(paper)
+            path = project_root() / "report" / f"{self.name}{suffix}"
+            part = path.with_suffix(f"{suffix}.part")
+            part.write_bytes(body if isinstance(body, bytes) else body.encode())
+            written.append(part.replace(path))
+        return written
+
+
+def parameters_of(notebook: Path) -> dict[str, Any]:
+    """Names and default values in the notebook's cell tagged `parameters`; they must be literals."""
+    import papermill
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = papermill.inspect_notebook(str(notebook))
+    try:
+        return {name: ast.literal_eval(item["default"]) for name, item in found.items()}
+    except (ValueError, SyntaxError):
+        raise UserError(f"{notebook}: its parameters cell must hold literals only, one name a line") from None
+
+
+def _layered(default: dict, report: dict, own: Any, place: str) -> dict:
+    if not isinstance(own, dict):
+        raise UserError(f"{place}: base: expected keys with values, got {own!r}")
+    return {**default, **report, **own}
+
+
+def _execute(chapter: Chapter, target: Path) -> str:
+    """Run one notebook in a process of its own; returns what went wrong, "" if nothing did."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    folder = str(chapter.notebook.parent)
+    options = {"kernel_name": "python3", "cwd": folder, "progress_bar": False, "log_output": False}
+    try:
+        papermill.execute_notebook(str(chapter.notebook), str(target), chapter.parameters, **options)
+    except PapermillExecutionError as error:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+        arrow = re.findall(r"^-+> ?(\d+) (.*)$", plain, flags=re.M)
+        line = f", line {arrow[0][0]}: {arrow[0][1].strip()}" if arrow else ""
+        return (
+            f"cell {error.cell_index + 1}{line}: {error.ename}: {error.evalue}\n"
+            f"  see it:   {target}\n  mend it:  jupyter lab {chapter.notebook}\n"
+            f"  rerun it: make report REPORT={target.parent.name} (finished runs are kept)"
+        )
+    return ""
+
+
+# --- tables about the report itself, for its implementation section ---------------------------------------------------
+
+
+def environment_table() -> pd.DataFrame:
+    """Software and machine, in two columns."""
+    packages = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "nbconvert")
+    rows = [("Python", platform.python_version())] + [(name, version(name)) for name in packages]
+    rows += [
+        ("operating system", f"{platform.system()} {platform.machine()}"),
+        ("processor cores", str(os.cpu_count())),
+    ]
+    return pd.DataFrame(rows, columns=["Component", "Version"])
+
+
+def cached_table(report: str) -> pd.DataFrame:
+    """Per study: trials, runs wanted, how many of them an earlier study of the report had trained, and training time."""
+    seen: set[str] = set()
+    rows = []
+    for name, study in Report(report).studies.items():
+        ids = [config.run_id for config in study.configs]
+        stored = [run for run_id in ids if (run := store.load(run_id))]
+        minutes = sum(run.metrics["seconds"] for run in stored if run.run_id not in seen) / 60
+        devices = ", ".join(sorted({run.record["device"] for run in stored}))
+        rows.append((name, len(study.trials), len(ids), len(seen & set(ids)), len(stored), f"{minutes:.1f}", devices))
+        seen |= set(ids)
+    columns = ["Study", "Trials", "Runs", "Shared with earlier studies", "In the store", "Device minutes", "Device"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,169 @@
+"""Finished runs on disk: a folder per run, named by the hash of its config, written aside and renamed.
+
+`runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store.
+    run.json              config, metrics, versions, device, data checksum, when
+    history.parquet       a row per epoch
+    predictions.npy       uint8 [2, 10000]: of the last weights, of the best validation epoch's
+    weights.safetensors   after the last epoch        best.safetensors   at the best validation epoch
+"""
+
+import json
+import platform
+import shutil
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import safetensors.numpy
+
+from fmnist.config import RunConfig, UserError, runs_folder, validate
+
+if TYPE_CHECKING:
+    from fmnist.model import MLP
+    from fmnist.train import Result
+
+FILES = ("run.json", "history.parquet", "predictions.npy", "weights.safetensors", "best.safetensors")
+REMEDY = "Set FMNIST_RUNS to a folder that can be written"
+METRICS = (
+    *("val_accuracy", "val_loss", "test_accuracy", "test_loss", "test_accuracy_std", "train_accuracy", "train_loss"),
+    *("best_epoch", "best_val_accuracy", "best_val_test_accuracy", "best_val_test_loss", "diverged", "seconds"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run in the store; its parts are read when they are asked for."""
+
+    folder: Path
+    record: dict[str, Any]  # run.json
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return validate(RunConfig, self.record["config"], str(self.folder / "run.json"))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """See METRICS; accuracies in [0, 1], losses in nats, seconds; None where a diverged run has none."""
+        return self.record["metrics"]
+
+    def history(self) -> pd.DataFrame:
+        """epoch (0 is before training), train_loss, train_accuracy, val_loss, val_accuracy, seconds."""
+        return pd.read_parquet(self.folder / "history.parquet")
+
+    def predictions(self, best: bool = False) -> np.ndarray:
+        """Predicted classes of the test images, uint8 [10000]; `best`: with the best validation epoch's weights."""
+        return np.load(self.folder / "predictions.npy")[int(best)]
+
+    def model(self, best: bool = False) -> "MLP":
+        """The trained network in evaluation mode; it takes images scaled as `config.input_scaling` says."""
+        import torch
+
+        from fmnist.model import MLP
+
+        weights = safetensors.numpy.load_file(self.folder / ("best.safetensors" if best else "weights.safetensors"))
+        model = MLP(self.config)
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
+        return model.eval()
+
+    def row(self) -> dict[str, Any]:
+        """The run as one row of a table: run_id, every config field, METRICS, device."""
+        metrics = {name: np.nan if self.metrics[name] is None else self.metrics[name] for name in METRICS}
+        return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
+
+
+def save(result: "Result") -> Run:
+    """Write a finished run. If another process has finished the same run meanwhile, its folder stands.
+
+    Raises `UserError` if the store cannot be written.
+    """
+    folder = runs_folder() / result.config.run_id
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        aside.mkdir(parents=True)
+        pd.DataFrame(result.history).to_parquet(aside / "history.parquet", index=False)
+        np.save(aside / "predictions.npy", result.predictions)
+        safetensors.numpy.save_file(result.weights, aside / "weights.safetensors")
+        safetensors.numpy.save_file(result.best_weights, aside / "best.safetensors")
+        (aside / "run.json").write_text(json.dumps(_record(result), indent=1) + "\n", encoding="utf-8")
+        if folder.exists() and load(folder.name) is None:
+            shutil.rmtree(folder)  # damaged: not all of its files are there
+        aside.rename(folder)
+    except OSError as error:
+        if load(folder.name) is None:
+            raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return load_run(folder.name)
+
+
+def check_writable() -> None:
+    """Raises `UserError` at once, before any training, if runs could not be stored."""
+    folder = runs_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: runs cannot be stored here: {error.strerror or error}. {REMEDY}") from None
+
+
+def load(run_id: str) -> Run | None:
+    """The finished run, or None if it is absent or damaged (then it is trained anew)."""
+    folder = runs_folder() / run_id
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(record, dict) and set(record.get("metrics", ())) >= set(METRICS)
+    return Run(folder, record) if whole and all((folder / name).is_file() for name in FILES) else None
+
+
+def load_run(run_id: str) -> Run:
+    """The finished run with this id, or the only one whose id begins with it; raises `UserError` if there is none."""
+    ids = [folder.name for folder in runs_folder().glob(f"{run_id}*") if load(folder.name)] if run_id.isalnum() else []
+    if len(ids) != 1:
+        problem = f"begins {len(ids)} runs: {', '.join(sorted(ids))}" if ids else "no such finished run"
+        raise UserError(f"run {run_id!r}: {problem} in {runs_folder()}; `fmnist results` lists them")
+    return load(ids[0])
+
+
+def all_runs() -> list[Run]:
+    """Every finished run, by id."""
+    return [run for folder in sorted(runs_folder().glob("[!.]*")) if (run := load(folder.name))]
+
+
+def results() -> pd.DataFrame:
+    """One row per finished run, see `Run.row`."""
+    columns = ["run_id", *RunConfig.model_fields, *METRICS, "device"]
+    return pd.DataFrame([run.row() for run in all_runs()], columns=columns)
+
+
+def _record(result: "Result") -> dict[str, Any]:
+    return {
+        "config": result.config.model_dump(mode="json"),
+        "metrics": {
+            name: None if value != value else value for name, value in result.metrics.items()
+        },  # NaN is no JSON
+        "device": result.device,
+        "data_checksum": result.data_checksum,
+        "versions": versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of what a result may depend on."""
+    packages = {name: version(name) for name in ("fmnist", "torch", "numpy")}
+    return {"python": platform.python_version(), **packages, "system": f"{platform.system()} {platform.machine()}"}

@@ -1,0 +1,183 @@
+"""A study: one question, asked as a `base` config with `variants` and a `grid`, repeated over seeds.
+
+Trials are every variant with every combination of the grid; runs are every trial with every seed. `Study.run` trains
+what the store lacks; then `runs()` and `history()` give the two tables that analysis starts from.
+"""
+
+import itertools
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import pandas as pd
+from pydantic import BeforeValidator, Field
+
+from fmnist import store
+from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate
+
+Overrides = dict[str, Any]
+
+
+class StudySpec(Strict):
+    """What a user writes of a study; the fields inside are checked as run configs by `Study`."""
+
+    base: Overrides = {}
+    variants: dict[str, Overrides] = {}
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    seeds: Annotated[
+        list[int], BeforeValidator(lambda v: list(v) if isinstance(v, range) else v), Field(min_length=1)
+    ] = [0]
+
+
+class Study:
+    """`Study(base={"epochs": 5}, variants={"narrow": {"hidden_sizes": [32]}}, grid={"lr": [0.1, 0.01]}, seeds=[0, 1])`.
+
+    `where` names the source of the parameters in messages. Raises `UserError` for any unknown key, wrong type or
+    value that is not allowed, before anything is trained.
+    """
+
+    def __init__(self, base=None, variants=None, grid=None, seeds=(0,), where: str = "study"):
+        given = {"base": base or {}, "variants": variants or {}, "grid": grid or {}, "seeds": list(seeds)}
+        self.spec = validate(StudySpec, given, where)
+        if len(set(self.spec.seeds)) < len(self.spec.seeds):
+            raise UserError(f"{where}: seeds: a seed stands twice in {self.spec.seeds}")
+        self.trials: dict[str, tuple[str, list[RunConfig]]] = {}  # label → (variant, its runs)
+        self._check_names(where)
+        for name, overrides in (self.spec.variants or {"": {}}).items():
+            for values in itertools.product(*self.spec.grid.values()):
+                point = dict(zip(self.spec.grid, values, strict=True))
+                fields = {**self.spec.base, **overrides, **point}
+                label = ", ".join([name] * bool(name) + [setting(*item) for item in point.items()]) or "base"
+                place = f"{where}: variants.{name}" if name else where
+                runs = [validate(RunConfig, {**fields, "seed": seed}, place) for seed in self.spec.seeds]
+                self.trials[label] = (name or label, runs)
+        ids = [config.run_id for config in self.configs]
+        if len(set(ids)) < len(ids):
+            raise UserError(f"{where}: two trials have the same config: {' · '.join(self._twins())}; remove one")
+
+    def _check_names(self, where: str) -> None:
+        fields = [name for name in RunConfig.model_fields if name != "seed"]
+        parts = {"base": self.spec.base, "grid": self.spec.grid}
+        parts |= {f"variants.{name}": overrides for name, overrides in self.spec.variants.items()}
+        for part, keys in parts.items():
+            for key in keys:
+                if key not in fields:
+                    hint = "; seeds are listed under `seeds`." if key == "seed" else nearest(key, fields)
+                    raise UserError(f"{where}: {part}.{key}: unknown key{hint}")
+
+    def _twins(self) -> list[str]:
+        first = {runs[0].run_id: label for label, (_, runs) in self.trials.items()}
+        return [
+            f"{label} = {first[runs[0].run_id]}"
+            for label, (_, runs) in self.trials.items()
+            if first[runs[0].run_id] != label
+        ]
+
+    @property
+    def configs(self) -> list[RunConfig]:
+        """Every run of the study, trial by trial."""
+        return [config for _, runs in self.trials.values() for config in runs]
+
+    def run(self, device: str = "auto") -> "Study":
+        """Train what the store lacks, with a progress bar; returns the study."""
+        train(self.configs, device)
+        return self
+
+    def runs(self) -> pd.DataFrame:
+        """One row per run: run_id, trial, variant, config fields, parameters, metrics, device; see `store.METRICS`."""
+        rows = []
+        for label, name, run in self._stored():
+            count = parameter_count(run.config.hidden_sizes, run.config.batch_norm)
+            rows.append({"trial": label, "variant": name, "parameters": count, **run.row()})
+        return pd.DataFrame(rows)
+
+    def history(self) -> pd.DataFrame:
+        """One row per run and epoch: run_id, trial, variant, config fields, and the columns of `Run.history`."""
+        rows = []
+        for label, name, run in self._stored():
+            about = {"run_id": run.run_id, "trial": label, "variant": name, **run.config.row()}
+            rows.append(run.history().assign(**about))
+        return pd.concat(rows, ignore_index=True)
+
+    def load(self, trial: str, seed: int) -> store.Run:
+        """One run of the study. Raises `UserError` for an unknown trial or seed, or a run not trained yet."""
+        if trial not in self.trials or seed not in self.spec.seeds:
+            raise UserError(f"no run of trial {trial!r} with seed {seed}{nearest(trial, list(self.trials))}")
+        return store.load_run(self.trials[trial][1][self.spec.seeds.index(seed)].run_id)
+
+    def _stored(self) -> Iterable[tuple[str, str, store.Run]]:
+        for label, (name, configs) in self.trials.items():
+            for config in configs:
+                run = store.load(config.run_id)
+                if run is None:
+                    raise UserError(f"trial {label!r}, seed {config.seed} has not been trained; call study.run() first")
+                yield label, name, run
+
+
+def setting(key: str, value: Any) -> str:
+    """One setting in words: "lr 0.1", "400-400", "batch norm", "no batch norm", "dropout 0.2"."""
+    if key == "hidden_sizes":
+        return sizes_text(tuple(value)) if isinstance(value, list | tuple) else str(value)
+    words = key.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    return (
+        str(value)
+        if isinstance(value, str)
+        else f"{words} {value:g}"
+        if isinstance(value, float)
+        else f"{words} {value}"
+    )
+
+
+def train(configs: Sequence[RunConfig], device: str = "auto") -> list[store.Run]:
+    """Train the runs that the store lacks, each once, and return all of them in the given order.
+
+    Every run is stored as its stack ends, so an interrupt loses only what is in training. Raises `UserError` for a
+    device that is not there, a store that cannot be written, or a data set that cannot be had.
+    """
+    missing = list({c.run_id: c for c in configs if store.load(c.run_id) is None}.values())
+    if missing:
+        from fmnist import pool
+
+        pool.resolve_device(device)
+        store.check_writable()
+        with _Progress(missing, pool.work) as progress:
+            for result in pool.train(missing, device, progress.advance):
+                store.save(result)
+                progress.finished()
+    return [store.load_run(config.run_id) for config in configs]
+
+
+class _Progress:
+    """One bar for all runs, in units of work, so that its ETA holds for small and large networks alike."""
+
+    def __init__(self, configs: Sequence[RunConfig], work):
+        from tqdm.auto import tqdm
+
+        notebook = "ipykernel" in sys.modules
+        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
+        self.runs, self.done, self.epochs = len(configs), 0, sum(c.epochs for c in configs)
+        total = sum(map(work, configs))
+        self.bar = tqdm(total=total, bar_format=form, disable=not (notebook or sys.stderr.isatty()), leave=False)
+        self.per_epoch = total / max(self.epochs, 1)
+        self._describe()
+
+    def _describe(self) -> None:
+        self.bar.set_description_str(f"{self.done} of {self.runs} runs", refresh=False)
+
+    def advance(self, work: float, accuracy: float) -> None:
+        self.bar.set_postfix_str(
+            f"{self.bar.n / self.per_epoch:,.0f} of {self.epochs:,} epochs, val {accuracy:.1%}", refresh=False
+        )
+        self.bar.update(work)
+
+    def finished(self) -> None:
+        self.done += 1
+        self._describe()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()

@@ -1,0 +1,161 @@
+-- Parses the pieces of a notebook (see document.py), each by itself, into Pandoc's own elements.
+-- Foreign HTML becomes native elements, so that HTML and PDF show the same and no page loads anything from elsewhere.
+
+local MARKDOWN = "markdown+lists_without_preceding_blankline-blank_before_header-blank_before_blockquote"
+  .. "+tex_math_single_backslash+tex_math_double_backslash+autolink_bare_uris-example_lists"
+  .. "-yaml_metadata_block-pandoc_title_block"
+local INLINE_TAGS = { b = 1, strong = 1, i = 1, em = 1, sub = 1, sup = 1, u = 1, kbd = 1, mark = 1, small = 1, s = 1 }
+local PRINTABLE = { svg = 1, png = 1, jpg = 1, jpeg = 1, gif = 1, webp = 1 }
+local folder, pdf
+
+-- The file of a local image, copied beside the document when it lies in the notebook's folder; nil when there is none.
+local function local_file(src)
+  local path = src:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
+  local here = io.open(path, "rb")
+  if here then here:close() return path end
+  local there = io.open(path:match("^/") and path or folder .. "/" .. path, "rb")
+  if not there then return nil end
+  local data = there:read("a")
+  there:close()
+  local name = pandoc.utils.sha1(data):sub(1, 16) .. "." .. (path:match("%.(%w+)$") or "img"):lower()
+  local copy = io.open(name, "wb")
+  if not copy then return nil end
+  copy:write(data)
+  copy:close()
+  return name
+end
+
+local function image(element)
+  local caption = #element.caption > 0 and element.caption or pandoc.Inlines("image")
+  if element.src:match("^%a[%w+.-]*://") or element.src:match("^//") then
+    return pandoc.Link(caption, element.src)
+  end
+  local file = local_file(element.src)
+  if not file or not PRINTABLE[(file:match("%.(%w+)$") or ""):lower()] then
+    return { pandoc.Str("[image not found: "), pandoc.Span(caption), pandoc.Str("]") }
+  end
+  element.src = file
+  return element
+end
+
+-- TeX environments that stand alone in Jupyter's Markdown, as displayed mathematics.
+local function environment(text)
+  local name, body = text:match("^%s*\\begin{(%a+)%*?}(.-)\\end{%a+%*?}%s*$")
+  if not name then return nil end
+  local inner = { equation = "%s", align = "aligned", eqnarray = "aligned", gather = "gathered", multline = "gathered" }
+  if not inner[name] then return pandoc.Math("DisplayMath", text) end
+  if name == "equation" then return pandoc.Math("DisplayMath", body) end
+  return pandoc.Math("DisplayMath", ("\\begin{%s}%s\\end{%s}"):format(inner[name], body, inner[name]))
+end
+
+local function raw_inline(element)
+  if element.format == "tex" or element.format == "latex" then return environment(element.text) or {} end
+  local slash, tag = element.text:match("^<(/?)%s*(%a+)")
+  tag = tag and tag:lower()
+  if tag == "br" then return pandoc.LineBreak() end
+  if tag == "img" then
+    return pandoc.utils.blocks_to_inlines(pandoc.read(element.text, "html").blocks):walk { Image = image }
+  end
+  if tag and INLINE_TAGS[tag] and not pdf then return pandoc.RawInline("html", "<" .. slash .. tag .. ">") end
+  return {}
+end
+
+-- Text that reads as a number stands right in tables whose source does not say.
+local function align_numbers(element)
+  for column = 1, #element.colspecs do
+    local numbers = false
+    for _, body in ipairs(element.bodies) do
+      for _, row in ipairs(body.body) do
+        local cell = row.cells[column]
+        local text = cell and pandoc.utils.stringify(cell.contents) or ""
+        if text:match("^[%d.,+%-−±%% e]+$") or text == "NaN" then numbers = true
+        elseif text ~= "" then numbers = false goto next end
+      end
+    end
+    if numbers then element.colspecs[column] = { pandoc.AlignRight, nil } end
+    ::next::
+  end
+  return element
+end
+
+local function html(text)
+  local document = pandoc.read(text, "html")
+  local plain = function(element) element.identifier, element.classes, element.attributes = "", {}, {} return element end
+  return document.blocks:walk {
+    Div = function(element) return element.content end,
+    Span = function(element) return element.content end,
+    Header = plain,
+    CodeBlock = plain,
+    Table = align_numbers,
+    Image = image,
+    RawBlock = function() return {} end,
+    RawInline = function() return {} end,
+  }
+end
+
+local function markdown(text, notebook)
+  return pandoc.read(text, MARKDOWN, { columns = 100000 }).blocks:walk {
+    Image = image,
+    RawInline = raw_inline,
+    RawBlock = function(element)
+      if element.format == "html" then return html(element.text) end
+      local display = environment(element.text)
+      return display and pandoc.Para { display } or {}
+    end,
+    Cite = function(element)
+      return pandoc.Span(element, { notebook = notebook })
+    end,
+  }
+end
+
+local function inlines(text, notebook) return pandoc.utils.blocks_to_inlines(markdown(text, notebook)) end
+
+local read = {}
+
+function read.markdown(text, attributes)
+  local shift = tonumber(attributes.shift) or 0
+  return markdown(text, attributes.notebook):walk {
+    Header = function(element)
+      element.level = math.max(1, element.level + shift)
+      return element
+    end,
+  }
+end
+
+function read.html(text) return html(text) end
+
+function read.figure(text, attributes)
+  local picture = pandoc.Image(attributes.alt, attributes.src)
+  return pandoc.Figure(pandoc.Plain { picture }, { pandoc.Plain(inlines(text, attributes.notebook)) }, attributes.label)
+end
+
+function read.table(text, attributes)
+  return markdown(text, attributes.notebook):walk {
+    Table = function(element)
+      element.identifier = attributes.label
+      element.caption = { long = { pandoc.Plain(inlines(attributes.caption, attributes.notebook)) } }
+      return element
+    end,
+  }
+end
+
+function read.image(_, attributes)
+  local width = attributes.width ~= "" and { width = attributes.width .. "px" } or {}
+  return pandoc.Para { pandoc.Image(attributes.alt, attributes.src, "", width) }
+end
+
+function read.output(text) return pandoc.CodeBlock(text, { class = "output" }) end
+
+function read.error(text) return pandoc.CodeBlock(text, { class = "output error" }) end
+
+function Pandoc(document)
+  pdf = FORMAT:match("typst") ~= nil
+  folder = pandoc.utils.stringify(document.meta.folder or ".")
+  local blocks = pandoc.Blocks {}
+  for _, block in ipairs(document.blocks) do
+    local parse = block.t == "CodeBlock" and read[block.classes[1]]
+    local made = parse and parse(block.text, block.attributes) or block
+    blocks:extend(pandoc.utils.type(made) == "Blocks" and made or { made })
+  end
+  return pandoc.Pandoc(blocks, document.meta)
+end

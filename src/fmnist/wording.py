@@ -1,0 +1,161 @@
+"""Numbers as text, in one place: what a table cell, an axis and a sentence of the report print.
+
+Accuracies are in [0, 1] in data and in percent here, their differences in percentage points, losses in nats.
+`claim` turns one row of `analysis.compare` into English that says no more than the row does.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+MINUS = "\N{MINUS SIGN}"
+MISSING = "\N{EN DASH}"
+PER_CENT = " %"
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+VERDICTS = {  # verdict of `analysis.compare`: (for one, for several)
+    "higher": ("{} is higher", "{} are higher"),
+    "lower": ("{} is lower", "{} are lower"),
+    "no difference detectable": ("for {} no difference is detectable",) * 2,
+    "too few seeds": ("for {} there are too few seeds to tell",) * 2,
+}
+
+
+class Metric(NamedTuple):
+    """How a column of `runs` or `history` is named on an axis and in a sentence, and the factor from data to print."""
+
+    label: str
+    place: str
+    scale: float = 100.0
+    unit: str = "points"
+    higher_is_better: bool = True
+
+    @property
+    def axis(self) -> str:
+        return f"{self.label} ({'%' if self.unit == 'points' else self.unit})"
+
+
+METRICS = {
+    "train_accuracy": Metric("training accuracy", "on the training set"),
+    "val_accuracy": Metric("validation accuracy", "on the validation set"),
+    "test_accuracy": Metric("test accuracy", "on the test set"),
+    "best_val_accuracy": Metric("best validation accuracy", "on the validation set at the best epoch"),
+    "best_val_test_accuracy": Metric("test accuracy at the best epoch", "on the test set at the best validation epoch"),
+    "gap": Metric("training \N{MINUS SIGN} validation", "in training minus validation accuracy"),
+    "train_loss": Metric("training loss", "in training loss", 1.0, "nats", False),
+    "val_loss": Metric("validation loss", "in validation loss", 1.0, "nats", False),
+    "test_loss": Metric("test loss", "in test loss", 1.0, "nats", False),
+    "best_val_test_loss": Metric("test loss at the best epoch", "in test loss at the best epoch", 1.0, "nats", False),
+    "seconds": Metric("wall time", "in wall time", 1.0, "s", False),
+}
+
+
+def metric_of(name: str) -> Metric:
+    """The `Metric` of a column; a column nobody described is printed under its own name, unscaled."""
+    return METRICS.get(name) or Metric(name.replace("_", " "), f"in {name.replace('_', ' ')}", 1.0, "units")
+
+
+def number(value: float, digits: int = 1, signed: bool = False) -> str:
+    """`value` with `digits` decimals, a true minus sign, and never "−0.0"; a dash when it is not finite."""
+    if not np.isfinite(value):
+        return MISSING
+    text = f"{abs(value):,.{digits}f}"
+    if not float(text.replace(",", "")):
+        return text
+    return (MINUS if value < 0 else "+" if signed else "") + text
+
+
+def count(n: int, noun: str = "", plural: str = "") -> str:
+    """ "six seeds", "one seed", "24 runs": words up to twelve, the noun in the number it needs."""
+    text = WORDS[n] if 0 <= n < len(WORDS) else f"{n:,}"
+    return f"{text} {noun if n == 1 else plural or noun + 's'}" if noun else text
+
+
+def percent(mean: float, low: float = np.nan, high: float = np.nan, digits: int = 1, sign: bool = True) -> str:
+    """Accuracies in [0, 1] as "88.9 % [88.6, 89.2]"; without the interval when there is none (fewer than two seeds)."""
+    if not np.isfinite(mean):
+        return MISSING
+    text = number(100 * mean, digits) + (PER_CENT if sign else "")
+    if not np.isfinite([low, high]).all():
+        return text
+    return f"{text} [{number(100 * low, digits)}, {number(100 * high, digits)}]"
+
+
+def probability(p: float, symbol: str = "") -> str:
+    """A p value; with `symbol="p"` as "p = 0.032" or "p < 0.001"."""
+    if not np.isfinite(p):
+        return MISSING
+    relation, text = "=", f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    if p < 0.001:
+        relation, text = "<", "0.001"
+    elif p > 0.99:
+        relation, text = ">", "0.99"
+    if symbol:
+        return f"{symbol} {relation} {text}"
+    return text if relation == "=" else f"{relation} {text}"
+
+
+def diverged(failed: int, total: int) -> str:
+    """ "diverged (2 of 6)", or nothing when none did."""
+    return f"diverged ({failed} of {total})" if failed else ""
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital and a full stop, for a claim that stands alone."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def claim(row: Mapping | pd.Series) -> str:
+    """One row of `analysis.compare` as a clause, e.g. "Adam is 2.1 points above SGD on the test set (95 % interval …)".
+
+    The verdict of the row decides the wording: a difference is stated only where the row claims one.
+    The interval is that of this comparison alone; the p value is the corrected one.
+    """
+    name, baseline = next(iter(dict(row).values())), row["baseline"]
+    metric = metric_of(row["metric"])
+    flip = -1 if row["verdict"] == "lower" else 1
+    mean, low, high = (metric.scale * flip * row[key] for key in ("difference", "low", "high"))
+    low, high = sorted((low, high))
+    digits = _digits(mean, low, high, metric)
+    if row["verdict"] == "too few seeds":
+        reason = (
+            f"{count(row['n'], 'seed')} {'is' if row['n'] == 1 else 'are'} too few" if row["n"] else "no pair of runs"
+        )
+        found = f"; mean difference {number(mean, digits, True)} {metric.unit}" if row["n"] else ""
+        return f"no difference between {name} and {baseline} is claimed {metric.place} ({reason}{_lost(row)}{found})"
+    corrected = "Holm-corrected " if row["family"] > 1 else ""
+    alone = "uncorrected " if row["verdict"] == "no difference detectable" and low * high > 0 and corrected else ""
+    interval = f"{alone}95 % interval {number(low, digits)} to {number(high, digits)}"
+    evidence = f"{interval}, {count(row['n'], 'seed')}, {corrected}{probability(row['p_holm'], 'p')}{_lost(row)}"
+    if row["verdict"] == "no difference detectable":
+        evidence = f"mean difference {number(mean, digits, True)} {metric.unit}, {evidence}"
+        return f"no difference between {name} and {baseline} is detectable {metric.place} ({evidence})"
+    direction = "above" if row["verdict"] == "higher" else "below"
+    return f"{name} is {number(mean, digits)} {metric.unit} {direction} {baseline} {metric.place} ({evidence})"
+
+
+def overview(comparison: pd.DataFrame) -> str:
+    """A whole table of `analysis.compare` in one sentence: how many are higher, lower, undecided, and which."""
+    if comparison.empty:
+        return "There is nothing to compare."
+    baseline, place = comparison["baseline"].iloc[0], metric_of(comparison["metric"].iloc[0]).place
+    names, parts = comparison.iloc[:, 0].astype(str), []
+    for verdict, says in VERDICTS.items():
+        group = list(names[comparison["verdict"] == verdict])
+        if group:
+            parts.append(f"{says[len(group) > 1].format(count(len(group)))} ({'; '.join(group)})")
+    listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f", and {parts[-1]}"
+    return f"Of {count(len(names), 'alternative')} to {baseline}, compared {place}: {listed}."
+
+
+def _digits(mean: float, low: float, high: float, metric: Metric) -> int:
+    """Decimals that keep a small difference visible: accuracies are steps of 0.01 points, losses go to 0.001 nats."""
+    if metric.unit != "points":
+        return 3
+    return 2 if abs(mean) < 0.1 or high - low < 0.2 else 1
+
+
+def _lost(row: Mapping | pd.Series) -> str:
+    lost = row["diverged"]
+    return f"; {count(lost, 'pair')} lost to divergence" if lost else ""

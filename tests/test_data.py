@@ -1,0 +1,407 @@
+"""The data set is Fashion-MNIST whatever way it came, or it is refused; a run's split and orders are its seed's."""
+
+import contextlib
+import gzip
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmnist import data, fetch
+from fmnist.config import UserError
+
+IMAGES = "train-images-idx3-ubyte"
+FILES = [f"{name}.gz" for name in fetch.SHA256]
+
+
+# --- the real files, and a house without any --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def payloads() -> dict[str, bytes]:
+    """The four real files, uncompressed, by name."""
+    try:
+        return fetch.find(download=True, progress=False)[1]
+    except UserError as error:
+        pytest.skip(f"the data set is nowhere to be had: {error}")
+
+
+@pytest.fixture(scope="session")
+def gz_folder(payloads, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("gz")
+    for name, payload in payloads.items():
+        (folder / f"{name}.gz").write_bytes(gzip.compress(payload, 1))
+    return folder
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch) -> Path:
+    """A project on a machine that has no data set, no apt-get and no mirror; the tests give it what they are about."""
+    from torchvision.datasets import FashionMNIST
+
+    house = tmp_path / "house"
+    for folder in ("params", "notebooks"):
+        (house / folder).mkdir(parents=True)
+    monkeypatch.chdir(house)
+    monkeypatch.delenv("FMNIST_DATA", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setattr(fetch, "SYSTEM", Path("/nowhere/fashion-mnist"))
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.5)
+    monkeypatch.setattr(FashionMNIST, "mirrors", [])
+    return house
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def kept(house: Path) -> list[str]:
+    return sorted(path.name for path in house.glob("data/*"))
+
+
+# --- on this machine --------------------------------------------------------------------------------------------------
+
+
+def test_FMNIST_DATA_comes_first_raw_or_gz(house, payloads, gz_folder, tmp_path, monkeypatch):
+    raw = fill(tmp_path / "raw", payloads)
+    fill(house / "data", payloads)
+    for folder in (raw, gz_folder):
+        monkeypatch.setenv("FMNIST_DATA", str(folder))
+        assert fetch.locate(download=False) == folder
+
+
+@pytest.mark.parametrize("wrong", ["absent", "empty", "damaged", "other"])
+def test_a_wrong_FMNIST_DATA_is_an_error_even_if_data_is_fine(wrong, house, payloads, tmp_path, monkeypatch):
+    fill(house / "data", payloads)
+    folder = tmp_path / wrong
+    if wrong != "absent":
+        folder.mkdir()
+    if wrong in ("damaged", "other"):
+        fill(folder, payloads)
+        (folder / IMAGES).unlink()
+        zipped = gzip.compress(bytes(len(payloads[IMAGES])))
+        fill(folder, {f"{IMAGES}.gz": zipped[:-9] if wrong == "damaged" else zipped})
+    monkeypatch.setenv("FMNIST_DATA", str(folder))
+    reason = {
+        "absent": "there is no such folder",
+        "empty": f"{IMAGES} is missing",
+        "damaged": f"{IMAGES}.gz is cut short or damaged",
+        "other": f"{IMAGES}.gz is not Fashion-MNIST's",
+    }[wrong]
+    with pytest.raises(UserError, match=f"FMNIST_DATA is set to .*{wrong}, but {reason}"):
+        fetch.locate()
+
+
+@pytest.mark.parametrize("place", ["data", "data/FashionMNIST/raw"])
+def test_data_folder_is_used_also_as_torchvision_lays_it_out(place, house, payloads):
+    folder = fill(house / place, payloads)
+    assert fetch.locate(download=False) == folder
+
+
+def test_debians_package_where_it_is_installed(house, monkeypatch):
+    system = Path("/usr/share/datasets/fashion-mnist")
+    if not system.is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    monkeypatch.setattr(fetch, "SYSTEM", system)
+    assert fetch.locate(download=False) == system
+
+
+def test_nothing_found_says_what_was_tried_and_what_to_do(house):
+    for download, why in ((True, "apt-get and dpkg-deb are not both on PATH"), (False, "not asked to download")):
+        with pytest.raises(UserError) as error:
+            fetch.locate(download)
+        text = str(error.value)
+        for part in ("FMNIST_DATA: not set", f"{house}/data: there is no such folder", "/nowhere/fashion-mnist", why):
+            assert part in text
+        assert "sudo apt-get install dataset-fashion-mnist" in text
+    assert not (house / "data").exists()
+
+
+# --- torchvision's mirrors --------------------------------------------------------------------------------------------
+
+
+class Mirror(ThreadingHTTPServer):
+    """The real files on the loopback; each fault befalls one request, in turn, and then all is well."""
+
+    def __init__(self, folder: Path, *faults: str):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.folder, self.faults, self.asked = folder, list(faults), []
+        self.url = f"http://127.0.0.1:{self.server_port}/"
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        name = self.path.strip("/")
+        self.server.asked.append(name)
+        fault = self.server.faults.pop(0) if self.server.faults else ""
+        content = (self.server.folder / name).read_bytes()
+        if fault == "missing":
+            return self.send_error(404)
+        if fault == "silent":
+            time.sleep(2 * fetch.TIMEOUT)
+        if fault == "wrong":
+            content = gzip.compress(b"a page that says: please sign in")
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if fault == "truncated":
+            content = content[: len(content) // 2]
+        if fault == "slow":  # longer in all than a mirror may be silent
+            for start in range(0, 400, 100):
+                self.wfile.write(content[start : start + 100])
+                time.sleep(fetch.TIMEOUT / 2)
+            content = content[400:]
+        self.wfile.write(content)
+
+    def handle(self):
+        with contextlib.suppress(OSError):  # the client gave up, as it should
+            super().handle()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def mirrors(house, gz_folder, monkeypatch):
+    """mirrors(faults of the first, faults of the second, ...) replaces torchvision's."""
+    from torchvision.datasets import FashionMNIST
+
+    opened = []
+
+    def open_mirrors(*each):
+        opened.extend(Mirror(gz_folder, *faults) for faults in each)
+        monkeypatch.setattr(FashionMNIST, "mirrors", [mirror.url for mirror in opened])
+        return opened
+
+    yield open_mirrors
+    for mirror in opened:
+        mirror.shutdown()
+        mirror.server_close()
+
+
+@pytest.mark.parametrize("faults", [(), ("slow",), ("silent",), ("truncated",), ("wrong",), ("missing",)])
+def test_one_mirror_with_a_hiccup_is_enough(faults, house, mirrors):
+    mirrors(faults)
+    assert fetch.locate(progress=False) == house / "data"
+    assert kept(house) == sorted(FILES)
+    assert fetch.locate(download=False) == house / "data"
+
+
+def test_an_unreachable_mirror_hands_over_to_the_next(house, mirrors):
+    first, second = mirrors((), ())
+    first.shutdown()
+    first.server_close()
+    fetch.locate(progress=False)
+    assert (first.asked, second.asked) == ([], FILES)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("truncated", "ended after"), ("wrong", "is not Fashion-MNIST's"), ("missing", "404"), ("silent", "timed out")],
+)
+def test_a_mirror_that_stays_bad_leaves_nothing_and_is_named_with_its_reason(fault, reason, house, mirrors):
+    (mirror,) = mirrors([fault] * 9)
+    with pytest.raises(UserError, match=f"{mirror.url}{IMAGES}.gz: .*{reason}"):
+        fetch.locate(progress=False)
+    assert kept(house) == []
+
+
+def test_only_what_is_missing_or_damaged_is_fetched(house, payloads, mirrors):
+    damaged = fill(house / "data", payloads) / IMAGES
+    damaged.write_bytes(payloads[IMAGES][:-1])
+    (mirror,) = mirrors(())
+    fetch.locate(progress=False)
+    assert mirror.asked == [f"{IMAGES}.gz"]
+    assert fetch.locate(download=False) == house / "data"
+
+
+def test_an_interrupted_write_leaves_no_half(house, mirrors, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    mirrors(())
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fetch.locate(progress=False)
+    assert kept(house) == []
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_only(terminal, house, mirrors, monkeypatch, capsys):
+    mirrors(())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    fetch.locate()
+    assert (f"{IMAGES}.gz: 100%" in capsys.readouterr().err) == terminal
+
+
+# --- Debian's archive, without root -----------------------------------------------------------------------------------
+
+
+def command(folder: Path, name: str, script: str) -> None:
+    path = fill(folder, {name: f"#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n".encode()}) / name
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("lists", ["lists", "no lists"])
+def test_debians_package_is_fetched_and_unpacked(lists, house, gz_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    lacking = 'case "$*" in *Dir::State*) ;; *) echo "E: Unable to locate package" >&2; exit 100;; esac\n'
+    command(tmp_path / "bin", "apt-get", (lacking if lists == "no lists" else "") + "touch some_all.deb")
+    command(tmp_path / "bin", "dpkg-deb", f'mkdir -p "$3/nowhere" && cp -r {gz_folder} "$3/nowhere/fashion-mnist"')
+    assert fetch.locate(progress=False) == house / "data"
+    assert kept(house) == sorted(FILES)
+
+
+@pytest.mark.parametrize(
+    ("apt", "dpkg", "reason"),
+    [
+        ("echo 'E: no network' >&2; exit 100", "", "E: no network"),
+        ("touch some_all.deb", "exit 2", "exit status 2"),
+        ("touch some_all.deb", "exit 0", "in the package, there is no such folder"),
+        ("exec sleep 60", "", "timed out"),
+    ],
+)
+def test_a_failed_apt_get_or_dpkg_deb_is_named_with_its_reason(apt, dpkg, reason, house, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(fetch, "PATIENCE", 1.0)
+    command(tmp_path / "bin", "apt-get", apt)
+    command(tmp_path / "bin", "dpkg-deb", dpkg)
+    with pytest.raises(UserError, match=f"by apt-get: .*{reason}"):
+        fetch.locate(progress=False)
+    assert kept(house) == []
+
+
+def test_debians_real_archive(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "TIMEOUT", 3.0)
+    monkeypatch.setattr(fetch, "PATIENCE", 15.0)
+    found: dict[str, bytes] = {}
+    try:
+        fetch._from_debian(tmp_path, found, progress=False)
+    except (ValueError, subprocess.TimeoutExpired) as error:
+        assert "in the package" not in str(error)
+        pytest.skip(f"Debian's archive cannot be reached: {error}")
+    assert found.keys() == fetch.SHA256.keys()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+
+
+# --- tensors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def full(payloads) -> data.Data:
+    return data.load()
+
+
+def test_the_data_set_is_as_published(full):
+    assert (full.train_images.shape, full.test_images.shape) == ((60_000, 784), (10_000, 784))
+    assert (full.train_images.dtype, full.train_labels.dtype) == (torch.uint8, torch.int64)
+    assert full.train_labels.bincount().tolist() == [6_000] * 10
+    assert full.test_labels.bincount().tolist() == [1_000] * 10
+    assert [data.CLASSES[i] for i in full.test_labels[:3].tolist()] == ["Ankle boot", "Pullover", "Trouser"]
+    assert data.load(torch.device("cpu")) is data.load() is full
+
+
+def test_tensors_are_torchvisions(full, payloads, tmp_path):
+    from torchvision.datasets import FashionMNIST
+
+    fill(tmp_path / "FashionMNIST" / "raw", payloads)
+    train, test = FashionMNIST(tmp_path, train=True), FashionMNIST(tmp_path, train=False)
+    assert torch.equal(train.data.flatten(1), full.train_images) and torch.equal(train.targets, full.train_labels)
+    assert torch.equal(test.data.flatten(1), full.test_images) and torch.equal(test.targets, full.test_labels)
+    assert tuple(train.classes) == data.CLASSES
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_cuda_it_is_the_same(full):
+    there = data.load("cuda")
+    assert there.train_images.is_cuda and torch.equal(there.train_images.cpu(), full.train_images)
+    train, _ = data.split(60_000, 6_000, seed=0)
+    here = data.scaling(full.train_images, train, "standardized")
+    assert data.scaling(there.train_images, train, "standardized") == here
+
+
+def test_a_subset_is_the_first_images_and_another_data_set(full):
+    few = full.subset(100, 50)
+    assert torch.equal(few.train_images, full.train_images[:100])
+    assert torch.equal(few.test_labels, full.test_labels[:50])
+    assert len({full.checksum, few.checksum, full.subset(50, 100).checksum}) == 3
+    assert full.subset(60_000, 10_000) is full
+    for train, test in ((0, 1), (60_001, 1), (1, 10_001)):
+        with pytest.raises(UserError, match="choose from 1 to"):
+            full.subset(train, test)
+
+
+def test_importing_the_module_imports_no_torch():
+    check = "import sys, fmnist.data; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+# --- split, order, scaling --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("val_size", [0, 1, 6_000, 59_999])
+def test_a_split_is_disjoint_and_complete(val_size):
+    train, val = data.split(60_000, val_size, seed=3)
+    assert len(val) == val_size
+    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(60_000))
+
+
+@pytest.mark.parametrize("val_size", [-1, 60_000])
+def test_a_split_that_cannot_be_is_refused(val_size):
+    with pytest.raises(UserError, match="0 to 59999 can"):
+        data.split(60_000, val_size, seed=0)
+
+
+def test_equal_seeds_give_equal_splits_and_orders_others_give_others():
+    def drawn(seed):
+        val = data.split(500, 100, seed)[1]
+        return [
+            tuple(indices.tolist()) for indices in (val, *(data.epoch_order(500, seed, epoch) for epoch in range(4)))
+        ]
+
+    assert drawn(7) == drawn(7)
+    assert len({order for seed in range(4) for order in drawn(seed)}) == 4 * 5
+    assert sorted(data.epoch_order(500, 0, 0).tolist()) == list(range(500))
+
+
+def test_streams_of_near_seeds_and_epochs_are_uncorrelated():
+    orders = [data.epoch_order(2_000, seed, epoch).double() for seed, epoch in product(range(6), range(6))]
+    correlation = torch.corrcoef(torch.stack(orders)).fill_diagonal_(0).abs().max().item()
+    assert correlation < 0.11  # standard error 1/sqrt(2000) = 0.022; five of them, over 630 pairs
+
+
+def test_splits_and_orders_stay_what_they_are():
+    """Stored runs are addressed by their seed: what a seed means must not change unnoticed."""
+    assert data.split(10, 3, seed=0)[1].tolist() == [2, 4, 8]
+    assert data.epoch_order(10, seed=0, epoch=1).tolist() == [6, 3, 5, 2, 8, 0, 7, 9, 1, 4]
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [("none", 0, 1), ("symmetric", -1, 1)])
+def test_fixed_scalings_span_their_range(kind, low, high, full):
+    scale, shift = data.scaling(full.train_images, torch.arange(10), kind)
+    assert (shift, 255 * scale + shift) == pytest.approx((low, high), abs=1e-15)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_standardized_train_split_has_mean_0_and_std_1(seed, full):
+    train, _ = data.split(60_000, 40_000, seed)
+    scale, shift = data.scaling(full.train_images, train, "standardized")
+    inputs = full.train_images[train].double() * scale + shift
+    assert inputs.mean().item() == pytest.approx(0, abs=1e-10)
+    assert inputs.std(correction=0).item() == pytest.approx(1, abs=1e-10)
+
+
+def test_an_unknown_scaling_is_refused(full):
+    with pytest.raises(UserError, match="none, symmetric, standardized"):
+        data.scaling(full.train_images, torch.arange(10), "whitened")

@@ -1,0 +1,162 @@
+"""Every figure is legible without colour, labelled with its unit, and shows what diverged. All data are simulated."""
+
+import subprocess
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from fmnist import figures, style
+
+NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+
+
+def simulated_study(seeds=3, epochs=4, lost=True):
+    """Frames like a Study's: optimizers × learning rates; with `lost`, one trial and one more run diverge."""
+    rng, runs, history = np.random.default_rng(0), [], []
+    for variant, lr, accuracy in [("SGD", 0.1, 0.88), ("SGD", 0.01, 0.85), ("Adam", 0.1, 0.1), ("Adam", 0.01, 0.87)]:
+        for seed in range(seeds):
+            gone = lost and ((variant, lr) == ("Adam", 0.1) or (variant, lr, seed) == ("SGD", 0.1, 0))
+            key = {"run_id": f"{variant}{lr}/{seed}", "trial": f"{variant}, lr {lr}", "variant": variant, "lr": lr}
+            key |= {
+                "seed": seed,
+                "epochs": epochs,
+                "dropout": lr,
+                "hidden_sizes": "128" if variant == "SGD" else "400-400",
+            }
+            last = 1 if gone else epochs
+            for epoch in range(epochs + 1 if gone else last + 1):
+                value = np.nan if epoch > last else accuracy - 0.3 / (epoch + 1) + rng.normal(0, 0.002)
+                row = {"epoch": epoch, "val_accuracy": value, "val_loss": 3 - 3 * value}
+                train = {name: np.nan if epoch == 0 else row[name.replace("train", "val")] for name in TRAIN}
+                history.append(key | row | train)
+            final = {name: np.nan if gone else accuracy + rng.normal(0, 0.002) for name in FINAL}
+            runs.append(key | final | {"diverged": gone, "test_loss": 1 - final["test_accuracy"]})
+    return pd.DataFrame(runs), pd.DataFrame(history)
+
+
+TRAIN = ("train_loss", "train_accuracy")
+FINAL = ("train_accuracy", "val_accuracy", "test_accuracy")
+
+
+def simulated_scales():
+    rows = [(init, layer, quantity, scale**layer * (1 + 0.1 * seed))
+            for init, scale in {"default": 0.5, "kaiming": 1.0, "zeros": 0.0}.items()
+            for quantity in ("activation std", "gradient std") for layer in (1, 2, 3) for seed in range(3)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["init", "layer", "quantity", "value"])
+
+
+def every_figure(seeds=3, lost=True):
+    runs, history = simulated_study(seeds, lost=lost)
+    images = np.arange(20 * 28 * 28, dtype=np.uint8).reshape(20, 28, 28)
+    labels = np.arange(20) % 10
+    return {
+        "curves": figures.curves(history),
+        "curves, panels": figures.curves(history, by="lr", panels="variant"),
+        "accuracy_dots": figures.accuracy_dots(runs),
+        "accuracy_dots, loss": figures.accuracy_dots(runs, metric="test_loss"),
+        "heatmap": figures.heatmap(runs),
+        "against_lr": figures.against_lr(runs),
+        "gap_plot": figures.gap_plot(runs),
+        "layer_scales": figures.layer_scales(simulated_scales()),
+        "image_grid": figures.image_grid(images, columns=5),
+        "class_means": figures.class_means(images, labels, NAMES),
+        "class_balance": figures.class_balance({"train": labels, "val": labels[:10]}, NAMES),
+        "confusion_matrix": figures.confusion_matrix(np.eye(10) * 90 + 1, NAMES),
+        "confused_pairs": figures.confused_pairs(images[:6], labels[:6], labels[1:7], NAMES),
+        "network_diagram": figures.network_diagram([400, 200], "leaky_relu"),
+        "pipeline_diagram": figures.pipeline_diagram(),
+    }
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return every_figure()
+
+
+def shown_texts(figure):
+    return [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
+
+
+def test_every_axis_has_a_label(drawn):
+    for name, figure in drawn.items():
+        for ax in (ax for ax in figure.axes if ax.axison):
+            row = ax.get_subplotspec()
+            assert ax.get_xlabel() or not row.is_last_row(), name
+            assert ax.get_ylabel() or not row.is_first_col(), name
+
+
+def test_accuracy_and_loss_axes_name_their_unit(drawn):
+    loss, accuracy = drawn["curves"].axes
+    assert (loss.get_ylabel(), accuracy.get_ylabel().split("\n")[0]) == (
+        "training loss (nats)",
+        "validation accuracy (%)",
+    )
+    assert {ax.get_xlabel() for ax in drawn["curves"].axes} == {"epoch"}
+
+
+def test_every_text_is_at_least_seven_points(drawn):
+    for name, figure in drawn.items():
+        figure.draw_without_rendering()
+        assert min(text.get_fontsize() for text in shown_texts(figure)) >= 7 if shown_texts(figure) else True, name
+
+
+def test_every_figure_fits_the_text_column_and_the_page(drawn):
+    for name, figure in drawn.items():
+        width, height = figure.get_size_inches()
+        assert width <= style.WIDTH + 1e-6 and height <= 9, name
+
+
+def test_one_seed_is_enough_to_draw():
+    for lost in (False, True):
+        for figure in every_figure(seeds=1, lost=lost).values():
+            figure.draw_without_rendering()
+
+
+def test_diverged_runs_are_shown(drawn):
+    for name in ("curves", "accuracy_dots", "heatmap"):
+        text = " ".join(t.get_text().replace("\n", " ") for t in shown_texts(drawn[name]))
+        assert "diverged (1 of 3)" in text and "diverged (3 of 3)" in text, name
+    assert {"1 of 3", "3 of 3"} <= {t.get_text() for t in shown_texts(drawn["against_lr"])}
+
+
+def test_a_diverged_curve_ends_in_a_cross_at_its_last_epoch(drawn):
+    crosses = [line for line in drawn["curves"].axes[0].lines if line.get_marker() == "x"]
+    assert len(crosses) == 4 and all(list(line.get_xdata()) == [1] for line in crosses)
+
+
+def test_curves_of_finished_runs_are_the_mean_over_seeds():
+    _, history = simulated_study(lost=False)
+    figure = figures.curves(history, metrics=("val_accuracy",))
+    expected = 100 * history[history.trial == "SGD, lr 0.1"].groupby("epoch").val_accuracy.mean()
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx(expected.to_numpy())
+
+
+def test_groups_differ_without_colour():
+    looks = [style.look(i) for i in range(40)]
+    assert len({(str(look["marker"]), str(look["linestyle"])) for look in looks}) == 40
+
+
+def test_the_frame_marks_the_best_on_validation_not_on_test():
+    runs, _ = simulated_study(lost=False)
+    runs["test_accuracy"] = 1 - runs["test_accuracy"]
+    frames = [p for p in figures.heatmap(runs).axes[0].patches if not p.get_fill()]
+    assert [round(p.get_x() + 0.47) for p in frames] == [1, 0]  # SGD: lr 0.1, Adam: lr 0.01
+
+
+def test_drawing_leaves_the_global_state_alone():
+    before = {key: value for key, value in mpl.rcParams.items() if key != "backend"}
+    figures.curves(simulated_study()[1]).draw_without_rendering()
+    assert {key: value for key, value in mpl.rcParams.items() if key != "backend"} == before
+    code = "import sys, fmnist.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_a_figure_is_the_same_file_every_time(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        figures.heatmap(simulated_study()[0]).savefig(tmp_path / name, metadata={"Date": None})
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
