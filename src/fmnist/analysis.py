@@ -19,20 +19,17 @@ import pandas as pd
 from scipy import stats
 
 from fmnist.config import UserError
-from fmnist.wording import METRICS, claim, metric_of, overview, percent, sentence
+from fmnist.wording import METRICS, claim, count, metric_of, overview, percent, sentence, sentences
 
 __all__ = [
-    "across_studies", "best", "best_per", "claim", "compare", "confusion", "gap", "interval", "overview", "percent",
-    "sentence", "summary", "worst_pairs",
+    "across_studies", "best", "best_per", "claim", "compare", "confusion", "count", "gap", "interval", "overview",
+    "percent", "sentence", "sentences", "summary", "worst_pairs",
 ]  # fmt: skip
 
 LEVEL = 0.95
 MIN_PAIRS = 6
-STUDY_COLUMNS = ["study", "trials", "runs", "diverged", "best", "n", "val", "test", "low", "high"] + [
-    "worst",
-    "worst_test",
-    "spread",
-]
+STUDY_COLUMNS = ["study", "trials", "runs", "diverged", "best", "n", "val", "test", "low", "high"]
+STUDY_COLUMNS += ["worst", "worst_test", "spread"]
 SELECTORS = ("val_accuracy", "best_val_accuracy", "val_loss")
 
 

@@ -34,7 +34,7 @@ PANDOC = [
     "--columns=100000",
 ]
 FUNCTION = re.compile("(<m(?:sub|sup|under|over)+>)?<mrow><mi[^>]*>\\w+</mi><mo>(?:\u2061|&#8289;)</mo></mrow>(?!<mo)")
-ACCENT = re.compile(r"(<mover><mi[^>]*>.</mi><mo accent=\"true\")>")
+ACCENT = re.compile('(<mover><mi[^>]*>.</mi><mo accent="true")>([\u0302\u0303])')
 USER_ERROR = 70  # filter.lua's exit status for a mistake in the text
 
 
@@ -95,9 +95,10 @@ class HomeworkPDF(HomeworkExporter):
 
 
 def _mathematics(page: str) -> str:
-    """TeX's spacing, which browsers do not apply: a thin space in "log x", accents as narrow as their letter."""
+    """What TeX does and browsers do not: a thin space in "log x", hats as narrow as their letter, plain norm bars."""
     page = FUNCTION.sub(lambda m: m[0] if m[1] else m[0] + '<mspace width="0.167em"></mspace>', page)
-    return ACCENT.sub(r'\1 stretchy="false">', page)
+    page = ACCENT.sub(lambda m: f'{m[1]} stretchy="false">{"ˆ" if m[2] == chr(0x302) else "˜"}', page)
+    return re.sub('<mo stretchy="true"( form="[a-z]+")>‖', r'<mo stretchy="false"\1>‖', page)
 
 
 def _where(error: typst.TypstError, source: Path) -> str:
@@ -114,5 +115,5 @@ def _pandoc(folder: Path, *options: str) -> bytes:
         raise UserError(complaint.split("USER: ", 1)[-1])
     if done.returncode:
         title = json.loads((folder / "metadata.json").read_text())["title"]
-        raise UserError(f"Pandoc cannot render {title!r}: {complaint.splitlines()[0] if complaint else 'no reason given'}")
+        raise UserError(f"Pandoc cannot render {title!r}: {complaint or 'no reason given'}".splitlines()[0])
     return done.stdout

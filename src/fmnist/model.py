@@ -46,6 +46,20 @@ class MLP(nn.Module):
         return self.linears[-1](x)
 
 
+def layer_signals(model: MLP, x: Tensor, labels: Tensor) -> list[tuple[float, float]]:
+    """Per hidden layer, the standard deviation of its activations and of the mean loss's gradient with respect to them."""
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: tuple, out: Tensor) -> None:
+        out.retain_grad()
+        seen.append(out)
+
+    handle = model.activation.register_forward_hook(keep)
+    nn.functional.cross_entropy(model(x), labels).backward()
+    handle.remove()
+    return [(float(a.std()), float(a.grad.std())) for a in seen]
+
+
 @torch.no_grad()
 def initialize(linear: nn.Linear, config: RunConfig, draw: torch.Generator) -> None:
     """Draw weights and biases in place, in float64, so that every precision starts from the same numbers.

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from fmnist import store
 from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate
+from fmnist.wording import count
 
 Overrides = dict[str, Any]
 
@@ -98,6 +99,42 @@ class Study:
             about = {"run_id": run.run_id, "trial": label, "variant": name, **run.config.row()}
             rows.append(run.history().assign(**about))
         return pd.concat(rows, ignore_index=True)
+
+    def signals(self) -> pd.DataFrame:
+        """Scales in the untrained networks on the first batch of their train split, for `figures.layer_scales`.
+
+        One row per trial (`init`), seed, hidden layer and quantity ("activation std", "gradient std").
+        """
+        from fmnist.data import load, scaling, split
+        from fmnist.model import MLP, layer_signals
+
+        data, rows = load(), []
+        for trial, (_, configs) in self.trials.items():
+            for config in configs:
+                train, _ = split(len(data.train_labels), config.val_size, config.seed)
+                scale, shift = scaling(data.train_images, train, config.input_scaling)
+                model, batch = MLP(config), train[: config.batch_size]
+                x = data.train_images[batch].to(model.linears[0].weight.dtype) * scale + shift
+                for layer, pair in enumerate(layer_signals(model, x, data.train_labels[batch]), 1):
+                    names = ("activation std", "gradient std")
+                    rows += [(trial, config.seed, layer, *item) for item in zip(names, pair, strict=True)]
+        return pd.DataFrame(rows, columns=["init", "seed", "layer", "quantity", "value"])
+
+    def describe(self) -> str:
+        """What all runs share and what varies, as sentences (Markdown)."""
+        rows = [config.row() for config in self.configs]
+        fields = [name for name in RunConfig.model_fields if name != "seed"]
+        varied = [name for name in fields if len({row[name] for row in rows}) > 1]
+        usual, first = RunConfig().row(), self.configs[0]
+        said = ("hidden_sizes", "optimizer", "lr", "batch_size", "epochs")
+        fixed = [n for n in fields if n not in varied and (n in said or rows[0][n] != usual[n])]
+        same = ", ".join("hidden layers " * (n == "hidden_sizes") + setting(n, getattr(first, n)) for n in fixed)
+        names = ", ".join(f"`{name}`" for name in varied) or "only the seed"
+        return (
+            f"All runs have {same}; what is not named here keeps its default (@sec-config). What varies is {names}. "
+            f"There are {count(len(self.trials), 'trial')}, each with {count(len(self.spec.seeds), 'seed')}: "
+            f"{count(len(rows), 'run')}."
+        )
 
     def load(self, trial: str, seed: int) -> store.Run:
         """One run of the study. Raises `UserError` for an unknown trial or seed, or a run not trained yet."""

@@ -27,7 +27,10 @@ EVALUATION_ROWS = 2_000  # images that evaluation sends through a stack at a tim
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run. Accuracies in [0, 1], losses in nats; metrics of a diverged run's last epoch are NaN."""
+    """One finished run. Accuracies in [0, 1], losses in nats.
+
+    NaN: metrics of a diverged run's last epoch; those of its best epoch, too, if no epoch had finite losses.
+    """
 
     config: RunConfig
     history: dict[str, np.ndarray]  # epoch 0 (before training) to the last, see HISTORY
@@ -223,14 +226,17 @@ def finish(stack: Stack, sources: Sequence[Feed], record: Record, begin: float) 
             "test_accuracy": test[1][run],
             "test_accuracy_std": batch_spread(test[2][run] == labels),
         }
-        metrics = {name: math.nan if diverged else float(value) for name, value in at_end.items()} | {
-            "best_epoch": int(record.best_epoch[run]),
-            "best_val_accuracy": float(record.best_accuracy[run]),
-            "best_val_test_accuracy": float(best[1][run]),
-            "best_val_test_loss": float(best[0][run]),
-            "diverged": diverged,
-            "seconds": seconds,
+        at_best = {
+            "best_val_accuracy": record.best_accuracy[run],
+            "best_val_test_accuracy": best[1][run],
+            "best_val_test_loss": best[0][run],
         }
+        never_finite = bool(record.best_accuracy[run] < 0)
+        metrics = (
+            {name: math.nan if diverged else float(value) for name, value in at_end.items()}
+            | {name: math.nan if never_finite else float(value) for name, value in at_best.items()}
+            | {"best_epoch": int(record.best_epoch[run]), "diverged": diverged, "seconds": seconds}
+        )
         predictions = torch.stack([test[2][run], best[2][run]]).cpu().numpy()
         weights, best_weights = (
             {name: t[run].cpu().numpy().copy() for name, t in s.items()} for s in (last, record.best_state)

@@ -135,6 +135,11 @@ def claim(row: Mapping | pd.Series) -> str:
     return f"{name} is {number(mean, digits)} {metric.unit} {direction} {baseline} {metric.place} ({evidence})"
 
 
+def sentences(comparison: pd.DataFrame) -> str:
+    """The claims of a whole table of `analysis.compare`, a sentence each."""
+    return " ".join(sentence(claim(row)) for _, row in comparison.iterrows())
+
+
 def overview(comparison: pd.DataFrame) -> str:
     """A whole table of `analysis.compare` in one sentence: how many are higher, lower, undecided, and which."""
     if comparison.empty:

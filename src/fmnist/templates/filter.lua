@@ -45,7 +45,8 @@ local function sections(blocks)
     end
     header.classes = header.classes:filter(function(class) return class ~= "unnumbered" end)
     header.level = pdf and level or level + 1
-    return pdf and level > 1 and { typst("#before-run-in"), header } or header
+    if not pdf then return header end
+    return { typst(level == 1 and "#place.flush()" or "#before-run-in"), header } -- no figure floats into another section
   end }
 end
 
@@ -105,22 +106,27 @@ local function data_table(element)
   local rows = 0
   for _, body in ipairs(element.bodies) do rows = rows + #body.body end
   element.classes:insert("typst:no-figure")
+  local fitted = "#fitted(columns: " .. #element.colspecs .. ")"
   local blocks = pandoc.Blocks {}
   if numbered then
-    blocks:extend { typst("#numbered(table, [Table], \"" .. tables .. "\", ["), pandoc.Plain(caption), typst("], [#fitted[") }
+    blocks:extend { typst("#numbered(table, [Table], \"" .. tables .. "\", ["), pandoc.Plain(caption), typst("], [" .. fitted .. "[") }
     blocks:extend { element, typst("]], rows: " .. rows .. ")<" .. label .. ">") }
   else
-    blocks:extend { typst("#align(center, block(above: 1.2em, below: 1.2em, width: 100%, fitted["), element, typst("]))") }
+    blocks:extend { typst("#align(center, block(above: 1.2em, below: 1.2em, width: 100%)[" .. fitted .. "["), element, typst("]))") }
   end
   return blocks
 end
 
 -- EQUATIONS
 
--- Norms as fences: Pandoc reads a bare \\| as the relation "parallel".
+-- Norms as fences: Pandoc reads a bare \| as the relation "parallel".
 local function norms(math)
-  math.text = math.text:gsub("\\\\|", "\1"):gsub("\\left\\|", "\\left\\Vert "):gsub("\\right\\|", "\\right\\Vert ")
-    :gsub("\\|(.-)\\|", "\\lVert %1 \\rVert "):gsub("\1", "\\\\|")
+  local kept = { ["\\\\|"] = "\1", ["\\left\\|"] = "\2", ["\\right\\|"] = "\3" }
+  local text = math.text
+  for tex, mark in pairs(kept) do text = text:gsub(tex, mark) end
+  text = text:gsub("\\|(.-)\\|", "\\lVert %1 \\rVert ")
+  for tex, mark in pairs(kept) do text = text:gsub(mark, tex) end
+  math.text = text
   return math
 end
 
@@ -310,8 +316,8 @@ function Pandoc(document)
   local known = {}
   for _, entry in ipairs(pandoc.utils.references(document)) do known[entry.id] = true end
   document = references(document, known)
-  fail("labels used twice, each names one thing", twice)
-  fail("references to nothing, define the label or correct it", strict and unresolved or {})
+  fail("labels used twice (each names one thing)", twice)
+  fail("references to nothing (no such label, no such entry in the bibliography)", strict and unresolved or {})
   if document.meta.bibliography then document = pandoc.utils.citeproc(document) end
   document = anchors(bibliography(document))
   if pdf then

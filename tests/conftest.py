@@ -1,0 +1,15 @@
+"""What tests share: the first images of the real data set."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The first 3,000 train and 1,000 test images."""
+    from fmnist.config import UserError
+    from fmnist.data import load
+
+    try:
+        return load().subset(3_000, 1_000)
+    except UserError as error:
+        pytest.skip(f"the data set is nowhere to be had: {error}")

@@ -1,0 +1,203 @@
+"""Networks start as torch.nn.init has it, and dropout is random where it should be and nowhere else."""
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from scipy.stats import ks_2samp
+from torch import nn
+
+from fmnist.config import RunConfig
+from fmnist.model import MLP, dropout_keys, dropout_mask
+
+SIZES = (96, 48)
+INITS = ["default", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "normal", "zeros"]
+
+
+# --- initial weights --------------------------------------------------------------------------------------------------
+
+
+def layers(seeds: range, **config) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(weights, biases) of each layer of MLPs of many seeds, flat."""
+    models = [MLP(RunConfig(hidden_sizes=SIZES, seed=seed, **config)) for seed in seeds]
+    return [
+        tuple(
+            torch.cat([getattr(m.linears[i], kind).detach().flatten() for m in models]) for kind in ("weight", "bias")
+        )
+        for i in range(len(SIZES) + 1)
+    ]
+
+
+def torch_layers(count: int, init: str, bias_init: str, std: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The same by torch.nn.Linear and torch.nn.init."""
+    torch.manual_seed(1)
+    found = []
+    for n_in, n_out in zip((784, *SIZES), (*SIZES, 10), strict=True):
+        linears = [nn.Linear(n_in, n_out) for _ in range(count)]
+        for linear in linears:
+            if init != "default":
+                options = {"std": std} if init == "normal" else {}
+                options |= {"nonlinearity": "relu"} if init.startswith("kaiming") else {}
+                getattr(nn.init, f"{init}_")(linear.weight, **options)
+            if bias_init != "default":
+                getattr(nn.init, f"{bias_init}_")(linear.bias, **({"std": std} if bias_init == "normal" else {}))
+        found.append(tuple(torch.cat([getattr(m, k).detach().flatten() for m in linears]) for k in ("weight", "bias")))
+    return found
+
+
+def assert_same_distribution(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    if not theirs.any():
+        assert not ours.any()
+        return
+    assert ours.unique().numel() > 0.98 * ours.numel()  # drawn one by one; float32 allows a few ties
+    assert ks_2samp(ours.numpy(), theirs.numpy()).pvalue > 1e-3
+    error = 6 / math.sqrt(len(ours))
+    assert abs(ours.mean()) < error * theirs.std()
+    assert ours.std() == pytest.approx(theirs.std(), rel=error)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_weights_are_drawn_as_torch_draws_them(init):
+    std = {"init_std": 0.3} if init == "normal" else {}
+    for (ours, _), (theirs, _) in zip(
+        layers(range(6), init=init, **std), torch_layers(6, init, "default", 0.3), strict=True
+    ):
+        assert_same_distribution(ours, theirs)
+
+
+@pytest.mark.parametrize("bias_init", ["default", "normal", "zeros"])
+@pytest.mark.parametrize("init", ["default", "xavier_normal", "zeros"])
+def test_biases_are_drawn_as_torch_draws_them(init, bias_init):
+    std = {"init_std": 0.3} if bias_init == "normal" else {}
+    for (_, ours), (_, theirs) in zip(
+        layers(range(40), init=init, bias_init=bias_init, **std), torch_layers(40, init, bias_init, 0.3), strict=True
+    ):
+        assert_same_distribution(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("init", "bound"),
+    [
+        ("default", lambda n_in, n_out: 1 / math.sqrt(n_in)),
+        ("xavier_uniform", lambda n_in, n_out: math.sqrt(6 / (n_in + n_out))),
+        ("kaiming_uniform", lambda n_in, n_out: math.sqrt(6 / n_in)),
+    ],
+)
+def test_uniform_weights_fill_their_bounds(init, bound):
+    for linear in MLP(RunConfig(hidden_sizes=SIZES, init=init)).linears:
+        expected = bound(linear.in_features, linear.out_features)
+        assert 0.98 * expected < linear.weight.abs().max() <= expected * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_equal_seeds_give_equal_weights_in_every_precision(init):
+    exact, single, half = (
+        MLP(RunConfig(init=init, seed=3, precision=p)).state_dict() for p in ("float64", "float32", "bfloat16")
+    )
+    for name, tensor in exact.items():
+        assert tensor.dtype == torch.float64 and single[name].dtype == half[name].dtype == torch.float32
+        assert torch.equal(tensor.float(), single[name]) and torch.equal(single[name], half[name])
+
+
+def test_equal_seeds_give_equal_weights_whatever_else_differs():
+    expected = MLP(RunConfig(seed=5)).linears.state_dict()
+    others = [{"optimizer": "Adam"}, {"activation": "tanh"}, {"dropout": 0.5}, {"batch_norm": True}, {"batch_size": 64}]
+    for other in others:
+        got = MLP(RunConfig(seed=5, lr=0.1, **other)).linears.state_dict()
+        assert all(torch.equal(got[name], expected[name]) for name in expected)
+    other_seed = MLP(RunConfig(seed=6)).linears.state_dict()
+    for name, tensor in expected.items():
+        assert not torch.isclose(other_seed[name], tensor, atol=1e-7).any()
+
+
+def test_building_a_network_leaves_torchs_own_random_numbers_alone():
+    before = torch.random.get_rng_state()
+    model = MLP(RunConfig(dropout=0.5, init="kaiming_normal"))
+    model(torch.rand(3, 784))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# --- dropout ----------------------------------------------------------------------------------------------------------
+
+
+def dropped(seeds: list[int], layer: int = 0, first: int = 0, steps: int = 1, p=0.5, batch=256, width=128):
+    """Where masks are 0, as ±1 of mean 0 for p = 0.5: float32 [steps, runs, batch, width]."""
+    keys = dropout_keys(seeds, layer, first, steps)
+    rates = torch.full((len(seeds),), p)
+    return torch.stack([(dropout_mask(key, rates, batch, width) == 0).float() for key in keys])
+
+
+@pytest.mark.parametrize("p", [0.0, 0.01, 0.2, 1 / 3, 0.5, 0.8, 0.99])
+def test_a_mask_drops_at_its_rate_and_keeps_the_mean(p):
+    mask = dropout_mask(dropout_keys(list(range(16)), 0, 0, 1)[0], torch.full((16,), p), 512, 128)
+    error = 5 * math.sqrt(p * (1 - p) / mask.numel()) + 2**-17  # sampling, and p's own rounding
+    assert abs((mask == 0).double().mean() - p) <= error
+    assert torch.equal(mask[mask != 0].unique(), torch.tensor([1 / (1 - torch.tensor(p))]))
+    assert abs(mask.double().mean() - 1) <= error / (1 - p) + 1e-6
+
+
+def test_runs_of_one_stack_have_their_own_rates():
+    rates = torch.tensor([0.0, 0.1, 0.5, 0.9])
+    mask = dropout_mask(dropout_keys([0, 1, 2, 3], 0, 0, 1)[0], rates, 512, 128)
+    torch.testing.assert_close((mask == 0).float().mean((1, 2)), rates, atol=0.01, rtol=0)
+
+
+def test_masks_of_different_runs_steps_and_layers_are_uncorrelated():
+    seeds = [0, 1, 2, 3, 1000, 2**32 - 1]
+    masks = torch.cat([dropped(seeds, layer, first, 3) for layer in (0, 1, 2) for first in (0, 100)]).flatten(0, 1)
+    centred = masks.flatten(1) - masks.flatten(1).mean(1, keepdim=True)
+    correlation = torch.corrcoef(centred).fill_diagonal_(0)
+    assert correlation.abs().max() < 5.5 / math.sqrt(centred.shape[1])  # 5,778 pairs
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5])
+@pytest.mark.parametrize("width", [100, 127, 128])
+def test_neighbours_in_a_mask_are_uncorrelated(p, width):
+    """Neighbouring units, images, and elements at any small or power-of-two distance; and higher orders by pairs."""
+    flat = dropped([0, 7], steps=4, p=p, width=width).flatten(2).flatten(0, 1) - p
+    lags = [*range(1, 17), width - 1, width, width + 1, 2 * width, *(2**k for k in range(5, 14))]
+    for lag in lags:
+        products = flat[:, lag:] * flat[:, :-lag] / (p * (1 - p))
+        assert abs(products.mean()) < 5 / math.sqrt(products.numel()), lag
+    triple = flat[:, 2:] * flat[:, 1:-1] * flat[:, :-2] / (p * (1 - p)) ** 1.5
+    assert abs(triple.mean()) < 5 / math.sqrt(triple.numel())
+
+
+def test_no_unit_is_dropped_more_often_than_others():
+    masks = dropped([0], steps=300, batch=64, width=40)[:, 0]
+    for axes in ((0,), (0, 1), (0, 2), (1, 2)):
+        rate = masks.mean(axes)
+        n = masks.numel() / rate.numel()
+        assert (rate - 0.5).abs().max() < 5 * 0.5 / math.sqrt(n)
+        assert rate.std() == pytest.approx(0.5 / math.sqrt(n), rel=0.35)  # nor suspiciously equally often
+
+
+def test_keys_differ_between_runs_steps_and_layers():
+    keys = torch.cat([dropout_keys([0, 1, 2, 2**31, 2**32 - 1], layer, 0, 5_000).flatten() for layer in range(3)])
+    assert keys.numel() - keys.unique().numel() <= 10  # of 75,000 32-bit numbers 0.7 pairs are equal by chance
+
+
+def test_a_key_depends_on_seed_layer_and_step_alone():
+    keys = dropout_keys([3, 1, 4], 2, 0, 20)
+    assert torch.equal(dropout_keys([1], 2, 7, 5)[:, 0], keys[7:12, 1])
+
+
+@pytest.mark.parametrize(("batch", "width"), [(1, 1), (1, 2), (3, 5), (22, 17), (7, 128), (96, 1)])
+def test_a_mask_is_the_same_again_and_in_any_stack(batch, width):
+    keys, rates = dropout_keys([3, 1, 4], 0, 0, 1)[0], torch.tensor([0.2, 0.5, 0.7])
+    together = dropout_mask(keys, rates, batch, width)
+    assert together.shape == (3, batch, width)
+    assert torch.equal(together, dropout_mask(keys, rates, batch, width))
+    for run in range(3):
+        assert torch.equal(together[run], dropout_mask(keys[run : run + 1], rates[run : run + 1], batch, width)[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
+@pytest.mark.parametrize(("batch", "width"), [(3, 5), (512, 128)])
+def test_a_mask_is_the_same_on_every_device(batch, width):
+    keys, rates = dropout_keys([3, 1, 4], 0, 0, 1)[0], torch.tensor([0.2, 0.5, 0.7])
+    there = dropout_mask(keys.cuda(), rates.cuda(), batch, width).cpu()
+    expected = dropout_mask(keys, rates, batch, width)
+    assert torch.equal(there == 0, expected == 0)
+    torch.testing.assert_close(there, expected)
