@@ -7,6 +7,7 @@ from reference import OPTIMIZERS, torch_optimizer
 from fmnist.config import RunConfig
 from fmnist.optim import LARGE, Optimizer
 
+torch.set_num_threads(1)
 SHAPES = [(5, 7), (5,), (LARGE // 64 + 1, 64)]  # a weight, a bias, and a weight that the CPU takes run by run
 ROUNDING = {torch.float64: {"rtol": 1e-10, "atol": 1e-12}, torch.float32: {"rtol": 1e-4, "atol": 1e-5}}
 

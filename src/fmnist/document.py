@@ -72,7 +72,7 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
     its sections keep their own numbers, its code is printed. Raises UserError where the bibliography is missing.
     """
     folder = Path(folder or ".").resolve()
-    metadata = dict(nb.metadata.get("fmnist", {}))
+    metadata = {key: value for key, value in nb.metadata.get("fmnist", {}).items() if value}
     ours = bool(metadata) or any(_mark(output) for cell in nb.cells for output in cell.get("outputs", []))
     document = Document(metadata | {"ours": ours, "report": "title" in metadata, "folder": str(folder), "lang": "en"})
     document.metadata["bibliography"] = _bibliography(metadata.get("bibliography"), folder)

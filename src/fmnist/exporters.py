@@ -34,7 +34,7 @@ PANDOC = [
     "--columns=100000",
 ]
 FUNCTION = re.compile("(<m(?:sub|sup|under|over)+>)?<mrow><mi[^>]*>\\w+</mi><mo>(?:\u2061|&#8289;)</mo></mrow>(?!<mo)")
-ACCENT = re.compile('(<mover><mi[^>]*>.</mi><mo accent="true")>([\u0302\u0303])')
+ACCENT = re.compile('<mover>(<mi[^>]*>.</mi><mo) accent="true">([\u0302\u0303])')
 USER_ERROR = 70  # filter.lua's exit status for a mistake in the text
 
 
@@ -97,7 +97,9 @@ class HomeworkPDF(HomeworkExporter):
 def _mathematics(page: str) -> str:
     """What TeX does and browsers do not: a thin space in "log x", hats as narrow as their letter, plain norm bars."""
     page = FUNCTION.sub(lambda m: m[0] if m[1] else m[0] + '<mspace width="0.167em"></mspace>', page)
-    page = ACCENT.sub(lambda m: f'{m[1]} stretchy="false">{"ˆ" if m[2] == chr(0x302) else "˜"}', page)
+    page = ACCENT.sub(
+        lambda m: f'<mover accent="true">{m[1]} stretchy="false">{"ˆ" if m[2] == chr(0x302) else "˜"}', page
+    )
     return re.sub('<mo stretchy="true"( form="[a-z]+")>‖', r'<mo stretchy="false"\1>‖', page)
 
 

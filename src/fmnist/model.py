@@ -47,7 +47,7 @@ class MLP(nn.Module):
 
 
 def layer_signals(model: MLP, x: Tensor, labels: Tensor) -> list[tuple[float, float]]:
-    """Per hidden layer, the standard deviation of its activations and of the mean loss's gradient with respect to them."""
+    """Per hidden layer, the standard deviation of its activations and of the loss's gradient at them."""
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: tuple, out: Tensor) -> None:

@@ -9,6 +9,7 @@ import ast
 import os
 import platform
 import re
+import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -218,6 +219,8 @@ def _execute(chapter: Chapter, target: Path) -> str:
     from papermill.exceptions import PapermillExecutionError
 
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    with target.with_suffix(".log").open("w") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())  # what the kernel prints, kept from the terminal
     folder = str(chapter.notebook.parent)
     options = {"kernel_name": "python3", "cwd": folder, "progress_bar": False, "log_output": False}
     try:
@@ -249,7 +252,7 @@ def environment_table() -> pd.DataFrame:
 
 
 def cached_table(report: str) -> pd.DataFrame:
-    """Per study: trials, runs wanted, how many of them an earlier study of the report had trained, and training time."""
+    """Per study: trials, runs wanted, how many of them an earlier study had trained already, and training time."""
     seen: set[str] = set()
     rows = []
     for name, study in Report(report).studies.items():
@@ -259,5 +262,5 @@ def cached_table(report: str) -> pd.DataFrame:
         devices = ", ".join(sorted({run.record["device"] for run in stored}))
         rows.append((name, len(study.trials), len(ids), len(seen & set(ids)), len(stored), f"{minutes:.1f}", devices))
         seen |= set(ids)
-    columns = ["Study", "Trials", "Runs", "Shared with earlier studies", "In the store", "Device minutes", "Device"]
+    columns = ["Study", "Trials", "Runs", "Trained before", "In the store", "Minutes", "Device"]
     return pd.DataFrame(rows, columns=columns)

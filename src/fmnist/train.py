@@ -27,10 +27,7 @@ EVALUATION_ROWS = 2_000  # images that evaluation sends through a stack at a tim
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run. Accuracies in [0, 1], losses in nats.
-
-    NaN: metrics of a diverged run's last epoch; those of its best epoch, too, if no epoch had finite losses.
-    """
+    """One finished run. Accuracies in [0, 1], losses in nats; what a diverged run lacks (last epoch, or all) is NaN."""
 
     config: RunConfig
     history: dict[str, np.ndarray]  # epoch 0 (before training) to the last, see HISTORY
@@ -231,12 +228,9 @@ def finish(stack: Stack, sources: Sequence[Feed], record: Record, begin: float) 
             "best_val_test_accuracy": best[1][run],
             "best_val_test_loss": best[0][run],
         }
-        never_finite = bool(record.best_accuracy[run] < 0)
-        metrics = (
-            {name: math.nan if diverged else float(value) for name, value in at_end.items()}
-            | {name: math.nan if never_finite else float(value) for name, value in at_best.items()}
-            | {"best_epoch": int(record.best_epoch[run]), "diverged": diverged, "seconds": seconds}
-        )
+        known = ({} if diverged else at_end) | ({} if record.best_accuracy[run] < 0 else at_best)
+        metrics = {name: float(known.get(name, math.nan)) for name in (at_end | at_best)}
+        metrics |= {"best_epoch": int(record.best_epoch[run]), "diverged": diverged, "seconds": seconds}
         predictions = torch.stack([test[2][run], best[2][run]]).cpu().numpy()
         weights, best_weights = (
             {name: t[run].cpu().numpy().copy() for name, t in s.items()} for s in (last, record.best_state)

@@ -136,8 +136,9 @@ def claim(row: Mapping | pd.Series) -> str:
 
 
 def sentences(comparison: pd.DataFrame) -> str:
-    """The claims of a whole table of `analysis.compare`, a sentence each."""
-    return " ".join(sentence(claim(row)) for _, row in comparison.iterrows())
+    """The claims of a table of `analysis.compare`, a sentence each; too few seeds claim nothing and have none."""
+    decided = comparison[comparison["verdict"] != "too few seeds"]
+    return " ".join(sentence(claim(row)) for _, row in decided.iterrows())
 
 
 def overview(comparison: pd.DataFrame) -> str:

@@ -112,7 +112,7 @@ local function data_table(element)
     blocks:extend { typst("#numbered(table, [Table], \"" .. tables .. "\", ["), pandoc.Plain(caption), typst("], [" .. fitted .. "[") }
     blocks:extend { element, typst("]], rows: " .. rows .. ")<" .. label .. ">") }
   else
-    blocks:extend { typst("#align(center, block(above: 1.2em, below: 1.2em, width: 100%)[" .. fitted .. "["), element, typst("]))") }
+    blocks:extend { typst("#align(center, block(above: 1.2em, below: 1.2em, width: 100%)[" .. fitted .. "["), element, typst("]])") }
   end
   return blocks
 end
@@ -234,7 +234,7 @@ end
 
 local function acknowledgements(document)
   local text = document.meta.acknowledgements
-  if not text then return end
+  if not text or stringify(text) == "" then return end
   document.blocks:insert(pandoc.Header(pdf and 1 or 2, "Acknowledgements", { id = "acknowledgements" }))
   document.blocks:extend(pandoc.utils.type(text) == "Blocks" and text or { pandoc.Para(text) })
 end

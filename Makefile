@@ -1,0 +1,75 @@
+# One command each for what there is to do; `make` alone lists them. Every target sets up .venv by itself, from
+# requirements.lock, and says so. All of them can be repeated, and interrupted: the next make repairs what is half done.
+
+REPORT ?= homework
+DEVICE ?= auto
+PYTHON ?= python3
+
+BIN := .venv/bin
+READY := .venv/.ready
+UNFINISHED := .venv/.unfinished
+PINNED := torch==2.14.1 torchvision==0.29.1
+
+# A kernel named python3 in the home folder must not come before .venv's own.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+# A .venv that was moved or copied, or whose Python is gone, does not work any more: treat it as never finished.
+ifneq ($(wildcard $(READY)),)
+ifneq "$(shell cat $(READY)) $(shell $(BIN)/python -c "print('runs')" 2>&1)" "$(CURDIR) runs"
+$(shell mv $(READY) $(UNFINISHED))
+endif
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help report smoke lab data test lint lock clean
+
+help:  ## list what there is to do
+	@echo "make TARGET [REPORT=a folder of params/] [DEVICE=auto|cpu|cuda|mps] [PYTHON=python3.12]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+report: $(READY)  ## train, execute the notebooks and write report/REPORT.html and .pdf (REPORT=homework)
+	@$(BIN)/fmnist report "$(REPORT)" --device "$(DEVICE)"
+
+smoke: $(READY)  ## the same for params/smoke: the whole way in a few minutes, with tiny runs
+	@$(BIN)/fmnist report smoke --device "$(DEVICE)"
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+data: $(READY)  ## find or fetch the data set, check it, and say where it is
+	@$(BIN)/fmnist data
+
+test: $(READY)  ## run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(READY)  ## check the code's style; changes nothing
+	@$(BIN)/ruff check && $(BIN)/ruff format --check
+
+lock: $(BIN)/python  ## bring requirements.lock up to pyproject.toml (UPGRADE=1: newest versions of everything)
+	@$(BIN)/uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
+	@printf '%s\n' $(PINNED) | $(BIN)/uv pip compile pyproject.toml --extra dev --output-file requirements.lock \
+		--universal --python-version 3.11 --fork-strategy fewest --constraints - $(if $(UPGRADE),--upgrade) \
+		--quiet --no-emit-index-url --custom-compile-command "make lock"
+	@echo "requirements.lock: $$(grep -c == requirements.lock) packages pinned; the next make installs them"
+
+clean:  ## remove caches and rendering's intermediates; keeps .venv, data, runs and the rendered reports
+	@rm -rf report/build build .pytest_cache .ruff_cache
+	@find src tests notebooks benchmarks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+		-exec rm -rf {} + 2>/dev/null || true
+
+# .unfinished marks a set-up under way and becomes .ready as its last step. Found at the start, the last one was cut off.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "make: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Setting up .venv (about 3 minutes) …"
+	@if [ -e $(UNFINISHED) ]; then rm -rf .venv; fi
+	@mkdir -p .venv && touch $(UNFINISHED)
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "$(CURDIR)" > $(UNFINISHED) && mv $(UNFINISHED) $(READY)
+
+$(BIN)/python:
+	@$(PYTHON) -m venv .venv

@@ -1,0 +1,225 @@
+"""What holds for the project as a whole: how its parts depend on each other, and that it can be installed."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import pytest
+import tomllib
+from nbconvert.exporters import get_exporter
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "fmnist"
+
+# A module imports only modules that come before it.
+ENGINE = ["config", "wording", "fetch", "data", "model", "optim", "stack", "train", "pool", "store", "study"]
+ANALYSIS = ["analysis", "publish", "style", "curves", "figures", "pictures", "tables", "document", "exporters"]
+ORDER = [*ENGINE, *ANALYSIS, "report", "cli"]
+STUDIES = ["shape", "optimizer", "dropout", "init", "batchnorm"]
+PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))
+
+
+def imports(module: str) -> set[str]:
+    """Dotted names of all that a module imports, inside functions too; `from fmnist import x` as `fmnist.x`."""
+    found = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            found |= {f"fmnist.{name.name}" for name in node.names} if node.module == "fmnist" else {node.module}
+    return found
+
+
+@cache
+def project_files() -> list[str]:
+    """Every file that belongs to the project, as git sees it, relative to the root."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    if not shutil.which("git") or subprocess.run(command, cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("this is not a git checkout")
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    return [name for name in names if name and (ROOT / name).is_file()]
+
+
+def run(*command, **options) -> str:
+    """What a command prints; the test fails with it where the command does."""
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, **{"cwd": ROOT, **options}
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+# Code
+
+
+def test_every_module_has_its_place():
+    assert sorted(ORDER) == sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_flow_one_way(module):
+    ours = {name.split(".")[1] for name in imports(module) if name.startswith("fmnist.")}
+    assert ours <= set(ORDER[: ORDER.index(module)])
+
+
+@pytest.mark.parametrize("module", ["wording", *ANALYSIS, "report"])
+def test_analysis_takes_frames_and_does_not_import_torch(module):
+    assert not any(name.split(".")[0] in PINNED for name in imports(module))
+
+
+def test_nothing_analysis_imports_brings_torch():
+    modules = ", ".join(f"fmnist.{name}" for name in ANALYSIS)
+    run(sys.executable, "-c", f"import sys, {modules}; sys.exit('torch' in sys.modules)")
+
+
+def test_importing_the_package_costs_nothing():
+    heavy = "{'torch', 'pandas', 'numpy', 'matplotlib', 'pydantic'}"
+    run(sys.executable, "-c", f"import sys, fmnist; sys.exit(str({heavy} & set(sys.modules) or ''))")
+
+
+@pytest.mark.parametrize("module", ["__init__", *ORDER])
+def test_modules_and_functions_stay_short(module):
+    assert len((PACKAGE / f"{module}.py").read_text("utf-8").splitlines()) <= 250
+    functions = [node for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [node.name for node in functions if node.end_lineno - node.lineno >= 50] == []
+
+
+@pytest.mark.parametrize("module", ["__init__", *ORDER])
+def test_modules_say_why_they_exist(module):
+    assert ast.get_docstring(tree(module))
+
+
+def test_ruff_is_content():
+    run(sys.executable, "-m", "ruff", "check", "--no-cache", "--quiet")
+    run(sys.executable, "-m", "ruff", "format", "--no-cache", "--check", "--quiet", "--diff")
+
+
+# Notebooks
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_stripped_and_can_be_executed_by_a_report(path):
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+    first, code = notebook.cells[0], [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert first.cell_type == "markdown" and re.match(r"# \S", first.source)
+    assert sum(cell.metadata.get("tags") == ["parameters"] for cell in code) == 1
+
+    # Readable names, not a tool's random ones, which would change with every saving.
+    assert all(re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", cell.id) for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_notebooks_have_the_same_cells_in_the_same_order(name):
+    def cells(name):
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        return [(cell.id, cell.cell_type) for cell in notebook.cells]
+
+    assert cells(name) == cells(STUDIES[0])
+
+
+# Environment
+
+
+@cache
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def lock() -> list[Requirement]:
+    lines = (ROOT / "requirements.lock").read_text("utf-8").splitlines()
+    return [Requirement(line) for line in lines if not line.lstrip().startswith("#")]
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize(("system", "machine"), [("linux", "x86_64"), ("darwin", "arm64")])
+def test_the_lock_pins_all_that_the_project_needs(python, system, machine):
+    here = {"python_version": python, "python_full_version": f"{python}.5", "sys_platform": system}
+    environment = {**default_environment(), **here, "platform_machine": machine, "os_name": "posix"}
+    pins = {}
+    for pin in lock():
+        if pin.marker is None or pin.marker.evaluate(environment):
+            assert re.fullmatch(r"==[^=*,]+", str(pin.specifier)) and pin.name not in pins
+            pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
+
+    about = project()["project"]
+    wanted = [*about["dependencies"], *about["optional-dependencies"]["dev"], *project()["build-system"]["requires"]]
+    for wish in map(Requirement, wanted):
+        assert wish.specifier.contains(pins[canonicalize_name(wish.name)]), wish
+    assert {name: pins[name] for name in PINNED} == PINNED
+
+
+def test_conda_installs_the_same_lock():
+    lines = [line.strip() for line in (ROOT / "environment.yml").read_text("utf-8").splitlines()]
+    assert "name: fmnist" in lines and "- python=3.11" in lines
+    assert lines[lines.index("- pip:") + 1 :] == ["- -r requirements.lock", "- -e ."]
+
+
+def test_no_package_registry_is_named():
+    hosts = re.compile("|".join(["py" + r"pi\.org", "python" + r"hosted\.org", "index" + "-url [^ ]*:", r"anaconda\.(?:org|com)"]))  # fmt: skip  # noqa: E501
+    text = {name: (ROOT / name).read_bytes().decode("utf-8", "replace") for name in project_files()}
+    assert {name: hosts.search(content)[0] for name, content in text.items() if hosts.search(content)} == {}
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_alone_lists_every_target():
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    clean = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL"}}
+    listed = re.findall(r"^  ([a-z-]+) +\S", run("make", env=clean), re.MULTILINE)
+    assert sorted(listed) == sorted(targets)
+
+
+def test_nbconvert_knows_the_exporters():
+    from fmnist.exporters import HomeworkHTML, HomeworkPDF
+
+    assert get_exporter("homework_html") is HomeworkHTML
+    assert get_exporter("homework_pdf") is HomeworkPDF
+
+
+def test_an_installed_package_renders_a_foreign_notebook(tmp_path):
+    """With neither the project's folder nor its checkout around: all that rendering reads is inside the package."""
+    for name in project_files():
+        if name.startswith("src/") or "/" not in name:
+            (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "source" / name)
+    build = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet"]
+    run(sys.executable, "-m", "pip", "wheel", *build, "--wheel-dir", tmp_path, tmp_path / "source", cwd=tmp_path)
+
+    (wheel,) = tmp_path.glob("fmnist-*.whl")
+    assert wheel.name.startswith(f"fmnist-{version('fmnist')}-")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    installed = {str(path.relative_to(tmp_path / "installed")) for path in (tmp_path / "installed").rglob("*")}
+    assert {name.removeprefix("src/") for name in project_files() if name.startswith("src/")} <= installed
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Foreign\n\n$E = m c^2$")])
+    nbformat.write(notebook, tmp_path / "foreign.ipynb")
+    code = (
+        "import fmnist.exporters as e; assert 'installed' in e.__file__; "
+        "print(e.HomeworkHTML().from_filename('foreign.ipynb')[0])"
+    )
+    page = run(sys.executable, "-c", code, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")})
+    assert "Foreign" in page and "<math" in page

@@ -1,0 +1,507 @@
+"""A run is PyTorch's own training of that network, whatever it is stacked with; its results are what they say."""
+
+import math
+import threading
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from reference import OPTIMIZERS, plain_evaluation, plain_training, scaled
+from torch.utils.data import DataLoader, TensorDataset
+
+from fmnist import pool
+from fmnist.config import RunConfig, UserError
+from fmnist.data import Data
+from fmnist.model import MLP
+from fmnist.optim import Optimizer
+from fmnist.pool import STACK_RUNS, pack, resolve_device
+from fmnist.stack import Stack
+from fmnist.train import Result, evaluate, feeds, train_epoch, train_stack
+
+torch.set_num_threads(1)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
+
+EXACT = 1e-8  # float64: greatest difference of a weight or loss after 200 steps; mostly 1e-15, 1e-10 with Adam on
+#               the biases before a batch norm, whose gradients are nothing but rounding
+SINGLE = 2e-5  # float32; mostly 1e-6
+
+
+def run_config(**overrides) -> RunConfig:
+    """200 steps on 640 images: 10 epochs of 20 batches, the last of 22 images."""
+    base = {"hidden_sizes": (24,), "val_size": 370, "batch_size": 32, "epochs": 10, "precision": "float64"}
+    return RunConfig(**(base | overrides))
+
+
+def longer(**overrides) -> RunConfig:
+    """3 epochs on 2,400 images."""
+    return run_config(**({"hidden_sizes": (40, 21), "val_size": 600, "batch_size": 64, "epochs": 3} | overrides))
+
+
+def gap(a: dict, b: dict) -> float:
+    """The greatest difference of two networks' weights; NaN counts as infinite."""
+    assert a.keys() == b.keys()
+    worst = max(float((torch.as_tensor(a[name]) - torch.as_tensor(b[name])).abs().max()) for name in a)
+    return math.inf if math.isnan(worst) else worst
+
+
+def mlp(config: RunConfig, weights: dict[str, np.ndarray]) -> MLP:
+    """The network with weights that a run gave back."""
+    model = MLP(config)
+    left = model.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()}, strict=False)
+    assert all(name.endswith("num_batches_tracked") for name in left.missing_keys)
+    return model.eval()
+
+
+# --- stacked training is PyTorch's training ---------------------------------------------------------------------------
+
+
+def assert_trains_as_torch(configs: list[RunConfig], data: Data, tolerance: float) -> None:
+    """One stack of `configs` against a plain loop each, after every epoch: weights, mean loss, accuracy."""
+    stack = Stack(configs)
+    optimizer, sources = Optimizer(stack.parameters, configs), feeds(stack, data)
+    start = {name: tensor.clone() for name, tensor in stack.state.items()}
+    loops = zip(*(plain_training(config, data) for config in configs), strict=True)
+    for epoch, plain in enumerate(loops, 1):
+        loss, accuracy = train_epoch(stack, optimizer, sources, epoch, threading.Event())
+        for run, (model, plain_loss, plain_accuracy) in enumerate(plain):
+            where = f"{configs[run]}, epoch {epoch}"
+            expected = {name: tensor for name, tensor in model.state_dict().items() if name in stack.state}
+            assert gap({name: tensor[run] for name, tensor in stack.state.items()}, expected) < tolerance, where
+            assert loss[run].item() == pytest.approx(plain_loss, rel=tolerance, abs=tolerance), where
+            assert accuracy[run].item() == pytest.approx(plain_accuracy, abs=0.1 * tolerance + 1e-6), where
+    last = f"linears.{stack.depth}.bias"
+    assert (stack.state[last] - start[last]).abs().amax(1).min() > 1000 * tolerance  # it did train
+
+
+CASES = {f"optimizer: {name}": own for name, own in OPTIMIZERS.items()}
+CASES |= {
+    f"{init}, {bias_init} bias": {"init": init, "bias_init": bias_init}
+    | ({"init_std": 0.2} if "normal" in (init, bias_init) else {})
+    for init, bias_init in [
+        *product(["default", "xavier_normal", "normal", "zeros"], ["default", "zeros", "normal"]),
+        *product(["xavier_uniform", "kaiming_normal", "kaiming_uniform"], ["default"]),
+    ]
+}
+CASES |= {
+    f"{activation}, {extra}": {"activation": activation, "hidden_sizes": (24, 17), "momentum": 0.9, **options}
+    for activation in ("relu", "leaky_relu", "tanh", "sigmoid")
+    for extra, options in {
+        "plain": {},
+        "dropout": {"dropout": 0.3},
+        "batch norm": {"batch_norm": True},
+        "both": {"dropout": 0.3, "batch_norm": True},
+    }.items()
+}
+CASES |= {
+    f"hidden {sizes}, {extra}": {"hidden_sizes": sizes, "optimizer": "Adam", **options}
+    for sizes in [(), (1,), (33,), (30, 20), (20, 15, 12, 11)]
+    for extra, options in {"plain": {}, "both": {"dropout": 0.2, "batch_norm": True}}.items()
+}
+CASES |= {f"{kind} inputs": {"input_scaling": kind, "momentum": 0.9} for kind in ("none", "symmetric", "standardized")}
+CASES |= {
+    "loss scale": {"loss_scale": 7.0},
+    "small loss scale, weight decay": {"loss_scale": 0.1, "lr": 0.5, "weight_decay": 0.01},
+    "loss scale, no hidden layer": {"loss_scale": 3.0, "hidden_sizes": ()},
+    "standardized, no hidden layer": {"input_scaling": "standardized", "hidden_sizes": ()},
+    "one batch an epoch": {"batch_size": 5_000, "lr": 0.5},
+    "one image a batch": {"batch_size": 1, "epochs": 1, "val_size": 800, "dropout": 0.5, "lr": 0.001},
+    "another seed": {"seed": 2**32 - 1, "dropout": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_stacked_run_trains_as_torch_does(name, small):
+    assert_trains_as_torch([run_config(**CASES[name])], small.subset(1_010, 1), EXACT)
+
+
+MIXED = [
+    {"lr": 0.1},
+    {"optimizer": "Adam", "lr": 0.003},
+    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "dropout": 0.0},
+    {"optimizer": "RMSprop", "lr": 0.001, "momentum": 0.5},
+    {"init": "kaiming_normal", "lr": 0.05, "dropout": 0.6},
+    {"optimizer": "AdamW", "lr": 0.001, "weight_decay": 0.1},
+    {"optimizer": "Adadelta", "lr": 1.0, "init": "normal", "init_std": 0.05},
+    {"momentum": 0.5, "loss_scale": 3.0, "weight_decay": 0.001, "bias_init": "zeros"},
+]
+SCALINGS = ("none", "standardized", "symmetric")
+STACKS = {
+    "one seed": MIXED,
+    "one seed, batch norm": [own | {"batch_norm": True} for own in MIXED],
+    "one seed, no hidden layer": [own | {"hidden_sizes": ()} for own in MIXED],
+    "several seeds": [own | {"seed": i // 3, "input_scaling": SCALINGS[i % 2]} for i, own in enumerate(MIXED)],
+    "seeds in turn, batch norm": [
+        own | {"seed": i % 2, "batch_norm": True, "input_scaling": SCALINGS[i % 3]} for i, own in enumerate(MIXED)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_eight_different_runs_in_one_stack_train_as_torch_does(name, small):
+    configs = [run_config(**({"dropout": 0.3} | own)) for own in STACKS[name]]
+    assert_trains_as_torch(configs, small.subset(1_010, 1), EXACT)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": 0.1},
+        {"momentum": 0.9, "nesterov": True, "hidden_sizes": (30, 20), "dropout": 0.3, "weight_decay": 0.001},
+        {"activation": "leaky_relu", "optimizer": "Adam", "lr": 0.001},
+        {"activation": "tanh", "optimizer": "Adadelta", "lr": 1.0, "hidden_sizes": (30, 20, 10)},
+        {"activation": "sigmoid", "momentum": 0.9, "batch_norm": True},
+        {"hidden_sizes": (), "input_scaling": "symmetric", "loss_scale": 2.0},
+    ],
+    ids=str,
+)
+def test_float32_trains_as_torch_does(options, small):
+    configs = [run_config(precision="float32", **options), run_config(precision="float32", seed=1, **options)]
+    assert_trains_as_torch(configs, small.subset(1_010, 1), SINGLE)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_norm": True, "lr": 0.1}, {"batch_norm": True, "dropout": 0.3}], ids=str
+)
+def test_a_runs_results_are_those_of_the_plain_loop(options, small):
+    """History, metrics, predictions, and weights, at the last epoch and at the best validation epoch."""
+    config = longer(momentum=0.9, epochs=4, **options)
+    (result,) = train_stack([config], small)
+    start = plain_evaluation(MLP(config), config, small, "val")
+    rows, states, tests = [(math.nan, math.nan, *start[:2])], [], []
+    for model, loss, accuracy in plain_training(config, small):
+        rows.append((loss, accuracy, *plain_evaluation(model, config, small, "val")[:2]))
+        states.append({name: tensor.clone() for name, tensor in model.state_dict().items() if "tracked" not in name})
+        tests.append(plain_evaluation(model, config, small, "test"))
+        train = plain_evaluation(model, config, small, "train")
+    names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    np.testing.assert_allclose(np.stack([result.history[name] for name in names], 1), rows, rtol=EXACT)
+    assert result.history["epoch"].tolist() == [0, 1, 2, 3, 4]
+
+    best = int(np.argmax([row[3] for row in rows]))
+    metrics = result.metrics
+    assert metrics["best_epoch"] == best > 0
+    assert gap(result.weights, states[-1]) < EXACT and gap(result.best_weights, states[best - 1]) < EXACT
+    expected = {
+        **dict(zip(("train_loss", "train_accuracy"), train[:2], strict=True)),
+        **dict(zip(("val_loss", "val_accuracy"), rows[-1][2:], strict=True)),
+        **dict(zip(("test_loss", "test_accuracy"), tests[-1][:2], strict=True)),
+        **dict(zip(("best_val_test_loss", "best_val_test_accuracy"), tests[best - 1][:2], strict=True)),
+        "best_val_accuracy": rows[best][3],
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=EXACT)
+    assert (result.predictions == torch.stack([tests[-1][2], tests[best - 1][2]]).numpy()).all()
+
+
+# --- a run is its own, whatever it is stacked with --------------------------------------------------------------------
+
+
+def assert_same_run(one: Result, other: Result, tolerance: float) -> None:
+    assert one.config == other.config
+    assert gap(one.weights, other.weights) < tolerance and gap(one.best_weights, other.best_weights) < tolerance
+    for name in set(one.history) - {"seconds"}:
+        np.testing.assert_allclose(one.history[name], other.history[name], rtol=10 * tolerance, atol=10 * tolerance)
+    timeless = [{name: value for name, value in r.metrics.items() if name != "seconds"} for r in (one, other)]
+    assert timeless[0] == pytest.approx(timeless[1], rel=10 * tolerance, abs=10 * tolerance, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_a_run_alone_equals_the_same_run_among_others(name, small):
+    configs = [longer(**({"dropout": 0.3} | own)) for own in STACKS[name]]
+    for together in train_stack(configs, small):
+        assert_same_run(together, train_stack([together.config], small)[0], EXACT)
+
+
+@pytest.mark.parametrize("name", ["one seed", "several seeds"])
+def test_a_float32_run_depends_on_its_stack_by_rounding_only(name, small):
+    configs = [longer(**({"dropout": 0.3, "precision": "float32", "epochs": 1} | own)) for own in STACKS[name]]
+    for together in train_stack(configs, small):
+        alone = train_stack([together.config], small)[0]
+        assert gap(together.weights, alone.weights) < SINGLE
+        assert together.history["val_loss"] == pytest.approx(alone.history["val_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+def test_the_same_stack_twice_is_bitwise_the_same(precision, small):
+    configs = [
+        longer(**({"dropout": 0.3, "precision": precision} | own)) for own in STACKS["seeds in turn, batch norm"]
+    ]
+    for one, other in zip(train_stack(configs, small), train_stack(configs, small), strict=True):
+        assert gap(one.weights, other.weights) == gap(one.best_weights, other.best_weights) == 0
+        assert (one.predictions == other.predictions).all()
+        assert_same_run(one, other, 1e-300)
+
+
+def test_runs_of_different_seeds_differ(small):
+    one, other = train_stack([longer(seed=0), longer(seed=1)], small)
+    assert gap(one.weights, other.weights) > 0.01 and (one.predictions[0] != other.predictions[0]).any()
+
+
+# --- batch norm -------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_of_batch_norm_uses_running_statistics_and_leaves_them(small):
+    configs = [longer(batch_norm=True, dropout=0.5, seed=seed) for seed in (0, 0, 1)]
+    stack = Stack(configs)
+    torch.manual_seed(0)
+    for name, tensor in stack.state.items():
+        if name.startswith("norms"):
+            tensor.uniform_(0.5, 2)
+    before = {name: tensor.clone() for name, tensor in stack.state.items()}
+    for part in ("train", "val", "test"):
+        losses, accuracies, predictions = evaluate(stack, feeds(stack, small), part)
+        for run, config in enumerate(configs):
+            model = mlp(config, {name: tensor[run].numpy() for name, tensor in before.items()})
+            loss, accuracy, predicted = plain_evaluation(model, config, small, part)
+            assert (losses[run].item(), accuracies[run].item()) == pytest.approx((loss, accuracy), rel=1e-10)
+            assert torch.equal(predictions[run], predicted.to(torch.uint8))
+    assert gap(stack.state, before) == 0
+
+
+def test_evaluating_an_image_does_not_depend_on_the_others(small):
+    stack = Stack([longer(batch_norm=True, dropout=0.5)])
+    x = small.train_images[:50].double() / 255
+    together = stack.forward([(slice(0, 1), x)])
+    alone = torch.cat([stack.forward([(slice(0, 1), row[None])]) for row in x], 2)
+    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
+
+
+# --- ends of the range ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_norm": True, "dropout": 0.5}, {"hidden_sizes": ()}], ids=str)
+def test_zero_epochs_change_nothing(options, small):
+    config = longer(epochs=0, **options)
+    (result,) = train_stack([config], small)
+    untrained = MLP(config)
+    initial = {name: tensor for name, tensor in untrained.state_dict().items() if "tracked" not in name}
+    assert gap(result.weights, initial) == gap(result.best_weights, initial) == 0
+    metrics = result.metrics
+    assert metrics["best_epoch"] == 0 and not metrics["diverged"] and result.history["epoch"].tolist() == [0]
+    for part in ("train", "val", "test"):
+        loss, accuracy, predicted = plain_evaluation(untrained, config, small, part)
+        assert (metrics[f"{part}_loss"], metrics[f"{part}_accuracy"]) == pytest.approx((loss, accuracy))
+    assert (metrics["best_val_test_loss"], metrics["best_val_test_accuracy"]) == pytest.approx((loss, accuracy))
+    assert (result.predictions == predicted.numpy()).all()
+
+
+DIVERGING = {
+    "at once": {"lr": 1e6},
+    "later": {"lr": 1.0, "weight_decay": 2.11},
+    "from the start": {"init": "normal", "bias_init": "normal", "init_std": 1e20},
+}
+LAST_EPOCH = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+LAST_EPOCH += ("test_loss", "test_accuracy", "test_accuracy_std")
+
+
+@pytest.mark.parametrize("name", DIVERGING)
+def test_a_diverging_run_is_marked_and_ends_at_its_last_finite_epoch(name, small):
+    config = longer(precision="float32", epochs=6, **DIVERGING[name])
+    finite = sum(math.isfinite(loss) for _, loss, _ in plain_training(config, small))
+    assert finite == {"at once": 0, "later": 2, "from the start": 0}[name]
+    watched = []
+    (result,) = train_stack([config], small, lambda epoch, _: watched.append(epoch))
+    history, metrics = result.history, result.metrics
+    assert metrics["diverged"] is True and history["epoch"].tolist() == list(range(finite + 1))
+    assert all(math.isnan(metrics[metric]) for metric in LAST_EPOCH)
+    assert watched == list(range(1, finite + 2))  # nothing is trained on after the whole stack has diverged
+    best = ("best_val_accuracy", "best_val_test_accuracy", "best_val_test_loss")
+    if name == "from the start":
+        assert all(math.isnan(metrics[metric]) for metric in best) and metrics["best_epoch"] == 0
+        return
+    assert np.isfinite(history["val_loss"]).all() and np.isfinite(history["train_loss"][1:]).all()
+    assert metrics["best_epoch"] == history["val_accuracy"].argmax()
+    loss, accuracy, _ = plain_evaluation(mlp(config, result.best_weights), config, small, "test")
+    assert [metrics[metric] for metric in best] == pytest.approx([history["val_accuracy"].max(), accuracy, loss])
+
+
+@pytest.mark.parametrize("extra", [{}, {"batch_norm": True}, {"momentum": 0.9, "nesterov": True}], ids=str)
+@pytest.mark.parametrize("name", DIVERGING)
+def test_a_diverging_run_does_not_touch_its_stack_mates(name, extra, small):
+    mates = [longer(dropout=0.2, lr=lr, **extra) for lr in (0.1, 0.01, 0.001)]
+    diverging = longer(**({"dropout": 0.2} | extra | DIVERGING[name] | {"lr": 1e300, "weight_decay": 1.0}))
+    with_it = train_stack([mates[0], diverging, *mates[1:]], small)
+    assert with_it[1].metrics["diverged"]
+    for without, beside in zip(train_stack(mates, small), [with_it[0], *with_it[2:]], strict=True):
+        assert not beside.metrics["diverged"]
+        assert_same_run(without, beside, EXACT)
+
+
+def test_a_stopped_training_ends(small):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(KeyboardInterrupt):
+        train_stack([longer()], small, stop=stop)
+
+
+# --- bfloat16 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_norm": True, "dropout": 0.1}, {"activation": "tanh"}], ids=str)
+def test_bfloat16_learns_as_float32_does(options, small):
+    single, half = (
+        train_stack([longer(optimizer="Adam", lr=0.001, precision=p, seed=s, **options) for s in (0, 1)], small)
+        for p in ("float32", "bfloat16")
+    )
+    for one, other in zip(single, half, strict=True):
+        assert all(array.dtype == np.float32 for array in other.weights.values())
+        assert other.metrics["test_accuracy"] == pytest.approx(one.metrics["test_accuracy"], abs=0.03)
+        assert other.metrics["test_accuracy"] > 0.6
+        np.testing.assert_allclose(other.history["train_loss"][1:], one.history["train_loss"][1:], rtol=0.03)
+        assert gap(one.weights, other.weights) > 0  # its products are rounded, but not its weights:
+        weight = torch.from_numpy(other.weights["linears.0.weight"])
+        assert (weight.bfloat16().float() != weight).float().mean() > 0.9
+
+
+# --- what a run says of itself ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_metrics_follow_from_predictions_and_weights(precision, small):
+    configs = [longer(precision=precision, epochs=5, batch_norm=True, lr=0.1, seed=seed) for seed in range(4)]
+    results = train_stack(configs, small)
+    assert any(result.metrics["best_epoch"] < 5 for result in results)  # so that last and best are told apart
+    for result in results:
+        metrics, labels = result.metrics, small.test_labels.numpy()
+        correct = torch.from_numpy(result.predictions == labels)
+        assert metrics["test_accuracy"] == pytest.approx(correct[0].double().mean().item(), abs=1e-7)
+        assert metrics["best_val_test_accuracy"] == pytest.approx(correct[1].double().mean().item(), abs=1e-7)
+        batches = DataLoader(TensorDataset(correct[0]), batch_size=256)
+        by_batch = [batch.double().mean().item() for (batch,) in batches]
+        assert len(by_batch) == 4
+        assert metrics["test_accuracy_std"] == pytest.approx(np.std(by_batch, ddof=1), rel=1e-9)
+
+        history = result.history
+        assert metrics["best_epoch"] == history["val_accuracy"].argmax()
+        assert metrics["best_val_accuracy"] == history["val_accuracy"].max()
+        assert metrics["val_accuracy"] == history["val_accuracy"][-1] and metrics["val_loss"] == history["val_loss"][-1]
+
+        for weights, predictions in zip((result.weights, result.best_weights), result.predictions, strict=True):
+            x = scaled(small.test_images, result.config, small.train_images)
+            with torch.no_grad():
+                predicted = mlp(result.config, weights)(x).argmax(1).numpy()
+            assert (predicted != predictions).sum() <= (0 if precision == "float64" else 1)
+
+
+class Watched:
+    """The data set, noting after which epoch its test half is looked at."""
+
+    def __init__(self, data: Data):
+        self.data, self.epoch, self.seen = data, 0, []
+
+    def __getattr__(self, name: str):
+        if name.startswith("test"):
+            self.seen.append(self.epoch)
+        return getattr(self.data, name)
+
+
+def test_the_test_set_is_read_after_the_last_epoch_only(small):
+    data = Watched(small)
+
+    def watch(epoch: int, _: float) -> None:
+        data.epoch = epoch
+
+    train_stack([longer(seed=seed) for seed in (0, 1)], data, watch)
+    assert set(data.seen) == {3}
+
+
+def test_the_test_set_changes_nothing_but_test_metrics(small):
+    shuffled = Data(
+        *(small.train_images, small.train_labels, small.test_images.flip(1), small.test_labels.roll(1)), "x", "x"
+    )
+    one, other = (train_stack([longer(lr=0.1, batch_norm=True)], data)[0] for data in (small, shuffled))
+    assert gap(one.weights, other.weights) == gap(one.best_weights, other.best_weights) == 0
+    differing = {name for name in one.metrics if one.metrics[name] != other.metrics[name]} - {"seconds"}
+    assert differing == {name for name in one.metrics if "test" in name}
+
+
+# --- devices and packing ----------------------------------------------------------------------------------------------
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_is_allowed():
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device().type in ("cpu", "cuda", "mps")
+    with pytest.raises(UserError, match="device: gpu: unknown device. Allowed here: auto, cpu"):
+        resolve_device("gpu")
+    with pytest.raises(UserError, match="device: cuda:99: this machine has no such device. Allowed here: auto, cpu"):
+        resolve_device("cuda:99")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_is_refused_where_there_is_none():
+    with pytest.raises(UserError, match="device: cuda: this machine has no such device. Allowed here: auto, cpu"):
+        resolve_device("cuda")
+
+
+def assorted() -> list[RunConfig]:
+    """284 runs of several architectures, no two the same."""
+    shapes = [{}, {"hidden_sizes": (40,)}, {"activation": "tanh"}, {"batch_norm": True}, {"batch_size": 64}]
+    shapes += [{"epochs": 4}, {"val_size": 700}, {"precision": "float32"}, {"dropout": 0.5}, {"dropout": 0.2}]
+    shapes += [{"input_scaling": "symmetric"}, {"optimizer": "Adam"}]
+    found = [run_config(**shape, lr=lr, seed=seed) for seed, lr, shape in product(range(3), (0.1, 0.2, 0.3), shapes)]
+    found += [run_config(lr=1 / (3 + i), seed=1) for i in range(20)]
+    return found + [run_config(seed=seed, lr=0.5) for seed in range(3, 159)]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_packing_takes_every_run_once_and_only_alike_ones_together(kind):
+    configs = assorted()
+    stacks = pack(configs[::2] + configs[1::2], torch.device(kind))
+    packed = [config for stack in stacks for config in stack]
+    assert len(packed) == len(configs) == len(set(packed)) and set(packed) == set(configs)
+    shared = ["hidden_sizes", "activation", "batch_norm", "batch_size", "epochs", "val_size", "precision"]
+    shared += ["seed", "input_scaling"] if kind == "cpu" else []
+    for stack in stacks:
+        assert len({tuple(getattr(config, name) for name in shared) for config in stack}) == 1
+        assert len(stack) <= STACK_RUNS["cpu" if kind == "cpu" else "accelerator"]
+    if kind == "cuda":
+        assert len(stacks) == 9 and max(map(len, stacks)) > 150
+
+
+def test_training_many_runs_yields_each_once_as_training_it_alone(small, monkeypatch):
+    monkeypatch.setattr(pool, "load", lambda device: small)
+    configs = [
+        longer(epochs=2, seed=seed, lr=lr, hidden_sizes=h) for seed, lr, h in product((0, 1), (0.1, 0.2), [(), (8,)])
+    ]
+    done = []
+    results = list(pool.train(configs, "cpu", lambda work, _: done.append(work)))
+    assert {result.config for result in results} == set(configs) and len(results) == len(configs)
+    assert sum(done) == pytest.approx(sum(map(pool.work, configs)))
+    for result in results:
+        assert_same_run(result, train_stack([result.config], small)[0], EXACT)
+
+
+# --- CUDA -------------------------------------------------------------------------------------------------------------
+
+
+def on_cuda(data: Data) -> Data:
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    return Data(*(getattr(data, name).cuda() for name in names), data.checksum, data.source)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", STACKS)
+def test_cuda_equals_the_cpu(name, small):
+    configs = [longer(**({"dropout": 0.3} | own)) for own in STACKS[name]]
+    for there, here in zip(train_stack(configs, on_cuda(small)), train_stack(configs, small), strict=True):
+        assert there.device.startswith("cuda")
+        assert_same_run(there, here, EXACT)
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_cuda_equals_the_cpu_by_rounding(precision, small):
+    configs = [longer(precision=precision, lr=0.05, dropout=0.3, seed=seed) for seed in (0, 1, 1)]
+    for there, here in zip(train_stack(configs, on_cuda(small)), train_stack(configs, small), strict=True):
+        tolerance = {"float32": 1e-3, "bfloat16": 0.03}[precision]
+        np.testing.assert_allclose(there.history["train_loss"], here.history["train_loss"], rtol=tolerance)
+        assert (there.predictions != here.predictions).mean() <= 3 * tolerance
+
+
+@needs_cuda
+def test_a_diverging_run_on_cuda_does_not_touch_its_stack_mates(small):
+    mates = [longer(lr=lr, momentum=0.9) for lr in (0.01, 0.001)]
+    first, diverging, last = train_stack([mates[0], longer(lr=1e300, momentum=0.5), mates[1]], on_cuda(small))
+    assert diverging.metrics["diverged"]
+    for without, beside in zip(train_stack(mates, on_cuda(small)), (first, last), strict=True):
+        assert_same_run(without, beside, EXACT)
