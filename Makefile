@@ -15,7 +15,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 # A .venv that was moved or copied, or whose Python is gone, does not work any more: treat it as never finished.
 ifneq ($(wildcard $(READY)),)
-ifneq "$(shell cat $(READY)) $(shell $(BIN)/python -c "print('runs')" 2>&1)" "$(CURDIR) runs"
+ifneq ($(shell test "$$(cat $(READY))" = "$(CURDIR)" && $(BIN)/python -c '' 2>/dev/null && echo works),works)
 $(shell mv $(READY) $(UNFINISHED))
 endif
 endif
@@ -34,7 +34,8 @@ smoke: $(READY)  ## the same for params/smoke: the whole way in a few minutes, w
 	@$(BIN)/fmnist report smoke --device "$(DEVICE)"
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks \
+		$(if $(filter 0,$(shell id -u)),--allow-root)
 
 data: $(READY)  ## find or fetch the data set, check it, and say where it is
 	@$(BIN)/fmnist data
@@ -63,12 +64,13 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "make: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@echo "Setting up .venv (about 3 minutes) …"
+	@echo "Setting up .venv (a few minutes) …"
 	@if [ -e $(UNFINISHED) ]; then rm -rf .venv; fi
 	@mkdir -p .venv && touch $(UNFINISHED)
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock || \
+		{ echo "make: the set-up stopped; the same command takes it up again and keeps what is downloaded" >&2; exit 1; }
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@echo "$(CURDIR)" > $(UNFINISHED) && mv $(UNFINISHED) $(READY)
 
 $(BIN)/python:

@@ -186,7 +186,7 @@ def test_tables_fit_a_page():
     runs.loc[runs.trial == "SGD, lr 0.01", "parameters"] = 5
     table = tables.summary_table(runs, baseline="SGD, lr 0.01")
     assert len(table.columns) <= 8 and table.map(lambda cell: isinstance(cell, str)).all(axis=None)
-    assert list(table["Difference (points) [95 %]"])[0] == wording.MISSING
+    assert list(table["Difference [95 %]"])[0] == wording.MISSING
     assert list(table["Validation (%)"])[1].endswith("(best)")
     assert len(tables.studies_table(analysis.across_studies({"optimizer": runs})).columns) <= 8
 

@@ -33,6 +33,12 @@ def run_config(**overrides) -> RunConfig:
     return RunConfig(**(base | overrides))
 
 
+@pytest.fixture(scope="session")
+def tiny(small) -> Data:
+    """As many images as `run_config` is made for."""
+    return small.subset(1_010, 300)
+
+
 def longer(**overrides) -> RunConfig:
     """3 epochs on 2,400 images."""
     return run_config(**({"hidden_sizes": (40, 21), "val_size": 600, "batch_size": 64, "epochs": 3} | overrides))
@@ -71,7 +77,7 @@ def assert_trains_as_torch(configs: list[RunConfig], data: Data, tolerance: floa
             assert loss[run].item() == pytest.approx(plain_loss, rel=tolerance, abs=tolerance), where
             assert accuracy[run].item() == pytest.approx(plain_accuracy, abs=0.1 * tolerance + 1e-6), where
     last = f"linears.{stack.depth}.bias"
-    assert (stack.state[last] - start[last]).abs().amax(1).min() > 1000 * tolerance  # it did train
+    assert (stack.state[last] - start[last]).abs().amax(1).min() > 500 * tolerance  # it did train
 
 
 CASES = {f"optimizer: {name}": own for name, own in OPTIMIZERS.items()}
@@ -111,8 +117,8 @@ CASES |= {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_stacked_run_trains_as_torch_does(name, small):
-    assert_trains_as_torch([run_config(**CASES[name])], small.subset(1_010, 1), EXACT)
+def test_a_stacked_run_trains_as_torch_does(name, tiny):
+    assert_trains_as_torch([run_config(**CASES[name])], tiny, EXACT)
 
 
 MIXED = [
@@ -138,9 +144,9 @@ STACKS = {
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_eight_different_runs_in_one_stack_train_as_torch_does(name, small):
-    configs = [run_config(**({"dropout": 0.3} | own)) for own in STACKS[name]]
-    assert_trains_as_torch(configs, small.subset(1_010, 1), EXACT)
+def test_eight_different_runs_in_one_stack_train_as_torch_does(name, tiny):
+    configs = [run_config(**({"dropout": 0.3, "epochs": 4} | own)) for own in STACKS[name]]
+    assert_trains_as_torch(configs, tiny, EXACT)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +161,9 @@ def test_eight_different_runs_in_one_stack_train_as_torch_does(name, small):
     ],
     ids=str,
 )
-def test_float32_trains_as_torch_does(options, small):
+def test_float32_trains_as_torch_does(options, tiny):
     configs = [run_config(precision="float32", **options), run_config(precision="float32", seed=1, **options)]
-    assert_trains_as_torch(configs, small.subset(1_010, 1), SINGLE)
+    assert_trains_as_torch(configs, tiny, SINGLE)
 
 
 @pytest.mark.parametrize(
@@ -206,10 +212,10 @@ def assert_same_run(one: Result, other: Result, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_a_run_alone_equals_the_same_run_among_others(name, small):
-    configs = [longer(**({"dropout": 0.3} | own)) for own in STACKS[name]]
-    for together in train_stack(configs, small):
-        assert_same_run(together, train_stack([together.config], small)[0], EXACT)
+def test_a_run_alone_equals_the_same_run_among_others(name, tiny):
+    configs = [run_config(**({"dropout": 0.3, "epochs": 4, "hidden_sizes": (40, 21)} | own)) for own in STACKS[name]]
+    for together in train_stack(configs, tiny):
+        assert_same_run(together, train_stack([together.config], tiny)[0], EXACT)
 
 
 @pytest.mark.parametrize("name", ["one seed", "several seeds"])
@@ -222,11 +228,10 @@ def test_a_float32_run_depends_on_its_stack_by_rounding_only(name, small):
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
-def test_the_same_stack_twice_is_bitwise_the_same(precision, small):
-    configs = [
-        longer(**({"dropout": 0.3, "precision": precision} | own)) for own in STACKS["seeds in turn, batch norm"]
-    ]
-    for one, other in zip(train_stack(configs, small), train_stack(configs, small), strict=True):
+def test_the_same_stack_twice_is_bitwise_the_same(precision, tiny):
+    base = {"dropout": 0.3, "precision": precision, "epochs": 4}
+    configs = [run_config(**(base | own)) for own in STACKS["seeds in turn, batch norm"]]
+    for one, other in zip(train_stack(configs, tiny), train_stack(configs, tiny), strict=True):
         assert gap(one.weights, other.weights) == gap(one.best_weights, other.best_weights) == 0
         assert (one.predictions == other.predictions).all()
         assert_same_run(one, other, 1e-300)
@@ -287,7 +292,7 @@ def test_zero_epochs_change_nothing(options, small):
 
 DIVERGING = {
     "at once": {"lr": 1e6},
-    "later": {"lr": 1.0, "weight_decay": 2.11},
+    "later": {"lr": 1e-6, "weight_decay": 2.11e6},  # weights grow by 11 % a step
     "from the start": {"init": "normal", "bias_init": "normal", "init_std": 1e20},
 }
 LAST_EPOCH = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
@@ -298,7 +303,7 @@ LAST_EPOCH += ("test_loss", "test_accuracy", "test_accuracy_std")
 def test_a_diverging_run_is_marked_and_ends_at_its_last_finite_epoch(name, small):
     config = longer(precision="float32", epochs=6, **DIVERGING[name])
     finite = sum(math.isfinite(loss) for _, loss, _ in plain_training(config, small))
-    assert finite == {"at once": 0, "later": 2, "from the start": 0}[name]
+    assert finite == {"at once": 0, "later": 3, "from the start": 0}[name]
     watched = []
     (result,) = train_stack([config], small, lambda epoch, _: watched.append(epoch))
     history, metrics = result.history, result.metrics
@@ -316,13 +321,13 @@ def test_a_diverging_run_is_marked_and_ends_at_its_last_finite_epoch(name, small
 
 
 @pytest.mark.parametrize("extra", [{}, {"batch_norm": True}, {"momentum": 0.9, "nesterov": True}], ids=str)
-@pytest.mark.parametrize("name", DIVERGING)
-def test_a_diverging_run_does_not_touch_its_stack_mates(name, extra, small):
-    mates = [longer(dropout=0.2, lr=lr, **extra) for lr in (0.1, 0.01, 0.001)]
-    diverging = longer(**({"dropout": 0.2} | extra | DIVERGING[name] | {"lr": 1e300, "weight_decay": 1.0}))
-    with_it = train_stack([mates[0], diverging, *mates[1:]], small)
+@pytest.mark.parametrize("cause", [{"lr": 1e300, "weight_decay": 1.0}, {"init": "normal", "init_std": 1e200}], ids=str)
+def test_a_diverging_run_does_not_touch_its_stack_mates(cause, extra, tiny):
+    mates = [run_config(epochs=3, dropout=0.2, lr=lr, **extra) for lr in (0.1, 0.01, 0.001)]
+    diverging = run_config(epochs=3, dropout=0.2, **extra, **cause)
+    with_it = train_stack([mates[0], diverging, *mates[1:]], tiny)
     assert with_it[1].metrics["diverged"]
-    for without, beside in zip(train_stack(mates, small), [with_it[0], *with_it[2:]], strict=True):
+    for without, beside in zip(train_stack(mates, tiny), [with_it[0], *with_it[2:]], strict=True):
         assert not beside.metrics["diverged"]
         assert_same_run(without, beside, EXACT)
 
@@ -434,7 +439,7 @@ def test_cuda_is_refused_where_there_is_none():
 
 
 def assorted() -> list[RunConfig]:
-    """284 runs of several architectures, no two the same."""
+    """Some 280 runs of several architectures."""
     shapes = [{}, {"hidden_sizes": (40,)}, {"activation": "tanh"}, {"batch_norm": True}, {"batch_size": 64}]
     shapes += [{"epochs": 4}, {"val_size": 700}, {"precision": "float32"}, {"dropout": 0.5}, {"dropout": 0.2}]
     shapes += [{"input_scaling": "symmetric"}, {"optimizer": "Adam"}]
@@ -445,7 +450,7 @@ def assorted() -> list[RunConfig]:
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_packing_takes_every_run_once_and_only_alike_ones_together(kind):
-    configs = assorted()
+    configs = list(dict.fromkeys(assorted()))
     stacks = pack(configs[::2] + configs[1::2], torch.device(kind))
     packed = [config for stack in stacks for config in stack]
     assert len(packed) == len(configs) == len(set(packed)) and set(packed) == set(configs)
@@ -458,17 +463,19 @@ def test_packing_takes_every_run_once_and_only_alike_ones_together(kind):
         assert len(stacks) == 9 and max(map(len, stacks)) > 150
 
 
-def test_training_many_runs_yields_each_once_as_training_it_alone(small, monkeypatch):
-    monkeypatch.setattr(pool, "load", lambda device: small)
+def test_training_many_runs_yields_each_once_as_training_it_alone(tiny, monkeypatch):
+    monkeypatch.setattr(pool, "load", lambda device: tiny)
     configs = [
-        longer(epochs=2, seed=seed, lr=lr, hidden_sizes=h) for seed, lr, h in product((0, 1), (0.1, 0.2), [(), (8,)])
+        run_config(epochs=2, seed=seed, lr=lr, hidden_sizes=h)
+        for seed, lr, h in product((0, 1), (0.1, 0.2), [(), (8,)])
     ]
     done = []
-    results = list(pool.train(configs, "cpu", lambda work, _: done.append(work)))
+    results = list(pool.train(configs, "cpu", lambda *step: done.append(step)))
     assert {result.config for result in results} == set(configs) and len(results) == len(configs)
-    assert sum(done) == pytest.approx(sum(map(pool.work, configs)))
+    assert sum(epochs for epochs, _, _ in done) == 2 * len(configs)
+    assert sum(work for _, work, _ in done) == pytest.approx(sum(map(pool.work, configs)))
     for result in results:
-        assert_same_run(result, train_stack([result.config], small)[0], EXACT)
+        assert_same_run(result, train_stack([result.config], tiny)[0], EXACT)
 
 
 # --- CUDA -------------------------------------------------------------------------------------------------------------

@@ -63,7 +63,10 @@ def _train(options: argparse.Namespace) -> None:
 
     device, path = _device(options.device), Path(options.path)
     single = path.suffix == ".yaml"
-    report = Report(path.parent.name if single else path.name, device)
+    folder = path.parent if single else path
+    if folder.is_dir() and folder.resolve().parent != project_root() / "params":
+        raise UserError(f"{path}: not a report of this project; they are in {project_root() / 'params'}")
+    report = Report(folder.resolve().name if folder.is_dir() else str(folder).removeprefix("params/"), device)
     wanted = [path.stem] if single and path.stem != "report" else list(report.studies)
     for name in wanted:
         if name not in report.studies:

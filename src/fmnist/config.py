@@ -8,10 +8,10 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -31,8 +31,11 @@ def project_root() -> Path:
 
 
 def runs_folder() -> Path:
-    """Where finished runs are kept: the environment variable `FMNIST_RUNS`, else `runs/` in the project."""
-    return Path(os.environ.get("FMNIST_RUNS") or project_root() / "runs").expanduser().resolve()
+    """Where finished runs are kept: the environment variable `FMNIST_RUNS`, else `runs/`, both seen from the project.
+
+    Not from the working directory: a notebook's kernel runs in `notebooks/` and must find what the command trained.
+    """
+    return (project_root() / Path(os.environ.get("FMNIST_RUNS") or "runs").expanduser()).resolve()
 
 
 def _as_tuple(value: Any) -> Any:
@@ -146,6 +149,24 @@ def validate(model: type[Model], values: Any, where: str) -> Model:
         raise UserError(f"{where}: " + "; ".join(lines)) from None
 
 
+def validate_field(key: str, value: Any, where: str) -> None:
+    """Raises `UserError` if no run config may hold this value, whatever its other fields are."""
+    try:
+        RunConfig.model_validate({key: value})
+    except ValidationError as error:
+        if lines := [_explain(RunConfig, item) for item in error.errors(include_url=False) if item["loc"]]:
+            raise UserError(f"{where}: " + "; ".join(lines)) from None
+
+
+PLAIN = {  # pydantic's words in ours
+    "missing": "is required",
+    "dict_type": "should be keys with values",
+    "string_type": "should be text; put it in quotes",
+    "bool_type": "should be true or false",
+    "too_short": "should not be empty",
+}
+
+
 def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
@@ -153,21 +174,33 @@ def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
     if item["type"] == "literal_error":
         allowed = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{key}: {_shown(item['input'])} is not allowed{nearest(str(item['input']), allowed)}"
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (got {_shown(item['input'])})" if key else message
+    message = PLAIN.get(item["type"], item["msg"].removeprefix("Value error, ").removeprefix("Input "))
+    got = "" if item["type"] == "missing" else f" (got {_shown(item['input'])})"
+    return f"{key}: {message}{got}" if key else message
 
 
 def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     for part in path:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
+        if part in model.model_fields:
+            model = next(_models(model.model_fields[part].annotation), model)
     return list(model.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The records that a type is made of: list[str | Group] → Group."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+OTHERWISE = {"learning_rate": "lr", "hidden_layers": "hidden_sizes", "layers": "hidden_sizes"}  # as others call it
 
 
 def nearest(name: str, allowed: list[str]) -> str:
     """The tail of a message: "; did you mean 'lr'? Allowed: …"."""
-    folded = {choice.lower(): choice for choice in allowed}
+    folded = {other: choice for other, choice in OTHERWISE.items() if choice in allowed}
+    folded |= {choice.lower(): choice for choice in allowed}
     close = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.5)
     return (f"; did you mean '{folded[close[0]]}'?" if close else ".") + f" Allowed: {', '.join(allowed)}"
 
@@ -187,9 +220,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not readable as YAML: {' '.join(str(problem).split())}") from None
     if values is not None and not isinstance(values, dict):
         raise UserError(f"{path}: expected keys with values, got {_shown(values)}")
+    for key in values or {}:
+        if not isinstance(key, str):
+            raise UserError(f"{path}: {_shown(key)}: a key should be text; put it in quotes")
     return values or {}
 
 

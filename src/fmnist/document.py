@@ -193,11 +193,11 @@ def _title(text: str, default: str) -> tuple[str, str]:
 
 
 def _bibliography(path: str | None, folder: Path) -> str:
-    """The bibliography's full path; a notebook that names none takes ``references.bib`` nearby; else empty."""
+    """The bibliography's full path; a notebook that names none takes one nearby; else empty."""
     if path:
         found = folder / path
         if not found.is_file():
             raise UserError(f"bibliography {found} does not exist: correct `bibliography` in the report's YAML")
         return str(found)
-    nearby = (folder / "references.bib", folder.parent / "report" / "references.bib")
+    nearby = (folder / "references.bib", *(above / "report" / "references.bib" for above in folder.parents))
     return next((str(found) for found in nearby if found.is_file()), "")

@@ -33,7 +33,9 @@ PANDOC = [
     "--standalone",
     "--columns=100000",
 ]
-FUNCTION = re.compile("(<m(?:sub|sup|under|over)+>)?<mrow><mi[^>]*>\\w+</mi><mo>(?:\u2061|&#8289;)</mo></mrow>(?!<mo)")
+FUNCTION = re.compile("(<m(?:sub|sup|under|over)+>)?<mrow><mi[^>]*>\\w+</mi><mo>(?:\u2061|&#8289;)</mo></mrow>(<mo)?")
+OPERAND = re.compile(r"</m(?:i|n|sub|sup|subsup|frac)>$")
+PRIME = re.compile(r"<msup>(<mi>.</mi>)<mo>′</mo></msup>")
 ACCENT = re.compile('<mover>(<mi[^>]*>.</mi><mo) accent="true">([\u0302\u0303])')
 USER_ERROR = 70  # filter.lua's exit status for a mistake in the text
 
@@ -96,7 +98,14 @@ class HomeworkPDF(HomeworkExporter):
 
 def _mathematics(page: str) -> str:
     """What TeX does and browsers do not: a thin space in "log x", hats as narrow as their letter, plain norm bars."""
-    page = FUNCTION.sub(lambda m: m[0] if m[1] else m[0] + '<mspace width="0.167em"></mspace>', page)
+    thin = '<mspace width="0.167em"></mspace>'
+
+    def spaced(match: re.Match) -> str:
+        before = match.string[max(0, match.start() - 12) : match.start()]
+        return (thin if OPERAND.search(before) else "") + match[0] + ("" if match[1] or match[2] else thin)
+
+    page = FUNCTION.sub(spaced, page)
+    page = PRIME.sub(r"<mrow>\1<mo>′</mo></mrow>", page)
     page = ACCENT.sub(
         lambda m: f'<mover accent="true">{m[1]} stretchy="false">{"ˆ" if m[2] == chr(0x302) else "˜"}', page
     )

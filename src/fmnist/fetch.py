@@ -45,7 +45,7 @@ def locate(download: bool = True, progress: bool = True) -> Path:
 def find(download: bool, progress: bool) -> tuple[Path, dict[str, bytes], str]:
     """`locate`, with the four payloads by name, so that nothing is read twice, and with the source in words."""
     if chosen := os.environ.get("FMNIST_DATA"):
-        folder, payloads, problems = _look(Path(chosen).expanduser())
+        folder, payloads, problems = _look(project_root() / Path(chosen).expanduser())
         if problems:
             raise UserError(
                 f"FMNIST_DATA is set to {chosen}, but {', '.join(problems)}. It must name a folder with "

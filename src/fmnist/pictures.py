@@ -6,11 +6,12 @@ Images are uint8 [n, 28, 28] (0 background, 255 ink) and are printed dark on whi
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from fmnist.style import COLORS, FAINT, INK, WIDTH, figure, style
+from fmnist.style import COLORS, FAINT, WIDTH, figure, style
 
 GAP = 4  # pixels between images
 SHARP = 4  # every pixel is embedded as SHARP x SHARP, since some viewers smooth what they enlarge
@@ -77,27 +78,24 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str]) -> Figure:
 
     `matrix` holds counts (`analysis.confusion`), of one run or summed over runs.
     """
-    matrix = np.asarray(matrix, float)
-    share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    errors = np.ma.masked_where(np.eye(len(names), dtype=bool), share**0.7)
+    share = 100 * np.asarray(matrix, float) / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
+    text = np.where(share >= 0.05, np.char.mod("%.1f", share), np.where(np.asarray(matrix) > 0, "<0.1", "0"))
+    hits = np.eye(len(names), dtype=bool)
+    look = {"cmap": "OrRd", "vmin": 0, "vmax": max(30**0.7, (share[~hits] ** 0.7).max(initial=0)), "cbar": False}
     with style():
         fig = figure(4.8, 5.4)
         ax = fig.subplots()
-        edges = np.arange(len(names) + 1) - 0.5
-        ax.pcolormesh(edges, edges, errors, cmap="OrRd", vmin=0, vmax=max(30**0.7, errors.max()), edgecolor="w", lw=0.8)
-        ax.set(aspect="equal", ylim=edges[[-1, 0]])
-        for i, j in np.ndindex(share.shape):
-            value, hit = share[i, j], i == j
-            color = "#555555" if hit else "white" if share[i, j] > 22 else "#b0b0b0" if value < 0.05 else INK
-            text = f"{value:.1f}" if value >= 0.05 else "0" if matrix[i, j] == 0 else "<0.1"
-            ax.text(j, i, text, ha="center", va="center", fontsize=7.2, color=color, weight="bold" if hit else None)
+        words = {"annot": text, "fmt": "", "annot_kws": {"size": 7.2}, "xticklabels": names, "yticklabels": names}
+        sns.heatmap(share**0.7, mask=hits, square=True, linewidths=0.8, ax=ax, **look, **words)
+        for k in range(len(names)):
+            ax.text(
+                k + 0.5, k + 0.5, text[k, k], ha="center", va="center", fontsize=7.2, color="#555555", weight="bold"
+            )
         ax.set_facecolor("#ececec")
-        ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-        ax.set_yticks(range(len(names)), names)
+        ax.set_xticklabels(names, rotation=40, ha="right", rotation_mode="anchor")
         ax.set(xlabel="predicted class", ylabel="true class", title="Share of each true class (%)")
         ax.grid(visible=False)
         ax.tick_params(length=0)
-        ax.spines[:].set_visible(False)
     return fig
 
 

@@ -69,10 +69,11 @@ def pack(configs: Iterable[RunConfig], device: torch.device) -> list[list[RunCon
     return sorted(stacks, key=lambda stack: -sum(map(work, stack)))
 
 
-def train(
-    configs: Sequence[RunConfig], device: str = "auto", progress: Callable[[float, float], None] = lambda *_: None
-) -> Iterator[Result]:
-    """Train all runs, yielding each as its stack ends; `progress(work done, validation accuracy)` after every epoch.
+Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
+
+
+def train(configs: Sequence[RunConfig], device: str = "auto", progress: Progress = lambda *_: None) -> Iterator[Result]:
+    """Train all runs, yielding each as its stack ends; `progress` is called after every epoch of a stack.
 
     On the CPU each core trains a stack of its own while there are several. Stopping the iteration or Ctrl-C ends all.
     """
@@ -84,9 +85,8 @@ def train(
 
     def one(stack: list[RunConfig]) -> list[Result]:
         torch.set_num_threads(max(1, cores // workers))  # of this worker thread
-        return train_stack(
-            stack, data, lambda _, accuracy: progress(sum(map(work, stack)) / max(stack[0].epochs, 1), accuracy), stop
-        )
+        per_epoch = sum(map(work, stack)) / max(stack[0].epochs, 1)
+        return train_stack(stack, data, lambda _, accuracy: progress(len(stack), per_epoch, accuracy), stop)
 
     pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="stack")
     try:

@@ -5,27 +5,25 @@ notebook's parameters. All of it is checked first, then every study's missing ru
 notebooks run, and last the executed notebooks become one notebook that the exporters turn into HTML and PDF.
 """
 
-import ast
 import os
 import platform
 import re
-import sys
-import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import nbformat
 import pandas as pd
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from fmnist import store
 from fmnist.config import RunConfig, Strict, UserError, nearest, project_root, read_yaml, validate
 from fmnist.document import values
+from fmnist.notebooks import check_parameter, execute, parameters_of
 from fmnist.study import Study, StudySpec
 
 STUDY_KEYS = tuple(StudySpec.model_fields)
@@ -42,7 +40,13 @@ class Group(Strict):
 
     title: str
     id: str = Field(pattern=r"^sec-[a-z0-9-]+$")
-    notebooks: list[str]
+    notebooks: list[str] = Field(min_length=1)
+
+
+Section = Annotated[  # a notebook's name or a group of them; told apart so that messages speak of one of the two
+    Annotated[str, Tag("notebook")] | Annotated[Group, Tag("group")],
+    Discriminator(lambda value: "group" if isinstance(value, dict | Group) else "notebook"),
+]
 
 
 class ReportSpec(Strict):
@@ -56,7 +60,7 @@ class ReportSpec(Strict):
     acknowledgements: str = ""
     base: dict[str, Any] = {}  # for every study, under what its own YAML says
     seeds: list[int] = [0]
-    sections: list[str | Group]
+    sections: list[Section] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,16 @@ class Report:
 
     def __init__(self, name: str, device: str = "auto"):
         self.name, self.folder, self.device = name, project_root() / "params" / name, device
-        if not (self.folder / "report.yaml").is_file():
-            there = sorted(path.parent.name for path in self.folder.parent.glob("*/report.yaml"))
-            raise UserError(f"params/{name}/report.yaml: no such report{nearest(name, there)}")
+        there = sorted(path.parent.name for path in (project_root() / "params").glob("*/report.yaml"))
+        if name not in there:
+            hint = nearest(name, there) if there else f"; {project_root()} is not in a project that has reports"
+            raise UserError(f"params/{name}/report.yaml: no such report{hint}")
         place = f"params/{name}/report.yaml"
         self.spec = validate(ReportSpec, read_yaml(self.folder / "report.yaml"), place)
         Study(base=self.spec.base, seeds=self.spec.seeds, where=place)
+        names = [notebook for notebook, _ in self._contents()]
+        if twice := {notebook for notebook in names if names.count(notebook) > 1}:
+            raise UserError(f"{place}: sections: {min(twice)} stands twice; a notebook is executed once")
         self.chapters = [self._chapter(*item) for item in self._contents()]
         unused = {p.stem for p in self.folder.glob("*.yaml")} - {"report", *(c.name for c in self.chapters)}
         if unused:
@@ -100,18 +108,23 @@ class Report:
         defaults = parameters_of(path)
         yaml = self.folder / f"{name}.yaml"
         given = read_yaml(yaml) if yaml.exists() else {}
-        for key in given:
+        ours = {"report": self.name, "device": self.device}
+        for key, value in given.items():
             if key not in defaults:
-                raise UserError(
-                    f"{place}: {key}: notebooks/{name}.ipynb has no such parameter{nearest(key, list(defaults))}"
-                )
-        merged = {**defaults, **given}
-        merged |= {key: value for key, value in {"report": self.name, "device": self.device}.items() if key in defaults}
+                hint = nearest(key, [name for name in defaults if name not in ours])
+                raise UserError(f"{place}: {key}: notebooks/{name}.ipynb has no such parameter{hint}")
+            if key in ours:
+                raise UserError(f"{place}: {key}: is set by the command: fmnist report {self.name} --device cpu")
+            check_parameter(value, defaults[key], f"{place}: {key}")
+        merged = {**defaults, **given, **{key: value for key, value in ours.items() if key in defaults}}
         if not set(STUDY_KEYS) <= set(defaults):
             return Chapter(name, path, merged, shift, None)
         merged["seeds"] = given.get("seeds", self.spec.seeds)
-        merged["base"] = _layered(defaults["base"], self.spec.base, given.get("base", {}), place)
+        merged["base"] = {**defaults["base"], **self.spec.base, **given.get("base", {})}
         study = Study(**{key: merged[key] for key in STUDY_KEYS}, where=place)
+        known = [*study.spec.variants, *study.trials]
+        if "baseline" in merged and merged["baseline"] not in known:
+            raise UserError(f"{place}: baseline: no trial is called that{nearest(merged['baseline'], known)}")
         return Chapter(name, path, merged, shift, study)
 
     @cached_property
@@ -135,7 +148,9 @@ class Report:
         workers = min(len(self.chapters), os.cpu_count() or 1)
         failures, done = [], {}
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            jobs = {pool.submit(_execute, c, self.built / f"{c.name}.ipynb"): c for c in self.chapters}
+            jobs = {
+                pool.submit(execute, c.notebook, c.parameters, self.built / f"{c.name}.ipynb"): c for c in self.chapters
+            }
             for job in as_completed(jobs):
                 failures += [f"{jobs[job].name}: {problem}" for problem in [job.result()] if problem]
                 done[jobs[job].name] = True
@@ -172,7 +187,7 @@ class Report:
             notebook, name = match[1].split(".")
             return str(known[notebook][name])
 
-        return re.sub(r"\{([a-z_]+\.[a-z_0-9]+)\}", value, text)
+        return re.sub(r"\{([\w-]+\.\w+)\}", value, text)
 
     def _newest_run(self) -> str:
         stored = [run for config in self.configs if (run := store.load(config.run_id))]
@@ -192,49 +207,6 @@ class Report:
             part.write_bytes(body if isinstance(body, bytes) else body.encode())
             written.append(part.replace(path))
         return written
-
-
-def parameters_of(notebook: Path) -> dict[str, Any]:
-    """Names and default values in the notebook's cell tagged `parameters`; they must be literals."""
-    import papermill
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = papermill.inspect_notebook(str(notebook))
-    try:
-        return {name: ast.literal_eval(item["default"]) for name, item in found.items()}
-    except (ValueError, SyntaxError):
-        raise UserError(f"{notebook}: its parameters cell must hold literals only, one name a line") from None
-
-
-def _layered(default: dict, report: dict, own: Any, place: str) -> dict:
-    if not isinstance(own, dict):
-        raise UserError(f"{place}: base: expected keys with values, got {own!r}")
-    return {**default, **report, **own}
-
-
-def _execute(chapter: Chapter, target: Path) -> str:
-    """Run one notebook in a process of its own; returns what went wrong, "" if nothing did."""
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    with target.with_suffix(".log").open("w") as log:
-        os.dup2(log.fileno(), sys.stderr.fileno())  # what the kernel prints, kept from the terminal
-    folder = str(chapter.notebook.parent)
-    options = {"kernel_name": "python3", "cwd": folder, "progress_bar": False, "log_output": False}
-    try:
-        papermill.execute_notebook(str(chapter.notebook), str(target), chapter.parameters, **options)
-    except PapermillExecutionError as error:
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-        arrow = re.findall(r"^-+> ?(\d+) (.*)$", plain, flags=re.M)
-        line = f", line {arrow[0][0]}: {arrow[0][1].strip()}" if arrow else ""
-        return (
-            f"cell {error.cell_index + 1}{line}: {error.ename}: {error.evalue}\n"
-            f"  see it:   {target}\n  mend it:  jupyter lab {chapter.notebook}\n"
-            f"  rerun it: make report REPORT={target.parent.name} (finished runs are kept)"
-        )
-    return ""
 
 
 # --- tables about the report itself, for its implementation section ---------------------------------------------------

@@ -8,6 +8,7 @@
 """
 
 import json
+import math
 import platform
 import shutil
 import uuid
@@ -87,7 +88,7 @@ def save(result: "Result") -> Run:
     Raises `UserError` if the store cannot be written.
     """
     folder = runs_folder() / result.config.run_id
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    aside, damaged = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
     try:
         aside.mkdir(parents=True)
         pd.DataFrame(result.history).to_parquet(aside / "history.parquet", index=False)
@@ -96,13 +97,15 @@ def save(result: "Result") -> Run:
         safetensors.numpy.save_file(result.best_weights, aside / "best.safetensors")
         (aside / "run.json").write_text(json.dumps(_record(result), indent=1) + "\n", encoding="utf-8")
         if folder.exists() and load(folder.name) is None:
-            shutil.rmtree(folder)  # damaged: not all of its files are there
+            folder.rename(damaged)
         aside.rename(folder)
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         if load(folder.name) is None:
-            raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{runs_folder()}: a run cannot be stored: {reason}. {REMEDY}") from None
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        for leftover in (aside, damaged):
+            shutil.rmtree(leftover, ignore_errors=True)
     return load_run(folder.name)
 
 
@@ -119,18 +122,22 @@ def check_writable() -> None:
 
 
 def load(run_id: str) -> Run | None:
-    """The finished run, or None if it is absent or damaged (then it is trained anew)."""
+    """The finished run, or None if it is absent, damaged or another version's (then it is trained anew)."""
     folder = runs_folder() / run_id
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        run = Run(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
+        known = run.config.run_id == run_id and run.record.keys() >= {"device", "finished"}
+        whole = {*run.metrics} >= {*METRICS} and all((folder / name).stat().st_size for name in FILES)
+        run.row()  # has a value for every column
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
         return None
-    whole = isinstance(record, dict) and set(record.get("metrics", ())) >= set(METRICS)
-    return Run(folder, record) if whole and all((folder / name).is_file() for name in FILES) else None
+    return run if known and whole else None
 
 
 def load_run(run_id: str) -> Run:
     """The finished run with this id, or the only one whose id begins with it; raises `UserError` if there is none."""
+    if run_id.isalnum() and (run := load(run_id)):
+        return run
     ids = [folder.name for folder in runs_folder().glob(f"{run_id}*") if load(folder.name)] if run_id.isalnum() else []
     if len(ids) != 1:
         problem = f"begins {len(ids)} runs: {', '.join(sorted(ids))}" if ids else "no such finished run"
@@ -152,9 +159,9 @@ def results() -> pd.DataFrame:
 def _record(result: "Result") -> dict[str, Any]:
     return {
         "config": result.config.model_dump(mode="json"),
-        "metrics": {
-            name: None if value != value else value for name, value in result.metrics.items()
-        },  # NaN is no JSON
+        "metrics": {  # NaN and infinity are no JSON
+            name: value if math.isfinite(value) else None for name, value in result.metrics.items()
+        },
         "device": result.device,
         "data_checksum": result.data_checksum,
         "versions": versions(),

@@ -13,10 +13,11 @@ import pandas as pd
 from pydantic import BeforeValidator, Field
 
 from fmnist import store
-from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate
+from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate, validate_field
 from fmnist.wording import count
 
 Overrides = dict[str, Any]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class StudySpec(Strict):
@@ -25,9 +26,9 @@ class StudySpec(Strict):
     base: Overrides = {}
     variants: dict[str, Overrides] = {}
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    seeds: Annotated[
-        list[int], BeforeValidator(lambda v: list(v) if isinstance(v, range) else v), Field(min_length=1)
-    ] = [0]
+    seeds: Annotated[list[Seed], BeforeValidator(lambda v: list(v) if isinstance(v, range | tuple) else v)] = Field(
+        [0], min_length=1
+    )
 
 
 class Study:
@@ -38,17 +39,19 @@ class Study:
     """
 
     def __init__(self, base=None, variants=None, grid=None, seeds=(0,), where: str = "study"):
-        given = {"base": base or {}, "variants": variants or {}, "grid": grid or {}, "seeds": list(seeds)}
-        self.spec = validate(StudySpec, given, where)
+        given = {"base": base, "variants": variants, "grid": grid, "seeds": seeds}
+        self.spec = validate(StudySpec, {key: part for key, part in given.items() if part is not None}, where)
         if len(set(self.spec.seeds)) < len(self.spec.seeds):
             raise UserError(f"{where}: seeds: a seed stands twice in {self.spec.seeds}")
         self.trials: dict[str, tuple[str, list[RunConfig]]] = {}  # label → (variant, its runs)
-        self._check_names(where)
+        self._check_parts(where)
         for name, overrides in (self.spec.variants or {"": {}}).items():
             for values in itertools.product(*self.spec.grid.values()):
                 point = dict(zip(self.spec.grid, values, strict=True))
                 fields = {**self.spec.base, **overrides, **point}
                 label = ", ".join([name] * bool(name) + [setting(*item) for item in point.items()]) or "base"
+                if label in self.trials:
+                    raise UserError(f"{where}: two trials would have the same name: {label}; remove or rename one")
                 place = f"{where}: variants.{name}" if name else where
                 runs = [validate(RunConfig, {**fields, "seed": seed}, place) for seed in self.spec.seeds]
                 self.trials[label] = (name or label, runs)
@@ -56,15 +59,18 @@ class Study:
         if len(set(ids)) < len(ids):
             raise UserError(f"{where}: two trials have the same config: {' · '.join(self._twins())}; remove one")
 
-    def _check_names(self, where: str) -> None:
+    def _check_parts(self, where: str) -> None:
+        """Every name, and every value by itself, where it stands: also those that a variant or the grid overrides."""
         fields = [name for name in RunConfig.model_fields if name != "seed"]
-        parts = {"base": self.spec.base, "grid": self.spec.grid}
-        parts |= {f"variants.{name}": overrides for name, overrides in self.spec.variants.items()}
-        for part, keys in parts.items():
-            for key in keys:
-                if key not in fields:
-                    hint = "; seeds are listed under `seeds`." if key == "seed" else nearest(key, fields)
-                    raise UserError(f"{where}: {part}.{key}: unknown key{hint}")
+        parts = [("base", key, [value]) for key, value in self.spec.base.items()]
+        for name, overrides in self.spec.variants.items():
+            parts += [(f"variants.{name}", key, [value]) for key, value in overrides.items()]
+        for part, key, values in [*parts, *(("grid", *item) for item in self.spec.grid.items())]:
+            if key not in fields:
+                hint = "; seeds are listed under `seeds`" if key == "seed" else nearest(key, fields)
+                raise UserError(f"{where}: {part}.{key}: unknown key{hint}")
+            for value in values:
+                validate_field(key, value, f"{where}: {part}")
 
     def _twins(self) -> list[str]:
         first = {runs[0].run_id: label for label, (_, runs) in self.trials.items()}
@@ -194,23 +200,22 @@ class _Progress:
 
         notebook = "ipykernel" in sys.modules
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
-        self.runs, self.done, self.epochs = len(configs), 0, sum(c.epochs for c in configs)
-        total = sum(map(work, configs))
-        self.bar = tqdm(total=total, bar_format=form, disable=not (notebook or sys.stderr.isatty()), leave=False)
-        self.per_epoch = total / max(self.epochs, 1)
+        self.runs, self.runs_done, self.epochs, self.epochs_done = len(configs), 0, sum(c.epochs for c in configs), 0
+        shown = notebook or sys.stderr.isatty()
+        self.bar = tqdm(total=sum(map(work, configs)), bar_format=form, disable=not shown, leave=False)
         self._describe()
 
     def _describe(self) -> None:
-        self.bar.set_description_str(f"{self.done} of {self.runs} runs", refresh=False)
+        self.bar.set_description_str(f"{self.runs_done} of {self.runs} runs", refresh=False)
 
-    def advance(self, work: float, accuracy: float) -> None:
-        self.bar.set_postfix_str(
-            f"{self.bar.n / self.per_epoch:,.0f} of {self.epochs:,} epochs, val {accuracy:.1%}", refresh=False
-        )
+    def advance(self, epochs: int, work: float, accuracy: float) -> None:
+        self.epochs_done += epochs
+        done = f"{self.epochs_done:,} of {self.epochs:,} epochs, val {accuracy:.1%}"
+        self.bar.set_postfix_str(done, refresh=False)
         self.bar.update(work)
 
     def finished(self) -> None:
-        self.done += 1
+        self.runs_done += 1
         self._describe()
 
     def __enter__(self) -> "_Progress":

@@ -19,8 +19,8 @@ def summary_table(
     """One row a group: what it has, what it reaches, and how it differs from `baseline` (paired by seed).
 
     Columns: the group, Parameters (where they differ), Seeds, Validation (%), the metric with its 95 % interval,
-    "± over batches" (standard deviation of accuracy over test batches of 256: the spread of batches, not of seeds), and
-    with a baseline Difference (points) [95 %] and p (Holm). The group that validation selects is marked "(best)".
+    "± batches" (standard deviation of accuracy over test batches of 256: the spread of batches, not of seeds), and
+    with a baseline Difference [95 %] (points or nats) and p (Holm). What validation selects is marked "(best)".
     """
     table, val = summary(runs, by, metric), summary(runs, by, "val_accuracy")
     measure = metric_of(metric)
@@ -34,10 +34,10 @@ def summary_table(
     found["Validation (%)"] = [number(100 * mean) + mark for mean, mark in zip(val["mean"], selected, strict=True)]
     found[_metric_head(metric, measure)] = [_value(row, measure) for _, row in table.iterrows()]
     if measure.unit == "points" and table["batch_std"].notna().any():
-        found["± over batches"] = [number(100 * spread) for spread in table["batch_std"]]
+        found["± batches"] = [number(100 * spread) for spread in table["batch_std"]]
     if baseline is not None:
         rows = compare(runs, baseline, by, metric).set_index(by)
-        found[f"Difference ({measure.unit}) [95 %]"] = [_difference(rows, name, measure) for name in table[by]]
+        found["Difference [95 %]"] = [_difference(rows, name, measure) for name in table[by]]
         found["p (Holm)"] = [_p(rows, name) for name in table[by]]
     return pd.DataFrame(found).reset_index(drop=True)
 

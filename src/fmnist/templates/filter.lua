@@ -119,6 +119,15 @@ end
 
 -- EQUATIONS
 
+-- Upright bold letters by their code points: in MathML, Pandoc makes \mathbf slanted.
+local function bold(braced)
+  if not braced:match("^{%a+}$") then return nil end
+  local made = braced:sub(2, -2):gsub("%a", function(letter)
+    return utf8.char(letter:match("%u") and 0x1d400 + letter:byte() - 65 or 0x1d41a + letter:byte() - 97)
+  end)
+  return "{" .. made .. "}"
+end
+
 -- Norms as fences: Pandoc reads a bare \| as the relation "parallel".
 local function norms(math)
   local kept = { ["\\\\|"] = "\1", ["\\left\\|"] = "\2", ["\\right\\|"] = "\3" }
@@ -126,6 +135,7 @@ local function norms(math)
   for tex, mark in pairs(kept) do text = text:gsub(tex, mark) end
   text = text:gsub("\\|(.-)\\|", "\\lVert %1 \\rVert ")
   for tex, mark in pairs(kept) do text = text:gsub(mark, tex) end
+  if not pdf then text = text:gsub("\\mathbf%s*(%b{})", bold) end
   math.text = text
   return math
 end
