@@ -53,7 +53,7 @@ def variants(name: str) -> list[RunConfig]:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 def test_a_rule_steps_as_torch_optim(name, dtype):
-    assert_steps_as_torch(variants(name), dtype, steps=60 if dtype == torch.float64 else 20)
+    assert_steps_as_torch(variants(name), dtype, steps=30 if dtype == torch.float64 else 15)
 
 
 def test_every_rule_in_one_stack_steps_as_torch_optim():

@@ -28,7 +28,7 @@ SINGLE = 2e-5  # float32; mostly 1e-6
 
 
 def run_config(**overrides) -> RunConfig:
-    """200 steps on 640 images: 10 epochs of 20 batches, the last of 22 images."""
+    """200 steps on 630 images: 10 epochs of 20 batches, the last one of 22 images."""
     base = {"hidden_sizes": (24,), "val_size": 370, "batch_size": 32, "epochs": 10, "precision": "float64"}
     return RunConfig(**(base | overrides))
 
@@ -36,7 +36,7 @@ def run_config(**overrides) -> RunConfig:
 @pytest.fixture(scope="session")
 def tiny(small) -> Data:
     """As many images as `run_config` is made for."""
-    return small.subset(1_010, 300)
+    return small.subset(1_000, 300)
 
 
 def longer(**overrides) -> RunConfig:
@@ -85,8 +85,8 @@ CASES |= {
     f"{init}, {bias_init} bias": {"init": init, "bias_init": bias_init}
     | ({"init_std": 0.2} if "normal" in (init, bias_init) else {})
     for init, bias_init in [
-        *product(["default", "xavier_normal", "normal", "zeros"], ["default", "zeros", "normal"]),
-        *product(["xavier_uniform", "kaiming_normal", "kaiming_uniform"], ["default"]),
+        *product(["default", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform"], ["default"]),
+        *(("default", "zeros"), ("kaiming_normal", "normal"), ("normal", "normal"), ("zeros", "default")),
     ]
 }
 CASES |= {
@@ -100,9 +100,8 @@ CASES |= {
     }.items()
 }
 CASES |= {
-    f"hidden {sizes}, {extra}": {"hidden_sizes": sizes, "optimizer": "Adam", **options}
-    for sizes in [(), (1,), (33,), (30, 20), (20, 15, 12, 11)]
-    for extra, options in {"plain": {}, "both": {"dropout": 0.2, "batch_norm": True}}.items()
+    f"hidden {sizes}": {"hidden_sizes": sizes, "optimizer": "Adam", "dropout": p, "batch_norm": p > 0.1}
+    for sizes, p in {(): 0.2, (1,): 0.0, (33,): 0.1, (20, 15): 0.0, (20, 15, 12): 0.2, (20, 15, 12, 11, 9): 0.0}.items()
 }
 CASES |= {f"{kind} inputs": {"input_scaling": kind, "momentum": 0.9} for kind in ("none", "symmetric", "standardized")}
 CASES |= {
@@ -162,8 +161,7 @@ def test_eight_different_runs_in_one_stack_train_as_torch_does(name, tiny):
     ids=str,
 )
 def test_float32_trains_as_torch_does(options, tiny):
-    configs = [run_config(precision="float32", **options), run_config(precision="float32", seed=1, **options)]
-    assert_trains_as_torch(configs, tiny, SINGLE)
+    assert_trains_as_torch([run_config(precision="float32", **options)], tiny, SINGLE)
 
 
 @pytest.mark.parametrize(

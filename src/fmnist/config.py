@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -99,12 +98,12 @@ class RunConfig(Strict):
             raise ValueError("batch_size: batch norm needs two images or more in every batch, the last one too")
         return self
 
-    @cached_property
+    @property  # not cached: model_copy would take the address along
     def run_id(self) -> str:
         """Address of the run in the store: 16 hexadecimal digits of the SHA-256 of the whole config."""
         return _digest({"results_version": RESULTS_VERSION, **self.model_dump(mode="json")})
 
-    @cached_property
+    @property
     def trial_id(self) -> str:
         """Address of the trial: the same for runs that differ in seed alone."""
         return _digest({"results_version": RESULTS_VERSION, **self.model_dump(mode="json", exclude={"seed"})})
@@ -220,9 +219,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError, OSError) as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not readable as YAML: {' '.join(str(problem).split())}") from None
+        raise UserError(
+            f"{path}{line}: not readable as YAML: {' '.join(problem.split(' with value')[0].split())}"
+        ) from None
     if values is not None and not isinstance(values, dict):
         raise UserError(f"{path}: expected keys with values, got {_shown(values)}")
     for key in values or {}:

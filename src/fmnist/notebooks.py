@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,8 @@ def check_parameter(value: Any, default: Any, where: str) -> None:
     allowed = (int, float) if type(default) is float else (type(default),)
     if type(value) not in allowed:
         kind = {dict: "keys with values", list: "a list", str: "text", bool: "true or false", int: "a whole number"}
-        raise UserError(
-            f"{where}: should be {kind.get(type(default), 'a number')} (got {value!r}), such as {default!r}"
-        )
+        example = textwrap.shorten(repr(default), 60, placeholder=" …")
+        raise UserError(f"{where}: should be {kind.get(type(default), 'a number')}, such as {example} (got {value!r})")
 
 
 def execute(notebook: Path, parameters: dict[str, Any], target: Path) -> str:

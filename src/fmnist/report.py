@@ -122,7 +122,7 @@ class Report:
         merged["seeds"] = given.get("seeds", self.spec.seeds)
         merged["base"] = {**defaults["base"], **self.spec.base, **given.get("base", {})}
         study = Study(**{key: merged[key] for key in STUDY_KEYS}, where=place)
-        known = [*study.spec.variants, *study.trials]
+        known = list(study.spec.variants or study.trials)
         if "baseline" in merged and merged["baseline"] not in known:
             raise UserError(f"{place}: baseline: no trial is called that{nearest(merged['baseline'], known)}")
         return Chapter(name, path, merged, shift, study)

@@ -7,6 +7,7 @@
     weights.safetensors   after the last epoch        best.safetensors   at the best validation epoch
 """
 
+import io
 import json
 import math
 import platform
@@ -92,17 +93,17 @@ def save(result: "Result") -> Run:
     try:
         aside.mkdir(parents=True)
         pd.DataFrame(result.history).to_parquet(aside / "history.parquet", index=False)
-        np.save(aside / "predictions.npy", result.predictions)
-        safetensors.numpy.save_file(result.weights, aside / "weights.safetensors")
-        safetensors.numpy.save_file(result.best_weights, aside / "best.safetensors")
+        np.save(predictions := io.BytesIO(), result.predictions)  # into a file it keeps silent about a full disk
+        (aside / "predictions.npy").write_bytes(predictions.getvalue())
+        (aside / "weights.safetensors").write_bytes(safetensors.numpy.save(result.weights))
+        (aside / "best.safetensors").write_bytes(safetensors.numpy.save(result.best_weights))
         (aside / "run.json").write_text(json.dumps(_record(result), indent=1) + "\n", encoding="utf-8")
         if folder.exists() and load(folder.name) is None:
             folder.rename(damaged)
         aside.rename(folder)
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         if load(folder.name) is None:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{runs_folder()}: a run cannot be stored: {reason}. {REMEDY}") from None
+            raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
     finally:
         for leftover in (aside, damaged):
             shutil.rmtree(leftover, ignore_errors=True)

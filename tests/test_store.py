@@ -1,0 +1,403 @@
+"""A run is finished or absent, never half, whatever kills, damages or shares the store; what was stored comes back."""
+
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fmnist import pool, store, study
+from fmnist.config import RunConfig, UserError
+from fmnist.data import scaling, split
+from fmnist.store import FILES, METRICS
+from fmnist.train import train_stack
+
+CONFIG = RunConfig(hidden_sizes=(4,), epochs=1, val_size=500, batch_size=64, lr=0.1)
+
+# What another process does: train `runs` tiny runs on the first images, with more of its own around it.
+SCRIPT = """
+import os, signal, sys
+from fmnist import pool, store, study
+from fmnist.config import RunConfig
+from fmnist.data import load
+small = load().subset(3_000, 1_000)
+pool.load = lambda device: small
+def configs(**more):
+    base = dict(hidden_sizes=(4,), epochs=1, val_size=500, batch_size=64, lr=0.1)
+    return [RunConfig(**{**base, "seed": seed, **more}) for seed in range(3)]
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def result(small):
+    return train_stack([CONFIG], small)[0]
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch, small):
+    """An empty store, and training on the first images."""
+    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(pool, "load", lambda device: small)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Ids of the runs that were trained, as they are handed to training."""
+    ids, train = [], pool.train
+
+    def counted(configs, *rest):
+        ids.extend(config.run_id for config in configs)
+        return train(configs, *rest)
+
+    monkeypatch.setattr(pool, "train", counted)
+    return ids
+
+
+def script(code: str, runs: Path) -> subprocess.Popen:
+    environment = {**os.environ, "FMNIST_RUNS": str(runs)}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT + code], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def folders(runs: Path) -> list[str]:
+    """What a user sees in the store, without what begins with a dot."""
+    return sorted(path.name for path in runs.glob("[!.]*"))
+
+
+# --- finished or absent -----------------------------------------------------------------------------------------------
+
+
+def test_a_process_killed_in_training_leaves_no_half_run(runs, trained, small):
+    process = script("study.train(configs()[:1], 'cpu')\nstudy.train(configs(epochs=100_000), 'cpu')", runs)
+    deadline = time.monotonic() + 60
+    while not folders(runs) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.stderr.close()
+    assert [run.run_id for run in store.all_runs()] == folders(runs) == [CONFIG.run_id]
+
+    configs = [CONFIG, CONFIG.model_copy(update={"seed": 1})]
+    study.train(configs, "cpu")  # the next call does the rest, and only the rest
+    assert trained == [configs[1].run_id]
+    assert len(store.all_runs()) == 2
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "store.pd.DataFrame.to_parquet = die",  # nothing written yet
+        "store.np.save = die",
+        "store.safetensors.numpy.save = die",
+        "store._record = die",  # all but run.json
+        "store.Path.rename = die",  # all, under another name
+        "store.load_run = die",  # renamed
+    ],
+)
+def test_a_process_killed_in_saving_leaves_a_whole_run_or_none(moment, runs, trained):
+    process = script(f"{moment}\nstudy.train(configs()[:1], 'cpu')", runs)
+    assert process.wait(60) == -signal.SIGKILL
+    process.stderr.close()
+    finished = "load_run" in moment
+    assert folders(runs) == [run.run_id for run in store.all_runs()] == [CONFIG.run_id] * finished
+    study.train([CONFIG], "cpu")
+    assert trained == [CONFIG.run_id] * (not finished)
+    assert store.load_run(CONFIG.run_id).predictions().shape == (1_000,)
+
+
+def test_processes_that_write_the_same_runs_at_once_all_succeed(runs):
+    code = "study.train(configs(), 'cpu')\nprint(len(store.all_runs()))"
+    processes = [script(code, runs) for _ in range(2)]
+    assert [(process.wait(90), process.communicate()[1]) for process in processes] == [(0, "")] * 2
+    assert len(store.all_runs()) == len(folders(runs)) == 3
+    assert len(list(runs.iterdir())) == 3, "nothing is left lying about"
+
+
+def test_whoever_comes_second_leaves_the_first_ones_run(runs, result):
+    first = store.save(result)
+    mark = first.folder / "run.json"
+    before = mark.stat().st_mtime_ns
+    assert store.save(result).run_id == first.run_id
+    assert mark.stat().st_mtime_ns == before
+    assert [path.name for path in runs.iterdir()] == [first.run_id]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edited(**changes):
+    def edit(folder: Path) -> None:
+        path = folder / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return edit
+
+
+def emptied(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+DAMAGE = {
+    **{f"no {name}": lambda folder, name=name: (folder / name).unlink() for name in FILES},
+    **{f"{name} of no length": lambda folder, name=name: (folder / name).write_bytes(b"") for name in FILES},
+    "run.json cut short": lambda folder: cut(folder / "run.json"),
+    "run.json a list": lambda folder: (folder / "run.json").write_text("[]"),
+    "run.json a number": lambda folder: (folder / "run.json").write_text("1"),
+    "run.json null": lambda folder: (folder / "run.json").write_text("null"),
+    "run.json empty": lambda folder: (folder / "run.json").write_text("{}"),
+    "run.json not text": lambda folder: (folder / "run.json").write_bytes(b"\xff\xfe"),
+    "run.json a folder": lambda folder: [(folder / "run.json").unlink(), (folder / "run.json").mkdir()],
+    "metrics null": edited(metrics=None),
+    "metrics a list": edited(metrics=list(METRICS)),
+    "metrics lacking": edited(metrics={"test_accuracy": 1.0}),
+    "config null": edited(config=None),
+    "config of another run": edited(config=CONFIG.model_copy(update={"seed": 7}).model_dump(mode="json")),
+    "config of another version": edited(config={**CONFIG.model_dump(mode="json"), "label_smoothing": 0.1}),
+    "an empty folder": emptied,
+    "a file for a folder": lambda folder: [shutil.rmtree(folder), folder.write_text("mine")],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_run_is_absent_and_trained_anew(damage, runs, result, monkeypatch):
+    folder = store.save(result).folder
+    damage(folder)
+    assert store.load(CONFIG.run_id) is None
+    assert store.all_runs() == [] and store.results().empty
+    with pytest.raises(UserError, match="no such finished run"):
+        store.load_run(CONFIG.run_id)
+
+    asked = []
+    monkeypatch.setattr(pool, "train", lambda configs, *_: [asked.extend(configs), result][1:])
+    (again,) = study.train([CONFIG], "cpu")
+    assert asked == [CONFIG]
+    assert again.config == CONFIG and len(again.predictions()) == 1_000
+    assert folders(runs) == [CONFIG.run_id]
+
+
+def test_what_is_not_a_run_is_ignored(runs, result):
+    run = store.save(result)
+    shutil.copytree(run.folder, runs / f".{run.run_id}.0123")  # left by a process that was killed
+    shutil.copytree(run.folder, runs / f"{run.run_id} (copy)")
+    shutil.copytree(run.folder, runs / f"{run.run_id}old")
+    (runs / "notes.txt").write_text("not a run")
+    (runs / "plots").mkdir()
+    (runs / "0123456789abcdef").symlink_to("nowhere")
+    assert [found.run_id for found in store.all_runs()] == [run.run_id]
+    assert store.results().run_id.tolist() == [run.run_id]
+    assert store.load_run(run.run_id).folder == store.load_run(run.run_id[:4]).folder == run.folder
+
+
+# --- finding runs -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(runs, result):
+    # the fewest seeds of which two begin alike
+    configs = [CONFIG.model_copy(update={"seed": seed}) for seed in range(40)]
+    first = {config.run_id[0]: config for config in reversed(configs)}
+    one = next(config for config in configs if first[config.run_id[0]] is not config)
+    other = first[one.run_id[0]]
+    for config in (one, other):
+        store.save(replace(result, config=config))
+
+    alike = os.path.commonprefix([one.run_id, other.run_id])
+    assert store.load_run(one.run_id).config == one
+    assert store.load_run(one.run_id[: len(alike) + 1]).config == one
+    with pytest.raises(UserError, match=f"begins 2 runs: .*{max(one.run_id, other.run_id)}"):
+        store.load_run(alike)
+
+
+@pytest.mark.parametrize("name", ["", " ", "zzzz", "../x", "..", ".", "*", "?", "[a-f]*", "/", "a/b", "\0"])
+def test_what_is_no_id_finds_nothing(name, runs, result):
+    store.save(result)
+    with pytest.raises(UserError, match="no such finished run .* `fmnist results` lists them"):
+        store.load_run(name)
+
+
+def test_there_is_no_store_yet(runs):
+    assert store.all_runs() == []
+    assert store.results().empty
+    with pytest.raises(UserError, match="no such finished run"):
+        store.load_run("0")
+    assert not runs.exists(), "looking makes nothing"
+
+
+def test_the_store_is_where_FMNIST_RUNS_says(tmp_path, monkeypatch, result):
+    for folder in ("params", "notebooks"):
+        (tmp_path / "project" / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.delenv("FMNIST_RUNS", raising=False)
+    assert store.save(result).folder.parent == tmp_path / "project" / "runs"
+
+    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "elsewhere"))
+    assert store.all_runs() == []
+    assert store.save(result).folder.parent == tmp_path / "elsewhere"
+
+    # a relative one counts from the project: the command and the notebooks' kernels share it
+    monkeypatch.setenv("FMNIST_RUNS", "mine")
+    run = store.save(result)
+    monkeypatch.chdir(tmp_path / "project" / "notebooks")
+    assert store.load_run(run.run_id).folder.parent == tmp_path / "project" / "mine"
+
+
+# --- a store that cannot be written -----------------------------------------------------------------------------------
+
+
+def test_a_store_that_cannot_be_written_is_found_out_before_training(tmp_path, monkeypatch, trained):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "runs"):
+        monkeypatch.setenv("FMNIST_RUNS", str(place))
+        with pytest.raises(UserError, match=f"{place}: runs cannot be stored here.*FMNIST_RUNS"):
+            study.train([CONFIG], "cpu")
+    assert trained == []
+
+
+@pytest.mark.parametrize("size", [100, 12_000, 20_000], ids=["history", "weights", "predictions"])
+def test_a_full_disk_leaves_no_half_run(size, runs, result):
+    """A limit on the size of files stands for the disk that is full."""
+    wide = replace(result, weights={"w": np.zeros((784, 4), np.float32)}, predictions=np.zeros((2, 10_000), np.uint8))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with pytest.raises(UserError, match="a run cannot be stored: .*FMNIST_RUNS"):
+            store.save(wide)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(runs.iterdir()) == []
+
+
+# --- what comes back --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def richer(small):
+    """Two epochs with all that a state_dict may hold."""
+    config = RunConfig(
+        **{"hidden_sizes": (8, 6), "batch_norm": True, "dropout": 0.2, "optimizer": "Adam", "lr": 0.003, "epochs": 2},
+        **{"val_size": 500, "batch_size": 64, "input_scaling": "standardized", "seed": 3},
+    )
+    return train_stack([config], small)[0]
+
+
+def test_what_is_stored_comes_back(runs, richer, small):
+    store.save(richer)
+    run = store.load_run(richer.config.run_id)
+    assert run.config == richer.config
+    pd.testing.assert_frame_equal(run.history(), pd.DataFrame(richer.history))
+    assert run.history().epoch.tolist() == [0, 1, 2]
+    assert run.metrics == richer.metrics
+    for best in (False, True):
+        assert (run.predictions(best) == richer.predictions[int(best)]).all()
+        assert run.predictions(best).dtype == np.uint8
+        correct = (run.predictions(best) == small.test_labels.numpy()).mean()
+        assert math.isclose(correct, run.metrics["best_val_test_accuracy" if best else "test_accuracy"], abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_the_network_comes_back(best, runs, richer, small):
+    run = store.save(richer)
+    train, _ = split(len(small.train_labels), run.config.val_size, run.config.seed)
+    scale, shift = scaling(small.train_images, train, run.config.input_scaling)
+    with torch.no_grad():
+        logits = run.model(best)(small.test_images.float() * scale + shift)
+    assert (logits.argmax(1).numpy() == run.predictions(best)).mean() > 0.998  # rounding decides near ties
+    loss = torch.nn.functional.cross_entropy(logits, small.test_labels).item()
+    assert math.isclose(loss, run.metrics["best_val_test_loss" if best else "test_loss"], rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_run_json_is_strict_json(value, runs, result):
+    """NaN and infinity are no JSON; other programs read a store, too."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in run.json")
+
+    run = store.save(replace(result, metrics={**result.metrics, "test_loss": value, "diverged": True}))
+    record = json.loads((run.folder / "run.json").read_text(), parse_constant=refuse)
+    assert record["metrics"]["test_loss"] is None
+    assert math.isnan(store.results().test_loss[0])
+    assert {"config", "metrics", "device", "data_checksum", "versions", "finished"} <= set(record)
+
+
+def test_results_have_a_row_a_run(runs, result):
+    configs = [CONFIG, CONFIG.model_copy(update={"hidden_sizes": (400, 400)}), RunConfig(hidden_sizes=())]
+    for config in configs:
+        store.save(replace(result, config=config))
+    table = store.results()
+    asked = ["val_accuracy", "test_accuracy", "test_loss", "best_val_test_accuracy", "diverged", "seconds", "device"]
+    assert {"run_id", *RunConfig.model_fields, *asked} <= set(table.columns)
+    assert sorted(table.hidden_sizes) == ["4", "400-400", "none"]
+    assert sorted(table.run_id) == sorted(config.run_id for config in configs)
+    assert table.notna().all(axis=None)
+    assert list(table.columns) == list(store.results().columns)
+    shutil.rmtree(runs)
+    assert list(store.results().columns) == list(table.columns)
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+ANOTHER = {
+    "hidden_sizes": (128, 128),
+    "activation": "tanh",
+    "dropout": 0.1,
+    "batch_norm": True,
+    "init": "xavier_normal",
+    "bias_init": "zeros",
+    "init_std": 0.5,
+    "optimizer": "Adam",
+    "lr": 0.02,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 1e-4,
+    "batch_size": 256,
+    "epochs": 51,
+    "loss_scale": 2.0,
+    "input_scaling": "symmetric",
+    "val_size": 5_000,
+    "seed": 1,
+    "precision": "float64",
+}
+NEEDS = {"init_std": {"init": "normal"}, "nesterov": {"momentum": 0.9}}
+
+
+def test_a_runs_address_is_the_same_on_every_machine_and_day():
+    """Whoever changes this line orphans every stored run: raise RESULTS_VERSION only for results that differ."""
+    assert RunConfig().run_id == "ebc4564777261d0e"
+    assert RunConfig(lr=1).run_id == RunConfig(lr=1.0).run_id
+    assert RunConfig(hidden_sizes=[128]).run_id == RunConfig(hidden_sizes=(128,)).run_id
+
+
+@pytest.mark.parametrize("field", RunConfig.model_fields)
+def test_every_field_is_part_of_the_address(field):
+    plain = RunConfig(**NEEDS.get(field, {}))
+    changed = RunConfig(**NEEDS.get(field, {}), **{field: ANOTHER[field]})
+    assert changed.run_id != plain.run_id
+    assert (changed.trial_id != plain.trial_id) == (field != "seed")
+
+
+def test_a_changed_copy_has_an_address_of_its_own():
+    config = RunConfig()
+    assert config.run_id != config.model_copy(update={"seed": 1}).run_id == RunConfig(seed=1).run_id
+
+
+def test_two_projects_share_a_store(tmp_path, monkeypatch, result):
+    """An address says nothing about where it was computed."""
+    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "shared"))
+    run_id = store.save(result).run_id
+    monkeypatch.chdir(tmp_path)
+    assert store.load_run(run_id).config == CONFIG

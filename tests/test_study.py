@@ -1,0 +1,273 @@
+"""A study is its variants times its grid times its seeds; it trains only what is missing, and gives two tables."""
+
+import itertools
+import signal
+import threading
+
+import pandas as pd
+import pytest
+
+from fmnist import pool, store
+from fmnist.config import RunConfig, UserError
+from fmnist.store import METRICS
+from fmnist.study import Study, setting
+
+TINY = {"hidden_sizes": [4], "epochs": 1, "val_size": 500, "batch_size": 64}
+VARIANTS = {"SGD": {"optimizer": "SGD"}, "Adam": {"optimizer": "Adam"}}
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch, small):
+    """An empty store, training on the first images, and the configs that were trained, in the order of asking."""
+    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(pool, "load", lambda device: small)
+    configs, train = [], pool.train
+
+    def counted(missing, *rest):
+        configs.extend(missing)
+        return train(missing, *rest)
+
+    monkeypatch.setattr(pool, "train", counted)
+    return configs
+
+
+# --- what a study consists of -----------------------------------------------------------------------------------------
+
+
+def test_trials_are_variants_times_grid_and_runs_are_trials_times_seeds():
+    study = Study(TINY, VARIANTS, {"lr": [0.1, 0.01], "dropout": [0.0, 0.2]}, seeds=[3, 5])
+    assert list(study.trials) == [
+        *("SGD, lr 0.1, dropout 0", "SGD, lr 0.1, dropout 0.2", "SGD, lr 0.01, dropout 0", "SGD, lr 0.01, dropout 0.2"),
+        *("Adam, lr 0.1, dropout 0", "Adam, lr 0.1, dropout 0.2"),
+        *("Adam, lr 0.01, dropout 0", "Adam, lr 0.01, dropout 0.2"),
+    ]
+    wanted = itertools.product(("SGD", "Adam"), (0.1, 0.01), (0.0, 0.2), (3, 5))
+    assert study.configs == [RunConfig(**TINY, optimizer=o, lr=lr, dropout=d, seed=s) for o, lr, d, s in wanted]
+
+
+@pytest.mark.parametrize(
+    ("parts", "labels"),
+    [
+        ({}, ["base"]),
+        ({"base": {"lr": 0.5}}, ["base"]),
+        ({"variants": {"wide": {"hidden_sizes": [400]}}}, ["wide"]),
+        ({"grid": {"hidden_sizes": [[], [128], [400, 400]]}}, ["none", "128", "400-400"]),
+        ({"grid": {"batch_norm": [False, True]}}, ["no batch norm", "batch norm"]),
+        ({"grid": {"optimizer": ["SGD", "Adam"]}}, ["SGD", "Adam"]),
+        ({"grid": {"epochs": [1, 10]}}, ["epochs 1", "epochs 10"]),
+        ({"grid": {"lr": [1e-4, 1.0]}}, ["lr 0.0001", "lr 1"]),
+        ({"variants": VARIANTS, "grid": {"lr": [1.0]}}, ["SGD, lr 1", "Adam, lr 1"]),
+    ],
+)
+def test_labels_read_well(parts, labels):
+    assert list(Study(**parts).trials) == labels
+
+
+def test_the_grid_overrides_variants_and_these_the_base():
+    study = Study({"lr": 0.1, "epochs": 3, "dropout": 0.1}, {"v": {"lr": 0.2, "dropout": 0.2}}, {"lr": [0.3]})
+    (config,) = study.configs
+    assert (config.epochs, config.dropout, config.lr) == (3, 0.2, 0.3)
+
+
+def test_without_variants_every_point_of_the_grid_is_its_own_variant():
+    names = [name for name, _ in Study(TINY, grid={"lr": [0.1, 0.2]}).trials.values()]
+    assert names == ["lr 0.1", "lr 0.2"]
+    names = [name for name, _ in Study(TINY, VARIANTS, {"lr": [0.1, 0.2]}).trials.values()]
+    assert names == ["SGD", "SGD", "Adam", "Adam"]
+
+
+def test_seeds_may_be_any_row_of_numbers():
+    for seeds in ([0, 1, 2], (0, 1, 2), range(3)):
+        assert [config.seed for config in Study(seeds=seeds).configs] == [0, 1, 2]
+
+
+def test_one_setting_in_words():
+    said = [setting(*item) for item in {"lr": 0.0001, "weight_decay": 1e-05, "seed": 3, "init": "zeros"}.items()]
+    assert said == ["lr 0.0001", "weight decay 1e-05", "seed 3", "zeros"]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"variants": {"a": {"lr": 0.1}, "b": {"lr": 0.1}}}, "two trials have the same config: .*a.*b"),
+        ({"base": {"lr": 0.1}, "variants": {"a": {}, "b": {"lr": 0.1}}}, "two trials have the same config"),
+        ({"variants": {"a": {}, "b": {"lr": 0.01}}}, "two trials have the same config"),  # RunConfig's default
+        ({"grid": {"lr": [0.1, 0.1]}}, "two trials would have the same name: lr 0.1"),
+        ({"grid": {"lr": [0.12345671, 0.12345672]}}, "two trials would have the same name: lr 0.123457"),
+        ({"grid": {"dropout": [0, 0.0]}}, "two trials would have the same name: dropout 0"),
+        ({"variants": {"a": {}, "a, lr 0.1": {}}, "grid": {"lr": [0.1]}}, "two trials have the same config"),
+    ],
+)
+def test_the_same_trial_twice_is_refused(parts, message):
+    with pytest.raises(UserError, match=message):
+        Study(**parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"base": {"hiden_sizes": [4]}}, r"base\.hiden_sizes: unknown key; did you mean 'hidden_sizes'\?"),
+        ({"variants": {"a": {"dropuot": 0.1}}}, r"variants\.a\.dropuot: unknown key; did you mean 'dropout'\?"),
+        ({"grid": {"learning_rate": [0.1]}}, r"grid\.learning_rate: unknown key; did you mean 'lr'\?"),
+        ({"base": {"seed": 1}}, r"base\.seed: unknown key; seeds are listed under `seeds`"),
+        ({"base": {"lr": -1.0}, "grid": {"lr": [0.1]}}, "base: lr: should be greater than 0 .got -1.0."),
+        ({"base": {"lr": "a"}, "variants": {"a": {"lr": 0.1}}}, "base: lr: should be a valid number"),
+        ({"grid": {"lr": [0.1, 0]}}, "grid: lr: should be greater than 0"),
+        ({"grid": {"lr": []}}, r"grid\.lr: should not be empty"),
+        ({"grid": {"lr": 0.1}}, r"grid\.lr: should be a valid list"),
+        (
+            {"grid": {"hidden_sizes": [128, 400]}},
+            r"grid: hidden_sizes: should be a list of widths, such as \[400, 400\]",
+        ),
+        ({"variants": {"a": None}}, r"variants\.a: should be keys with values"),
+        ({"variants": {"a": {"optimizer": "Adam", "momentum": 0.9}}}, "variants.a: momentum: Adam has none"),
+        ({"variants": ["a"]}, "variants: should be keys with values"),
+        ({"variants": []}, "variants: should be keys with values"),
+        ({"base": ""}, "base: should be keys with values"),
+        ({"seeds": []}, "seeds: should not be empty"),
+        ({"seeds": [0, 0]}, "seeds: a seed stands twice"),
+        ({"seeds": [-1]}, r"seeds\.0: should be greater than or equal to 0"),
+        ({"seeds": 3}, "seeds: should be a valid list"),
+        ({"seeds": "12"}, "seeds: should be a valid list"),
+        ({"seeds": {0: 1}}, "seeds: should be a valid list"),
+        ({"seeds": [0.5]}, r"seeds\.0: should be a valid integer"),
+        ({"seeds": [True]}, r"seeds\.0: should be a valid integer"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(parts, message):
+    with pytest.raises(UserError, match=f"^my.yaml: {message}"):
+        Study(**parts, where="my.yaml")
+
+
+# --- training and tables ----------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_missing_is_trained(trained):
+    Study(TINY, VARIANTS, seeds=[0, 1]).run("cpu")
+    assert len(trained) == 4
+
+    trained.clear()
+    Study(TINY, VARIANTS, seeds=[0, 1]).run("cpu")
+    assert trained == []
+
+    Study(TINY, {**VARIANTS, "AdamW": {"optimizer": "AdamW"}}, seeds=[0, 1]).run("cpu")
+    assert [(config.optimizer, config.seed) for config in trained] == [("AdamW", 0), ("AdamW", 1)]
+
+    trained.clear()  # other names, another order, and one run is gone
+    (store.runs_folder() / Study(TINY, VARIANTS).configs[1].run_id / "run.json").unlink()
+    Study(TINY, {"b": {"optimizer": "Adam"}, "a": {}}, seeds=[1, 0]).run("cpu")
+    assert [(config.optimizer, config.seed) for config in trained] == [("Adam", 0)]
+
+
+def test_a_run_that_two_trials_want_is_trained_once(trained):
+    from fmnist.study import train
+
+    configs = Study(TINY, seeds=[0]).configs * 3
+    assert [run.config for run in train(configs, "cpu")] == configs
+    assert len(trained) == 1
+
+
+def test_the_two_tables(trained):
+    study = Study(TINY, VARIANTS, {"epochs": [1, 2]}, seeds=[0, 1]).run("cpu")
+    runs, history = study.runs(), study.history()
+
+    about = ["run_id", "trial", "variant", *RunConfig.model_fields]
+    assert set(runs.columns) == {*about, "parameters", *METRICS, "device"}
+    assert len(runs) == len(study.configs) == 8
+    assert runs.trial.tolist() == [trial for trial in study.trials for _ in range(2)]
+    assert runs.run_id.tolist() == [config.run_id for config in study.configs]
+    assert set(runs.hidden_sizes) == {"4"} and set(runs.parameters) == {784 * 4 + 4 + 4 * 10 + 10}
+    assert runs[["test_accuracy", "val_accuracy", "best_val_test_accuracy"]].stack().between(0, 1).all()
+    assert runs.diverged.dtype == bool
+
+    curve = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"]
+    assert set(history.columns) == {*about, *curve}
+    assert len(history) == sum(config.epochs + 1 for config in study.configs)
+    assert history[history.epoch == 0].train_loss.isna().all()
+    assert history[history.epoch > 0][curve].notna().all(axis=None)
+    last = history[history.epoch == history.epochs].set_index("run_id")
+    assert (last.val_accuracy == runs.set_index("run_id").val_accuracy).all()
+
+
+def test_tables_of_an_untrained_study_say_what_to_do(trained):
+    study = Study(TINY, VARIANTS)
+    for table in (study.runs, study.history):
+        with pytest.raises(UserError, match="trial 'SGD', seed 0 has not been trained; call study.run"):
+            table()
+
+
+def test_a_diverged_run_is_in_the_tables(trained):
+    study = Study({**TINY, "epochs": 3}, grid={"lr": [0.1, 1e30]}).run("cpu")
+    runs = study.runs().set_index("trial")
+    assert runs.diverged.tolist() == [False, True]
+    assert pd.isna(runs.test_accuracy["lr 1e+30"]) and runs.test_accuracy["lr 0.1"] > 0
+    assert len(study.history()) < 8
+    trained.clear()
+    study.run("cpu")
+    assert trained == [], "diverging is a result"
+
+
+def test_one_run_of_a_study(trained):
+    study = Study(TINY, VARIANTS, seeds=[4, 7]).run("cpu")
+    run = study.load("Adam", 7)
+    assert (run.config.optimizer, run.config.seed) == ("Adam", 7)
+    with pytest.raises(UserError, match="no run of trial 'adam' with seed 7; did you mean 'Adam'"):
+        study.load("adam", 7)
+    with pytest.raises(UserError, match="no run of trial 'Adam' with seed 5"):
+        study.load("Adam", 5)
+
+
+def test_an_interrupt_keeps_finished_runs(trained, monkeypatch):
+    """The first run to be stored is followed by Ctrl-C; what is in training then is given up at once."""
+    saved, save = [], store.save
+
+    def saving(result):
+        saved.append(save(result).run_id)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(store, "save", saving)
+    study = Study(TINY, {"short": {}, "long": {"epochs": 100_000}})
+    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        study.run("cpu")
+    assert len(saved) == 1 and [run.run_id for run in store.all_runs()] == saved
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("stack")], "nothing trains on"
+
+    monkeypatch.setattr(store, "save", save)
+    trained.clear()
+    Study(TINY, {"short": {}, "longer": {"epochs": 2}}).run("cpu")
+    assert [config.epochs for config in trained] == [2]
+
+
+def test_a_run_that_fails_keeps_what_finished(trained, monkeypatch):
+    """An error in one stack, and the others that are done are in the store."""
+    train_stack, done = pool.train_stack, threading.Event()
+
+    def training(configs, *rest):
+        if configs[0].seed == 1:
+            done.wait(30)
+            raise RuntimeError("out of luck")
+        return train_stack(configs, *rest)
+
+    save = store.save
+    monkeypatch.setattr(store, "save", lambda result: [save(result), done.set()])
+    monkeypatch.setattr(pool, "train_stack", training)
+    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        Study(TINY, seeds=[0, 1]).run("cpu")
+    assert [run.config.seed for run in store.all_runs()] == [0]
+
+
+def test_progress_is_silent_where_nobody_looks(trained, capfd):
+    Study(TINY, VARIANTS).run("cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_unknown_device_is_refused_before_training(trained):
+    for device in ("nonsense", "cuda:99", "gpu", ""):
+        with pytest.raises(UserError, match=f"device: {device}: .*Allowed here: auto, cpu"):
+            Study(TINY).run(device)
+    assert trained == [] and not store.runs_folder().exists()
