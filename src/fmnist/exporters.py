@@ -41,7 +41,7 @@ USER_ERROR = 70  # filter.lua's exit status for a mistake in the text
 
 
 class HomeworkExporter(Exporter):
-    """What both have in common: notebook in, bytes or text of the paper out."""
+    """What both have in common; each has a `render` of its own, from the document in a folder to the paper."""
 
     def from_notebook_node(self, nb: NotebookNode, resources=None, **kwargs):
         """Raises UserError where labels, references or the bibliography are wrong, or Pandoc or Typst fail."""
@@ -51,10 +51,6 @@ class HomeworkExporter(Exporter):
         with TemporaryDirectory() as folder:
             document.write(Path(folder))
             return self.render(Path(folder)), resources
-
-    def render(self, folder: Path) -> str | bytes:
-        """The paper made of the document that lies in `folder`."""
-        raise NotImplementedError
 
 
 class HomeworkHTML(HomeworkExporter):

@@ -18,9 +18,12 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
     """Names and default values in the notebook's cell tagged `parameters`; they must be literals."""
     import papermill
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = papermill.inspect_notebook(str(notebook))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = papermill.inspect_notebook(str(notebook))
+    except ValueError as error:  # no JSON, no cells, no kernel
+        raise UserError(f"{notebook}: not a notebook that can be executed: {error}") from None
     try:
         return {name: ast.literal_eval(item["default"]) for name, item in found.items()}
     except (ValueError, SyntaxError):
@@ -57,7 +60,7 @@ def execute(notebook: Path, parameters: dict[str, Any], target: Path) -> str:
         line = f", line {arrow[0][0]}: {arrow[0][1].strip()}" if arrow else ""
         where = f"cell {_cell(notebook, error.cell_index)}{line}: {error.ename}: {error.evalue}"
     except Exception as error:  # the kernel did not start, or died
-        where = f"no cell finished it: {type(error).__name__}: {error}"
+        where = f"the kernel failed: {type(error).__name__}: {error}"
     return (
         f"{where}\n  see it:   {target}\n  mend it:  jupyter lab {notebook}\n"
         f"  rerun it: make report REPORT={target.parent.name} (finished runs are kept)"

@@ -16,7 +16,7 @@ LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so 
 
 
 class Rule:
-    """The update of the runs `part` of one parameter; `step(gradient)` changes the parameter in place."""
+    """The update of one parameter of neighbouring runs, in place; each rule says its `direction`, without the rate."""
 
     state_names: tuple[str, ...] = ()
 
@@ -45,9 +45,6 @@ class Rule:
     def accelerate(self, gradient: Tensor) -> Tensor:
         """Heavy-ball velocity v ← μ·v + g, as torch.optim.SGD and RMSprop keep it."""
         return gradient if self.velocity is None else self.velocity.mul_(self.momentum).add_(gradient)
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        raise TypeError("a rule says its direction")
 
 
 class SGD(Rule):

@@ -102,8 +102,8 @@ class Report:
 
     def _chapter(self, name: str, shift: int) -> Chapter:
         path, place = project_root() / "notebooks" / f"{name}.ipynb", f"params/{self.name}/{name}.yaml"
-        if not path.is_file():
-            there = sorted(p.stem for p in path.parent.glob("*.ipynb"))
+        there = sorted(p.stem for p in path.parent.glob("*.ipynb"))
+        if name not in there:
             raise UserError(f"params/{self.name}/report.yaml: sections: no notebook {name!r}{nearest(name, there)}")
         defaults = parameters_of(path)
         yaml = self.folder / f"{name}.yaml"
@@ -123,8 +123,8 @@ class Report:
         merged["base"] = {**defaults["base"], **self.spec.base, **given.get("base", {})}
         study = Study(**{key: merged[key] for key in STUDY_KEYS}, where=place)
         known = list(study.spec.variants or study.trials)
-        if "baseline" in merged and merged["baseline"] not in known:
-            raise UserError(f"{place}: baseline: no trial is called that{nearest(merged['baseline'], known)}")
+        if (baseline := merged.get("baseline", known[0])) not in known:
+            raise UserError(f"{place}: baseline: no trial is called {baseline!r}{nearest(baseline, known)}")
         return Chapter(name, path, merged, shift, study)
 
     @cached_property
@@ -187,7 +187,7 @@ class Report:
             notebook, name = match[1].split(".")
             return str(known[notebook][name])
 
-        return re.sub(r"\{([\w-]+\.\w+)\}", value, text)
+        return re.sub(r"\{([A-Za-z][\w-]*\.\w+)\}", value, text)
 
     def _newest_run(self) -> str:
         stored = [run for config in self.configs if (run := store.load(config.run_id))]

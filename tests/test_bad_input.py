@@ -1,0 +1,419 @@
+"""A mistake costs seconds, not a night of training: it is refused at once, in one line that says where and what else.
+
+Everything here goes through the command, in a project of its own, with training forbidden and the store out of sight.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from fmnist import cli, pool
+from fmnist.config import UserError, project_root, read_yaml
+from fmnist.publish import table
+from fmnist.report import Report, values
+
+ROOT = Path(__file__).parents[1]
+PLACE = "params/smoke/"
+FIELDS = r"Allowed: hidden_sizes, activation, dropout, .*, precision$"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of params/smoke beside the notebooks, as working directory."""
+    shutil.copytree(ROOT / "params" / "smoke", tmp_path / "params" / "smoke")
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(pool, "train", lambda *_: pytest.fail("training has begun"))
+    return tmp_path
+
+
+@pytest.fixture
+def refused(project, capsys):
+    """The command's one message; the test fails unless it exits with 2, says one thing, and leaves the store alone."""
+
+    def call(*arguments: str) -> str:
+        arguments = arguments or ("report", "smoke", "--device", "cpu")
+        assert cli.main(list(arguments)) == 2
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.startswith("fmnist: ")
+        assert printed.err.count("\n") == 1 and len(printed.err) < 600
+        assert not re.search("Traceback|pydantic|Input should|dictionary|None, None", printed.err)
+        assert not (project / "runs").exists()
+        return printed.err.removeprefix("fmnist: ").rstrip("\n")
+
+    return call
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+# --- one YAML of a notebook -------------------------------------------------------------------------------------------
+
+OPTIMIZER = [
+    # keys
+    ("base: {hiden_sizes: [4]}", r"base\.hiden_sizes: unknown key; did you mean 'hidden_sizes'\? " + FIELDS),
+    ("base: {learnign_rate: 0.1}", r"base\.learnign_rate: unknown key; did you mean 'lr'\? " + FIELDS),
+    ("base: {Dropout: 0.1}", r"base\.Dropout: unknown key; did you mean 'dropout'\? " + FIELDS),
+    ("variants: {a: {dropuot: 0.1}}", r"variants\.a\.dropuot: unknown key; did you mean 'dropout'\? " + FIELDS),
+    ("grid: {dropuot: [0.1]}", r"grid\.dropuot: unknown key; did you mean 'dropout'\? " + FIELDS),
+    ("grids: {lr: [0.1]}", r"grids: notebooks/optimizer.ipynb has no such parameter; did you mean 'grid'\? Allowed: "),
+    ("base: {seed: 1}", "base.seed: unknown key; seeds are listed under `seeds`"),
+    ("lr: 0.1", "lr: notebooks/optimizer.ipynb has no such parameter"),
+    ("device: cuda", "device: is set by the command: fmnist report smoke --device"),
+    # values, also where the grid overrides them
+    ("base: {lr: -0.1}", r"base: lr: should be greater than 0 \(got -0.1\)"),
+    ("base: {lr: 0}", r"base: lr: should be greater than 0 \(got 0\)"),
+    ("base: {lr: .nan}", r"base: lr: should be a finite number \(got nan\)"),
+    ("base: {lr: .inf}", r"base: lr: should be a finite number \(got inf\)"),
+    ("base: {lr: 1e999}", r"base: lr: should be a finite number \(got inf\)"),
+    ("base: {lr: '0.1'}", r"base: lr: should be a valid number \(got '0.1'\)"),
+    ("base: {lr: [0.1]}", r"base: lr: should be a valid number \(got \[0.1\]\)"),
+    ("base: {lr: true}", r"base: lr: should be a valid number \(got True\)"),
+    ("base: {lr: }", r"base: lr: should be a valid number \(got None\)"),
+    ("grid: {lr: [0.1, -1]}", r"grid: lr: should be greater than 0 \(got -1\)"),
+    ("base: {dropout: 1.2}", r"base: dropout: should be less than 1 \(got 1.2\)"),
+    ("variants: {a: {dropout: 1}}", r"variants.a: dropout: should be less than 1 \(got 1\)"),
+    ("base: {hidden_sizes: [128, 0]}", r"base: hidden_sizes.1: should be greater than 0 \(got 0\)"),
+    ("base: {hidden_sizes: 128}", r"base: hidden_sizes: should be a list of widths, such as \[400, 400\] \(got 128\)"),
+    (
+        "grid: {hidden_sizes: [128]}",
+        r"grid: hidden_sizes: should be a list of widths, such as \[400, 400\] \(got 128\)",
+    ),
+    ("base: {hidden_sizes: [1.5]}", r"base: hidden_sizes.0: should be a valid integer \(got 1.5\)"),
+    ("base: {epochs: 2.0}", r"base: epochs: should be a valid integer \(got 2.0\)"),
+    ("base: {epochs: -1}", r"base: epochs: should be greater than or equal to 0 \(got -1\)"),
+    ("base: {batch_size: 0}", r"base: batch_size: should be greater than 0 \(got 0\)"),
+    ("base: {val_size: 60000}", r"base: val_size: should be less than 60000 \(got 60000\)"),
+    ("base: {batch_norm: yes}", r"base: batch_norm: should be true or false \(got 'yes'\)"),
+    (
+        "base: {optimizer: adam}",
+        r"base: optimizer: 'adam' is not allowed; did you mean 'Adam'\? Allowed: SGD, Adam, AdamW",
+    ),
+    ("variants: {a: {optimizer: Adagrad}}", r"variants.a: optimizer: 'Adagrad' is not allowed; did you mean 'Adam'\?"),
+    (
+        "base: {activation: Relu}",
+        r"base: activation: 'Relu' is not allowed; did you mean 'relu'\? Allowed: relu, leaky_relu",
+    ),
+    ("base: {init: xavier}", r"base: init: 'xavier' is not allowed; did you mean 'xavier_normal'\? Allowed: default, "),
+    ("base: {precision: 32}", r"base: precision: 32 is not allowed. Allowed: float64, float32, bfloat16"),
+    # values that do not go together
+    (
+        "variants: {Adam: {optimizer: Adam, momentum: 0.9}}",
+        "variants.Adam: momentum: Adam has none; allowed with SGD and",
+    ),
+    ("variants: {SGD: {nesterov: true}}", "variants.SGD: nesterov: allowed with SGD and momentum > 0 only"),
+    ("variants: {SGD: {init_std: 0.1}}", "variants.SGD: init_std: allowed with init: normal or bias_init: normal only"),
+    ("variants: {SGD: {batch_norm: true, batch_size: 1}}", "variants.SGD: batch_size: batch norm needs two images"),
+    # shapes
+    ("base: [lr]", r"base: should be keys with values, such as {'hidden_sizes': .*} \(got \['lr'\]\)"),
+    ("base:", r"base: should be keys with values, such as {.*} \(got None\)"),
+    ("variants:", r"variants: should be keys with values, such as {.* … \(got None\)"),
+    ("variants: []", r"variants: should be keys with values, such as {.* … \(got \[\]\)"),
+    ("variants: [SGD, Adam]", r"variants: should be keys with values, such as {.* … \(got \['SGD', 'Adam'\]\)"),
+    ("variants: {SGD: }", r"variants\.SGD: should be keys with values \(got None\)"),
+    ("variants: {SGD: Adam}", r"variants\.SGD: should be keys with values \(got 'Adam'\)"),
+    ("variants: {1: {lr: 1}}", r"variants\.1.*: should be text; put it in quotes \(got 1\)"),
+    ("grid: [lr]", r"grid: should be keys with values, such as {'lr': .*} \(got \['lr'\]\)"),
+    ("grid: {lr: 0.1}", r"grid\.lr: should be a valid list \(got 0.1\)"),
+    ("grid: {lr: []}", r"grid\.lr: should not be empty \(got \[\]\)"),
+    ("grid: {lr: [0.1, 0.1]}", "two trials would have the same name: SGD, lr 0.1; remove or rename one"),
+    ("variants: {a: {}, b: {}}\nbaseline: a", "two trials have the same config: .*; remove one"),
+    ("seeds: []", r"seeds: should not be empty \(got \[\]\)"),
+    ("seeds: 3", r"seeds: should be a list, such as \[0, 1\] \(got 3\)"),
+    ("seeds:", r"seeds: should be a list, such as \[0, 1\] \(got None\)"),
+    ("seeds: [0, 1, 0]", r"seeds: a seed stands twice in \[0, 1, 0\]"),
+    ("seeds: [-1]", r"seeds\.0: should be greater than or equal to 0 \(got -1\)"),
+    ("seeds: [0.5]", r"seeds\.0: should be a valid integer \(got 0.5\)"),
+    ("seeds: [one]", r"seeds\.0: should be a valid integer \(got 'one'\)"),
+    ("seeds: [4294967296]", r"seeds\.0: should be less than 4294967296 \(got 4294967296\)"),
+    ("baseline: SDG", r"baseline: no trial is called 'SDG'; did you mean 'SGD'\? Allowed: SGD, SGD \+ momentum, "),
+    ("baseline: 1", r"baseline: should be text, such as 'SGD' \(got 1\)"),
+    ("shared_lr: high", r"shared_lr: should be a number, such as 0.01 \(got 'high'\)"),
+    # YAML
+    ("base: {lr: 0.1", r"line \d: not readable as YAML: expected ',' or '}'"),
+    ("base: {lr: 0.1}\nbase: {lr: 0.2}", 'line 2: not readable as YAML: found duplicate key "base"$'),
+    ("base:\n  lr: 0.1\n  lr: 0.2", 'line 3: not readable as YAML: found duplicate key "lr"$'),
+    ("base:\n\tlr: 0.1", "line 2: not readable as YAML: found character .* that cannot start any token"),
+    ("base: *nowhere", "line 1: not readable as YAML: found undefined alias"),
+    ("base: !!python/object:os.system {}", "line 1: not readable as YAML: could not determine a constructor"),
+    ("a: 1\n---\na: 2", "line 2: not readable as YAML: "),
+    ("\0", "not readable as YAML: "),
+    ("- base", r"expected keys with values, got \['base'\]"),
+    ("1: 2", "1: a key should be text; put it in quotes"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), OPTIMIZER, ids=[text for text, _ in OPTIMIZER])
+def test_a_notebooks_yaml(text, message, project, refused):
+    (project / PLACE / "optimizer.yaml").write_text(text)
+    assert re.search(rf"{PLACE}optimizer\.yaml[,:] {message}", refused())
+
+
+def test_bytes_that_are_no_text(project, refused):
+    (project / PLACE / "optimizer.yaml").write_bytes(b"base: {init: \xff}")
+    assert re.search(rf"{PLACE}optimizer\.yaml: not readable as YAML", refused())
+
+
+def test_yaml_means_what_it_looks_like(tmp_path):
+    """YAML 1.2: 1e-4 is a number and `no` is a word; an empty file is no mistake."""
+    path = tmp_path / "a.yaml"
+    path.write_text("lr: 1e-4\nword: no\nsizes: [0o10, 010]\n")
+    assert read_yaml(path) == {"lr": 1e-4, "word": "no", "sizes": [8, 10]}
+    path.write_text("# nothing yet\n")
+    assert read_yaml(path) == {}
+    with pytest.raises(UserError, match=r"b\.yaml: no such file; did you mean 'a\.yaml'\?"):
+        read_yaml(tmp_path / "b.yaml")
+
+
+# --- report.yaml ------------------------------------------------------------------------------------------------------
+
+REPORT = [
+    ("{epochs: 1}", "{epochs: 1, hiden_sizes: [4]}", r"base\.hiden_sizes: unknown key; did you mean 'hidden_sizes'\? "),
+    ("{epochs: 1}", "{epochs: 0.5}", r"base: epochs: should be a valid integer \(got 0.5\)"),
+    ("{epochs: 1}", "[epochs]", r"base: should be keys with values \(got \['epochs'\]\)"),
+    ("{epochs: 1}", "", r"base: should be keys with values \(got None\)"),
+    ("[0, 1]", "2", r"seeds: should be a valid list \(got 2\)"),
+    ("[0, 1]", "[1, 1]", "seeds: a seed stands twice"),
+    ("[0, 1]", "[-1]", r"seeds\.0: should be greater than or equal to 0 \(got -1\)"),
+    ("[0, 1]", "[]", "seeds: should not be empty"),
+    (
+        "title: Smoke",
+        "titel: Smoke",
+        r"title: is required; titel: unknown key; did you mean 'title'\? Allowed: title, auth",
+    ),
+    ("title: Smoke", "date: 2026-11-21\ntitle: Smoke", r"date: should be text; put it in quotes \(got datetime.date"),
+    ("  - name: The fmnist authors", "  me", r"authors: should be a valid list \(got 'me'\)"),
+    (
+        "- name: The",
+        "- nmae: The",
+        r"authors.0.nmae: unknown key; did you mean 'name'\? Allowed: name, affiliation, email",
+    ),
+    (
+        "- theory",
+        "- thoery",
+        r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: batchnorm, conclusions, ",
+    ),
+    ("- theory", "- ../notebooks/theory", "sections: no notebook '../notebooks/theory'"),
+    ("- theory", "- theory\n  - theory", "sections: theory stands twice"),
+    ("- theory", "- 3", r"sections\.1.*: should be text; put it in quotes \(got 3\)"),
+    (
+        "id: sec-results",
+        "ids: sec-results",
+        r"sections\.3.*ids: unknown key; did you mean 'id'\? Allowed: title, id, noteb",
+    ),
+    ("id: sec-results", "id: Results", r"sections\.3.*id: String should match pattern"),
+    ("[shape, optimizer, dropout, init, batchnorm]", "[]", r"sections\.3.*notebooks: should not be empty"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), REPORT, ids=[f"{old} → {new}" for old, new, _ in REPORT])
+def test_report_yaml(old, new, message, project, refused):
+    edit(project / PLACE / "report.yaml", old, new)
+    assert re.search(rf"^{PLACE}report\.yaml: .*{message}", refused())
+
+
+def test_an_empty_report(project, refused):
+    (project / PLACE / "report.yaml").write_text("")
+    wanted = "title: is required; authors: is required; abstract: is required; sections: is required"
+    assert refused() == f"{PLACE}report.yaml: {wanted}"
+
+
+def test_a_report_without_sections(project, refused):
+    path = project / PLACE / "report.yaml"
+    path.write_text(path.read_text().split("sections:")[0] + "sections: []\n")
+    assert "sections: should not be empty" in refused()
+
+
+def test_what_the_reports_base_does_to_a_study(project, refused):
+    """The report gives every study momentum, and one of them has Adam."""
+    edit(project / PLACE / "report.yaml", "{epochs: 1}", "{epochs: 1, momentum: 0.9}")
+    assert re.search(r"optimizer\.yaml: variants\.\w+: momentum: \w+ has none; allowed with SGD and RMSprop", refused())
+
+
+def test_parameters_of_no_section(project, refused):
+    (project / PLACE / "optimiser.yaml").write_text("base: {}")
+    assert refused() == f"{PLACE}optimiser.yaml: belongs to no section of report.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("shape", "early: soon", r"early: should be a whole number, such as 5 \(got 'soon'\)"),
+        ("shape", "early: 1.0", r"early: should be a whole number, such as 5 \(got 1.0\)"),
+        ("conclusions", "report: homework", "report: is set by the command"),
+        ("theory", "base: {lr: 1}", "base: notebooks/theory.ipynb has no such parameter"),
+        ("introduction", "seed: [0]", r"seed: should be a whole number, such as 0 \(got \[0\]\)"),
+    ],
+)
+def test_parameters_of_other_notebooks(name, text, message, project, refused):
+    (project / PLACE / f"{name}.yaml").write_text(text)
+    assert re.search(rf"^{PLACE}{name}\.yaml: {message}", refused())
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("report smok", r"params/smok/report.yaml: no such report; did you mean 'smoke'\? Allowed: smoke"),
+        ("report smoke/", r"no such report; did you mean 'smoke'\?"),
+        ("report params/smoke", r"no such report; did you mean 'smoke'\?"),
+        ("report ../params/smoke", r"no such report; did you mean 'smoke'\?"),
+        ("report .", "no such report. Allowed: smoke"),
+        ("report", "params/homework/report.yaml: no such report"),
+        ("report smoke --device nonsense", "device: nonsense: unknown device. Allowed here: auto, cpu"),
+        ("report smoke --device CPU", "device: CPU: unknown device. Allowed here: auto, cpu"),
+        ("report smoke --device cuda:99", "device: cuda:99: this machine has no such device. Allowed here: auto, cpu"),
+        ("train params/smok", r"params/smok/report.yaml: no such report; did you mean 'smoke'\?"),
+        ("train /nowhere/smoke", "/nowhere/smoke.*: no such report"),
+        (
+            "train params/smoke/nope.yaml",
+            "params/smoke/nope.yaml: no study of this report. Allowed: shape, optimizer, ",
+        ),
+        ("train params/smoke/theory.yaml", "params/smoke/theory.yaml: no study of this report"),
+        ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),
+        ("train .", "not a report of this project; they are in "),
+        ("train notebooks", "not a report of this project; they are in "),
+        ("train params/smoke --device gpu", "device: gpu: unknown device"),
+    ],
+)
+def test_arguments(arguments, message, refused):
+    assert re.search(message, refused(*arguments.split()))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device on this machine")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_cuda_where_there_is_none(device, refused):
+    message = refused("report", "smoke", "--device", device)
+    assert message == f"device: {device}: this machine has no such device. Allowed here: auto, cpu"
+
+
+def test_another_projects_parameters(tmp_path_factory, refused):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "smoke"
+    shutil.copytree(ROOT / "params" / "smoke", elsewhere)
+    assert re.search("smoke: not a report of this project", refused("train", str(elsewhere)))
+
+
+@pytest.mark.parametrize("arguments", ["", "reprot", "report smoke more", "results --format xml", "train"])
+def test_usage(arguments, project, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments.split())
+    assert capsys.readouterr().err.startswith("usage: fmnist")
+
+
+def test_outside_of_a_project(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", "--device", "cpu"]) == 2
+    assert f"no such report; {project_root()} is not in a project" in capsys.readouterr().err
+
+
+# --- places that cannot be written ------------------------------------------------------------------------------------
+
+
+def test_a_store_that_cannot_be_written(project, monkeypatch, capsys):
+    (project / "file").write_text("")
+    monkeypatch.setenv("FMNIST_RUNS", "file")
+    for arguments in (["report", "smoke", "--device", "cpu"], ["train", "params/smoke/shape.yaml", "--device", "cpu"]):
+        assert cli.main(arguments) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert re.search(
+            r"file: runs cannot be stored here: .*\. Set FMNIST_RUNS to a folder that can be written", last
+        )
+
+
+@pytest.mark.parametrize("place", ["report", "report/build", "report/build/smoke"])
+def test_a_report_that_cannot_be_written(place, project, refused):
+    (project / place).parent.mkdir(parents=True, exist_ok=True)
+    (project / place).write_text("")
+    assert re.search("report/build/smoke: the report cannot be written here: (Not a directory|File exists)", refused())
+
+
+# --- the real command, in a process of its own ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "module", [["-m", "fmnist.cli"], ["-c", "import sys, fmnist.cli; sys.exit(fmnist.cli.main())"]]
+)
+def test_the_command_exits_with_2_within_seconds(module, project):
+    (project / PLACE / "dropout.yaml").write_text("grid: {dropuot: [0.1]}")
+    command = [sys.executable, *module, "report", "smoke", "--device", "cpu"]
+    done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(
+        r"fmnist: params/smoke/dropout.yaml: grid.dropuot: unknown key; did you mean 'dropout'.*\n", done.stderr
+    )
+    assert not (project / "runs").exists() and not (project / "report").exists()
+
+
+# --- what is found out when the notebooks have been executed ----------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(project):
+    """A report of one notebook that records two values; (its report.yaml, the executed notebooks)."""
+    (project / "notebooks").unlink()
+    (project / "notebooks").mkdir()
+    shutil.rmtree(project / "params" / "smoke")
+    (project / "params" / "tiny").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(), project / "notebooks" / "end.ipynb")
+    output = nbformat.v4.new_output("display_data", data={"text/markdown": ""})
+    output.metadata["fmnist"] = {"role": "values", "values": {"runs": 3, "best": "SGD"}}
+    executed = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[output], id="record")])
+    return project / "params" / "tiny" / "report.yaml", {"end": executed}
+
+
+def abstract(text: str) -> str:
+    return f"title: T\nauthors: [{{name: A}}]\nabstract: '{text}'\nsections: [end]\n"
+
+
+def test_the_abstract_is_filled_with_what_notebooks_record(tiny):
+    path, executed = tiny
+    path.write_text(abstract("{end.runs} runs, $x_{1.5}$ and {end.best}"))
+    assert values(executed["end"]) == {"runs": 3, "best": "SGD"}
+    paper = Report("tiny", "cpu").merge(executed)
+    assert paper.metadata["fmnist"]["abstract"] == "3 runs, $x_{1.5}$ and SGD"
+
+
+@pytest.mark.parametrize("name", ["end.rums", "End.runs", "ned.runs", "end.RUNS", "no-such.value"])
+def test_a_placeholder_that_no_notebook_records_is_named(name, tiny):
+    path, executed = tiny
+    path.write_text(abstract(f"{{{name}}} runs"))
+    message = rf"^params/tiny/report.yaml: abstract: no notebook recorded {{{name}}}.* Allowed: end.runs, end.best$"
+    with pytest.raises(UserError, match=message):
+        Report("tiny", "cpu").merge(executed)
+
+
+def test_a_notebook_that_cannot_be_executed_is_refused(tiny):
+    path, _ = tiny
+    path.write_text(abstract(""))
+    notebook = path.parents[2] / "notebooks" / "end.ipynb"
+    cell = nbformat.v4.new_code_cell("seeds = list(range(3))", metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), notebook)
+    with pytest.raises(UserError, match="end.ipynb: not a notebook that can be executed: No kernel name"):
+        Report("tiny", "cpu")
+    notebook.write_text("")
+    with pytest.raises(UserError, match="end.ipynb: not a notebook that can be executed: "):
+        Report("tiny", "cpu")
+    about = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=about), notebook)
+    with pytest.raises(UserError, match="end.ipynb: its parameters cell must hold literals only"):
+        Report("tiny", "cpu")
+
+
+def test_a_malformed_label_is_named():
+    import pandas as pd
+
+    with pytest.raises(UserError, match="label 'tbl_scores': write tbl- and then"):
+        table(pd.DataFrame({"a": [1]}), "tbl_scores", "Scores.")

@@ -1,0 +1,41 @@
+"""The README is true: its Python runs, and what it names exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_its_python_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path))
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Adam") == 2
+    assert len(list(tmp_path.glob("[!.]*"))) == 4
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_every_notebook_is_in_its_table():
+    assert set(re.findall(r"\(notebooks/(\w+)\.ipynb\)", README)) == {
+        p.stem for p in (ROOT / "notebooks").glob("*.ipynb")
+    }
+
+
+def test_every_target_it_names_is_in_the_makefile():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"make ([a-z]+)\b(?=[ `\n])", README)) <= targets
+
+
+def test_modules_it_lists_are_those_there_are():
+    layout = README.split("src/fmnist/\n")[1].split("report/ ")[0]
+    named = {word for line in layout.splitlines() for word in line[:28].replace(",", " ").split()}
+    assert named == {p.stem for p in (ROOT / "src" / "fmnist").glob("*.py")} - {"__init__"}
