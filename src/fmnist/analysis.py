@@ -19,11 +19,11 @@ import pandas as pd
 from scipy import stats
 
 from fmnist.config import UserError
-from fmnist.wording import METRICS, claim, count, metric_of, overview, percent, sentence, sentences
+from fmnist.wording import METRICS, claim, count, metric_of, overview, percent, sentence, sentences, significant
 
 __all__ = [
     "across_studies", "best", "best_per", "claim", "compare", "confusion", "count", "gap", "interval", "overview",
-    "percent", "sentence", "sentences", "summary", "worst_pairs",
+    "percent", "sentence", "sentences", "significant", "summary", "worst_pairs",
 ]  # fmt: skip
 
 LEVEL = 0.95

@@ -57,17 +57,20 @@ def accuracy_grid(
 
 
 def studies_table(studies: pd.DataFrame) -> pd.DataFrame:
-    """`analysis.across_studies` for print: per study what validation selects, and how far the choices spread."""
-    return pd.DataFrame({
+    """`analysis.across_studies` for print: per study what validation selects, and how far the choices spread.
+
+    The column Diverged is there only if a run did.
+    """
+    table = pd.DataFrame({
         "Study": studies["study"],
         "Trials": studies["trials"].astype(str),
-        "Best trial (validation)": studies["best"].fillna(MISSING),
-        "Validation (%)": [number(100 * value) for value in studies["val"]],
+        "Best on validation": studies["best"].fillna(MISSING),
         "Test (%) [95 %]": [_interval_of(row) for _, row in studies.iterrows()],
-        "Worst trial": [_worst(row) for _, row in studies.iterrows()],
-        "Spread (points)": [number(100 * value) for value in studies["spread"]],
+        "Worst on validation (test %)": [_worst(row) for _, row in studies.iterrows()],
+        "Spread": [number(100 * value) for value in studies["spread"]],
         "Diverged": [f"{a} of {b}" if a else "none" for a, b in zip(studies["diverged"], studies["runs"], strict=True)],
     })  # fmt: skip
+    return table if studies["diverged"].any() else table.drop(columns="Diverged")
 
 
 def pairs_table(pairs: pd.DataFrame) -> pd.DataFrame:

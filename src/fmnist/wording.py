@@ -72,6 +72,12 @@ def count(n: int, noun: str = "", plural: str = "") -> str:
     return f"{text} {noun if n == 1 else plural or noun + 's'}" if noun else text
 
 
+def significant(value: float, digits: int = 2) -> str:
+    """`value` with so many significant digits and no exponent: "4,900", "0.27", "0.000049"."""
+    whole, point, part = np.format_float_positional(value, digits, fractional=False, trim="-").partition(".")
+    return f"{int(whole):,}{point}{part}"
+
+
 def percent(mean: float, low: float = np.nan, high: float = np.nan, digits: int = 1, sign: bool = True) -> str:
     """Accuracies in [0, 1] as "88.9 % [88.6, 89.2]"; without the interval when there is none (fewer than two seeds)."""
     if not np.isfinite(mean):
