@@ -39,3 +39,12 @@ def test_modules_it_lists_are_those_there_are():
     layout = README.split("src/fmnist/\n")[1].split("report/ ")[0]
     named = {word for line in layout.splitlines() for word in line[:28].replace(",", " ").split()}
     assert named == {p.stem for p in (ROOT / "src" / "fmnist").glob("*.py")} - {"__init__"}
+
+
+def test_its_results_are_those_of_the_committed_report():
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in README.splitlines() if line.startswith("| ")]
+    results = [row for row in rows if len(row) == 5 and re.match(r"[\d.]+ \[", row[2])]
+    assert len(results) == 5
+    page = re.sub(r"<[^>]+>", "", (ROOT / "report" / "homework.html").read_text(encoding="utf-8"))
+    for row in results:
+        assert all(cell.replace(" ", "") in re.sub(r"\s", "", page) for cell in row), row

@@ -67,7 +67,7 @@ def studies_table(studies: pd.DataFrame) -> pd.DataFrame:
         "Best on validation": studies["best"].fillna(MISSING),
         "Test (%) [95 %]": [_interval_of(row) for _, row in studies.iterrows()],
         "Worst on validation (test %)": [_worst(row) for _, row in studies.iterrows()],
-        "Spread": [number(100 * value) for value in studies["spread"]],
+        "Spread (points)": [number(100 * value) for value in studies["spread"]],
         "Diverged": [f"{a} of {b}" if a else "none" for a, b in zip(studies["diverged"], studies["runs"], strict=True)],
     })  # fmt: skip
     return table if studies["diverged"].any() else table.drop(columns="Diverged")
