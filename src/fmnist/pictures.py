@@ -6,7 +6,6 @@ Images are uint8 [n, 28, 28] (0 background, 255 ink) and are printed dark on whi
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -78,6 +77,8 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str]) -> Figure:
 
     `matrix` holds counts (`analysis.confusion`), of one run or summed over runs.
     """
+    import seaborn as sns  # here, because it takes a second and brings pyplot along
+
     share = 100 * np.asarray(matrix, float) / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
     text = np.where(share >= 0.05, np.char.mod("%.1f", share), np.where(np.asarray(matrix) > 0, "<0.1", "0"))
     hits = np.eye(len(names), dtype=bool)
