@@ -79,7 +79,9 @@ class RunConfig(Strict):
     input_scaling: Literal["none", "symmetric", "standardized"] = "none"  # pixels in [0, 1]; [-1, 1]; mean 0 and std 1
     val_size: Annotated[int, Field(gt=0, lt=TRAIN_IMAGES)] = 6_000  # of the 60,000; the rest is trained on
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    precision: Literal["float64", "float32", "bfloat16"] = "float32"  # bfloat16: products only, weights stay float32
+    precision: Literal["float64", "float32", "bfloat16"] = (
+        "float32"  # bfloat16: activations and products; weights, loss and updates stay float32
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -89,12 +91,8 @@ class RunConfig(Strict):
             raise ValueError("nesterov: allowed with SGD and momentum > 0 only")
         if self.init_std != 1.0 and "normal" not in (self.init, self.bias_init):
             raise ValueError("init_std: allowed with init: normal or bias_init: normal only")
-        if (
-            self.batch_norm
-            and (TRAIN_IMAGES - self.val_size) % self.batch_size == 1
-            or self.batch_norm
-            and self.batch_size == 1
-        ):
+        last_batch = (TRAIN_IMAGES - self.val_size) % self.batch_size
+        if self.batch_norm and 1 in (self.batch_size, last_batch):
             raise ValueError("batch_size: batch norm needs two images or more in every batch, the last one too")
         return self
 

@@ -73,11 +73,11 @@ def accuracy_dots(runs: pd.DataFrame, by: str = "trial", metric: str = "test_acc
         ax.grid(axis="y", visible=False)
         ax.set_ylabel(AXES.get(by, by))
         percent_axis(ax, scale * np.r_[runs[metric], table["low"], table["high"]], metric, "x")
-        fold_legend(fig, *_dots_key(star=True))
+        fold_legend(fig, *_dots_key())
     return fig
 
 
-def _dots_key(star: bool) -> tuple[list, list[str]]:
+def _dots_key() -> tuple[list, list[str]]:
     handles = [
         Line2D([], [], marker="D", color="#0072B2", ms=4.5, mec="white"),
         Line2D([], [], color=FAINT, marker="o"),

@@ -134,7 +134,7 @@ def dropout_mask(keys: Tensor, p: Tensor, batch: int, width: int) -> Tensor:
         if factor:
             bits *= factor
     halves = bits.view(torch.int16)[:, : batch * width].view(-1, batch, width)
-    threshold = ((p.double() * 65536).round() - 32768).clamp(max=32767).to(torch.int16)
+    threshold = ((p * 65536).round() - 32768).clamp(max=32767).to(torch.int16)
     return (halves >= threshold[:, None, None]) * (1 / (1 - p))[:, None, None]
 
 

@@ -40,7 +40,7 @@ def check_parameter(value: Any, default: Any, where: str) -> None:
 
 
 def execute(notebook: Path, parameters: dict[str, Any], target: Path) -> str:
-    """Run a notebook in this process's kernel and keep it as `target`; returns what went wrong, "" if nothing did.
+    """Run a notebook in a kernel of its own and keep it as `target`; returns what went wrong, "" if nothing did.
 
     For a process of its own: its stderr goes into a log beside the target.
     """
@@ -54,6 +54,8 @@ def execute(notebook: Path, parameters: dict[str, Any], target: Path) -> str:
     try:
         papermill.execute_notebook(str(notebook), str(target), parameters, **options)
         return ""
+    except KeyboardInterrupt:
+        return "interrupted"
     except PapermillExecutionError as error:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
         arrow = re.findall(r"^-+> ?(\d+) (.*)$", plain, flags=re.M)

@@ -37,7 +37,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def work(config: RunConfig) -> float:
-    """Multiply-adds of a run's training; progress and ETA are measured in it."""
+    """Multiply-adds of a run's training for each image of its train split; progress and ETA are measured in it."""
     sizes = layer_sizes(config.hidden_sizes)
     per_image = 3 * sum(a * b for a, b in sizes) - sizes[0][0] * sizes[0][1]
     return float(per_image * max(config.epochs, 1))
@@ -78,24 +78,26 @@ def train(configs: Sequence[RunConfig], device: str = "auto", progress: Progress
     On the CPU each core trains a stack of its own while there are several. Stopping the iteration or Ctrl-C ends all.
     """
     on = resolve_device(device)
+    if on.type == "mps" and any(config.precision == "float64" for config in configs):
+        raise UserError("precision: float64 does not exist on mps; use device cpu, or precision float32")
     data, stacks, stop = load(on), pack(configs, on), threading.Event()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, len(stacks)) if on.type == "cpu" else 1
     before = torch.get_num_threads()
 
     def one(stack: list[RunConfig]) -> list[Result]:
-        torch.set_num_threads(max(1, cores // workers))  # of this worker thread
         per_epoch = sum(map(work, stack)) / max(stack[0].epochs, 1)
         return train_stack(stack, data, lambda _, accuracy: progress(len(stack), per_epoch, accuracy), stop)
 
     pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="stack")
     try:
+        torch.set_num_threads(max(1, cores // max(workers, 1)))  # of each worker: the setting is the process's
         pending = {pool.submit(one, stack) for stack in stacks}
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 yield from future.result()
-    except torch.cuda.OutOfMemoryError:
+    except torch.OutOfMemoryError:
         raise UserError(
             f"device: {on} has too little free memory for a stack of {len(stacks[0])} runs; use another device"
         ) from None

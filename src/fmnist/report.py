@@ -9,6 +9,7 @@ import os
 import platform
 import re
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -147,17 +148,26 @@ class Report:
         self.built.mkdir(parents=True, exist_ok=True)
         workers = min(len(self.chapters), os.cpu_count() or 1)
         failures, done = [], {}
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            jobs = {
-                pool.submit(execute, c.notebook, c.parameters, self.built / f"{c.name}.ipynb"): c for c in self.chapters
-            }
+        pool = ProcessPoolExecutor(workers, get_context("spawn"))
+        try:
+            jobs = {pool.submit(execute, c.notebook, c.parameters, self._executed(c.name)): c for c in self.chapters}
             for job in as_completed(jobs):
-                failures += [f"{jobs[job].name}: {problem}" for problem in [job.result()] if problem]
-                done[jobs[job].name] = True
-                progress(len(done), len(jobs), jobs[job].name)
+                name = jobs[job].name
+                try:
+                    problem = job.result()
+                except BrokenProcessPool:
+                    problem = "its process was killed, perhaps for want of memory; try again"
+                failures += [f"{name}: {problem}"] if problem else []
+                done[name] = True
+                progress(len(done), len(jobs), name)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C, what has not begun does not begin
         if failures:
             raise UserError("\n".join(f"notebook {failure}" for failure in sorted(failures)))
-        return {c.name: nbformat.read(self.built / f"{c.name}.ipynb", as_version=4) for c in self.chapters}
+        return {c.name: nbformat.read(self._executed(c.name), as_version=4) for c in self.chapters}
+
+    def _executed(self, name: str) -> Path:
+        return self.built / f"{name}.ipynb"
 
     def merge(self, executed: dict[str, nbformat.NotebookNode]) -> nbformat.NotebookNode:
         """The executed notebooks as one, with title, authors and abstract in its metadata."""

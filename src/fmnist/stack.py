@@ -137,7 +137,8 @@ class Stack:
             if training and self.dropout is not None:
                 mask = dropout_mask(keys[layer], self.dropout, *a.shape[1:]).to(a.dtype)
                 h = a * mask
-            self.tape.append(Layer(a, mask, norm, h))
+            if training:
+                self.tape.append(Layer(a, mask, norm, h))
         w, b = self._linear(self.depth)
         if h is None:
             return shared_linear(groups, w, b, "none").mT.to(self.parameters[0].dtype)
@@ -188,13 +189,16 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss and its gradient: logits [runs, classes, batch], labels [runs, batch].
+    """Loss and predictions: logits [runs, classes, batch], labels [runs, batch].
 
-    Returns the sum of the loss over the batch [runs] in nats, the number of correct images [runs], and
-    d(sum of the loss)/d(logits) [runs, classes, batch] = softmax − one-hot.
+    Returns the sum of the loss over the batch [runs] in nats, the predicted classes [runs, batch], and the logarithms
+    of the predicted probabilities [runs, classes, batch].
     """
     log_p = logits.log_softmax(1)
+    return -log_p.gather(1, labels[:, None]).sum((1, 2)), logits.mT.contiguous().argmax(2), log_p
+
+
+def cross_entropy_gradient(log_p: Tensor, labels: Tensor) -> Tensor:
+    """d(sum of the loss)/d(logits) = softmax − one-hot, [runs, classes, batch]; takes the memory of `log_p`."""
     at_label = labels[:, None]
-    loss = -log_p.gather(1, at_label).sum((1, 2))
-    correct = (logits.mT.contiguous().argmax(2) == labels).sum(1)
-    return loss, correct, log_p.exp_().scatter_add_(1, at_label, -torch.ones_like(at_label, dtype=logits.dtype))
+    return log_p.exp_().scatter_add_(1, at_label, -torch.ones_like(at_label, dtype=log_p.dtype))

@@ -34,7 +34,8 @@ FILES = ("run.json", "history.parquet", "predictions.npy", "weights.safetensors"
 REMEDY = "Set FMNIST_RUNS to a folder that can be written"
 METRICS = (
     *("val_accuracy", "val_loss", "test_accuracy", "test_loss", "test_accuracy_std", "train_accuracy", "train_loss"),
-    *("best_epoch", "best_val_accuracy", "best_val_test_accuracy", "best_val_test_loss", "diverged", "seconds"),
+    *("best_epoch", "best_val_accuracy", "best_val_test_accuracy", "best_val_test_loss"),
+    *("best_val_test_accuracy_std", "diverged", "seconds"),
 )
 
 
@@ -74,7 +75,9 @@ class Run:
 
         weights = safetensors.numpy.load_file(self.folder / ("best.safetensors" if best else "weights.safetensors"))
         model = MLP(self.config)
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
+        found = model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
+        if found.unexpected_keys or any(not key.endswith("num_batches_tracked") for key in found.missing_keys):
+            raise UserError(f"{self.folder}: its weights are not those of its config; remove it to train it anew")
         return model.eval()
 
     def row(self) -> dict[str, Any]:

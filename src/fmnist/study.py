@@ -6,6 +6,7 @@ what the store lacks; then `runs()` and `history()` give the two tables that ana
 
 import itertools
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
@@ -203,16 +204,18 @@ class _Progress:
         self.runs, self.runs_done, self.epochs, self.epochs_done = len(configs), 0, sum(c.epochs for c in configs), 0
         shown = notebook or sys.stderr.isatty()
         self.bar = tqdm(total=sum(map(work, configs)), bar_format=form, disable=not shown, leave=False)
+        self.lock = threading.Lock()  # stacks report from threads of their own
         self._describe()
 
     def _describe(self) -> None:
         self.bar.set_description_str(f"{self.runs_done} of {self.runs} runs", refresh=False)
 
     def advance(self, epochs: int, work: float, accuracy: float) -> None:
-        self.epochs_done += epochs
-        done = f"{self.epochs_done:,} of {self.epochs:,} epochs, val {accuracy:.1%}"
-        self.bar.set_postfix_str(done, refresh=False)
-        self.bar.update(work)
+        with self.lock:
+            self.epochs_done += epochs
+            done = f"{self.epochs_done:,} of {self.epochs:,} epochs, val {accuracy:.1%}"
+            self.bar.set_postfix_str(done, refresh=False)
+            self.bar.update(work)
 
     def finished(self) -> None:
         self.runs_done += 1

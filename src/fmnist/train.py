@@ -19,7 +19,7 @@ from fmnist.config import RunConfig
 from fmnist.data import Data, epoch_order, scaling, split
 from fmnist.model import PARAMETER_DTYPE, dropout_keys
 from fmnist.optim import Optimizer
-from fmnist.stack import Groups, Stack, cross_entropy
+from fmnist.stack import Groups, Stack, cross_entropy, cross_entropy_gradient
 
 TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
 EVALUATION_ROWS = 2_000  # images that evaluation sends through a stack at a time
@@ -39,11 +39,12 @@ class Result:
     data_checksum: str
 
 
+Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
 HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words, as stored with a run: "cpu (8 threads)", "cuda (NVIDIA H200)"."""
+    """The device in words, as stored with a run: "cpu", "cuda (NVIDIA H200)"."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
@@ -104,25 +105,24 @@ def train_epoch(
         rows = slice(step * config.batch_size, min(n, (step + 1) * config.batch_size))
         groups = [(f.runs, f.inputs(f.data.train_images, order[rows])) for f, order in zip(feeds, orders, strict=True)]
         logits = stack.forward(groups, [key[step] for key in keys], training=True)
-        loss, correct, dlogits = cross_entropy(logits, labels[:, rows])
+        loss, predicted, log_p = cross_entropy(logits, labels[:, rows])
+        dlogits = cross_entropy_gradient(log_p, labels[:, rows])
         dlogits *= (scale / (rows.stop - rows.start))[:, None, None]
         optimizer.step(stack.backward(groups, dlogits))
         total_loss += loss
-        total_correct += correct
+        total_correct += (predicted == labels[:, rows]).sum(1)
     return total_loss / n, total_correct / n
 
 
-def evaluate(stack: Stack, feeds: Sequence[Feed], part: str) -> tuple[Tensor, Tensor, Tensor]:
+def evaluate(stack: Stack, feeds: Sequence[Feed], part: str) -> Measured:
     """Mean loss [runs], accuracy [runs] and predictions uint8 [runs, images] on `part`: "train", "val" or "test"."""
     losses, predictions, labels = [], [], []
-    for group in chunks(feeds, part):
-        groups, target = group
-        logits = stack.forward(groups)
-        losses.append(cross_entropy(logits, target)[0])
-        predictions.append(logits.mT.contiguous().argmax(2).to(torch.uint8))
+    for groups, target in chunks(feeds, part):
+        loss, predicted, _ = cross_entropy(stack.forward(groups), target)
+        losses.append(loss)
+        predictions.append(predicted.to(torch.uint8))
         labels.append(target)
     predicted = torch.cat(predictions, 1)
-    stack.tape = []
     return sum(losses) / predicted.shape[1], (predicted == torch.cat(labels, 1)).to(losses[0].dtype).mean(1), predicted
 
 
@@ -171,12 +171,9 @@ class Record:
         )
         self.rows.append(torch.stack(columns, 1))
 
-    def history(self, run: int) -> dict[str, np.ndarray]:
-        """The run's curve up to its last finite epoch; `epoch` is int64, the rest float64."""
-        last = int(self.epochs_seen[run])
-        table = torch.stack(self.rows[: last + 1])[:, run].double().cpu().numpy()
-        columns = dict(zip(HISTORY, table.T.copy(), strict=True))
-        return {**columns, "epoch": columns["epoch"].astype(np.int64)}
+    def table(self) -> np.ndarray:
+        """Every curve, float64 [epochs + 1, runs, len(HISTORY)]."""
+        return torch.stack(self.rows).cpu().double().numpy()
 
 
 Watch = Callable[[int, float], None]  # (epoch, mean validation accuracy of the stack)
@@ -195,8 +192,9 @@ def train_stack(
         start = time.perf_counter()
         train = train_epoch(stack, optimizer, sources, epoch, stop)
         val = evaluate(stack, sources, "val")[:2]
+        accuracy = float(val[1].mean())  # waits for the device, so that the time is the epoch's
         record.add(epoch, train, val, (time.perf_counter() - start) / len(configs))
-        watch(epoch, float(val[1].mean()))
+        watch(epoch, accuracy)
         if not record.alive.any():
             break
     return finish(stack, sources, record, begin)
@@ -204,43 +202,48 @@ def train_stack(
 
 def finish(stack: Stack, sources: Sequence[Feed], record: Record, begin: float) -> list[Result]:
     """Read the test set, with the last weights and with the best ones, and take the stack apart into results."""
-    data, labels = sources[0].data, sources[0].data.test_labels
-    last = {name: tensor.clone() for name, tensor in stack.state.items()}
+    data, last = sources[0].data, on_host(stack.state)
     train, test = evaluate(stack, sources, "train"), evaluate(stack, sources, "test")
     for name, tensor in stack.state.items():
         tensor.copy_(record.best_state[name])
-    best = evaluate(stack, sources, "test")
-    seconds = (time.perf_counter() - begin) / len(stack.configs)
+    best, weights = evaluate(stack, sources, "test"), on_host(stack.state)
+    predictions = torch.stack([test[2], best[2]], 1).cpu().numpy()  # [runs, 2, test images]
+    table, end, metrics = record.table(), record.epochs_seen.cpu().numpy(), measure(record, train, test, best, data)
+    seconds, device = (time.perf_counter() - begin) / len(stack.configs), device_name(data.train_images.device)
     results = []
     for run, config in enumerate(stack.configs):
-        history, diverged = record.history(run), not bool(record.alive[run])
-        at_end = {
-            "train_loss": train[0][run],
-            "train_accuracy": train[1][run],
-            "val_loss": history["val_loss"][-1],
-            "val_accuracy": history["val_accuracy"][-1],
-            "test_loss": test[0][run],
-            "test_accuracy": test[1][run],
-            "test_accuracy_std": batch_spread(test[2][run] == labels),
-        }
-        at_best = {
-            "best_val_accuracy": record.best_accuracy[run],
-            "best_val_test_accuracy": best[1][run],
-            "best_val_test_loss": best[0][run],
-        }
-        known = ({} if diverged else at_end) | ({} if record.best_accuracy[run] < 0 else at_best)
-        metrics = {name: float(known.get(name, math.nan)) for name in (at_end | at_best)}
-        metrics |= {"best_epoch": int(record.best_epoch[run]), "diverged": diverged, "seconds": seconds}
-        predictions = torch.stack([test[2][run], best[2][run]]).cpu().numpy()
-        weights, best_weights = (
-            {name: t[run].cpu().numpy().copy() for name, t in s.items()} for s in (last, record.best_state)
-        )
-        device = device_name(data.train_images.device)
-        results.append(Result(config, history, metrics, predictions, weights, best_weights, device, data.checksum))
+        history = dict(zip(HISTORY, table[: end[run] + 1, run].T.copy(), strict=True))
+        history["epoch"] = history["epoch"].astype(np.int64)
+        measured = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
+        states = ({name: array[run].copy() for name, array in state.items()} for state in (last, weights))
+        results.append(Result(config, history, measured, predictions[run], *states, device, data.checksum))
     return results
 
 
-def batch_spread(correct: Tensor) -> float:
-    """Standard deviation (n - 1) of accuracy over batches of TEST_BATCH, the last one smaller; NaN for one batch."""
-    accuracies = torch.stack([batch.double().mean() for batch in correct.split(TEST_BATCH)])
-    return float(accuracies.std())
+def measure(record: Record, train: Measured, test: Measured, best: Measured, data: Data) -> dict[str, np.ndarray]:
+    """Every metric but the time, [runs] each; NaN where a diverged run has none."""
+    table, alive, labels = record.table(), record.alive.cpu().numpy(), data.test_labels
+    end, best_accuracy = record.epochs_seen.cpu().numpy(), record.best_accuracy.cpu().double().numpy()
+    val_loss, val_accuracy = table[end, np.arange(len(end)), 3:5].T
+    spread, best_spread = batch_spread(test[2] == labels), batch_spread(best[2] == labels)
+    at_end = {"train_loss": train[0], "train_accuracy": train[1], "val_loss": val_loss, "val_accuracy": val_accuracy}
+    at_end |= {"test_loss": test[0], "test_accuracy": test[1], "test_accuracy_std": spread}
+    at_best = {"best_val_accuracy": best_accuracy, "best_val_test_loss": best[0]}
+    at_best |= {"best_val_test_accuracy": best[1], "best_val_test_accuracy_std": best_spread}
+    kept = [(name, values, alive) for name, values in at_end.items()]
+    kept += [(name, values, best_accuracy >= 0) for name, values in at_best.items()]
+    metrics = {name: np.where(there, torch.as_tensor(v).cpu().double().numpy(), np.nan) for name, v, there in kept}
+    return metrics | {"best_epoch": record.best_epoch.cpu().numpy(), "diverged": ~alive}
+
+
+def on_host(state: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """A copy of the stack's tensors in the host's memory."""
+    return {name: tensor.cpu().numpy().copy() for name, tensor in state.items()}
+
+
+def batch_spread(correct: Tensor) -> Tensor:
+    """Standard deviation (n - 1) of accuracy over batches of TEST_BATCH, the last one smaller: [runs, images] → [runs].
+
+    NaN for one batch.
+    """
+    return torch.stack([batch.double().mean(1) for batch in correct.cpu().split(TEST_BATCH, 1)], 1).std(1)

@@ -47,7 +47,7 @@ METRICS = {
     "val_loss": Metric("validation loss", "in validation loss", 1.0, "nats", False),
     "test_loss": Metric("test loss", "in test loss", 1.0, "nats", False),
     "best_val_test_loss": Metric("test loss at the best epoch", "in test loss at the best epoch", 1.0, "nats", False),
-    "seconds": Metric("wall time", "in wall time", 1.0, "s", False),
+    "seconds": Metric("share of the stack's wall time", "in wall time", 1.0, "s", False),
 }
 
 
