@@ -19,11 +19,11 @@ import pandas as pd
 from scipy import stats
 
 from fmnist.config import UserError
-from fmnist.wording import METRICS, claim, count, metric_of, overview, percent, sentence, sentences, significant
+from fmnist.wording import METRICS, claim, count, metric_of, overview, percent, sentence, sentences
 
 __all__ = [
-    "across_studies", "best", "best_per", "claim", "compare", "confusion", "count", "gap", "interval", "overview",
-    "percent", "sentence", "sentences", "significant", "summary", "worst_pairs",
+    "across_studies", "at_edge", "best", "best_per", "claim", "compare", "confusion", "count", "gap", "interval",
+    "overview", "percent", "sentence", "sentences", "summary", "together", "worst_pairs",
 ]  # fmt: skip
 
 LEVEL = 0.95
@@ -167,6 +167,22 @@ def best_per(runs: pd.DataFrame, within: str = "variant", by: str = "trial", met
     alive = runs.groupby(within, sort=False)[metric].transform(lambda values: np.isfinite(values).any()).astype(bool)
     found = {name: best(group, by, metric) for name, group in runs[alive].groupby(within, sort=False)}
     return pd.Series(found, dtype=object, name=by).rename_axis(within)
+
+
+def together(comparisons: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Several tables of `compare`, each with a baseline of its own, as one family: Holm's correction over all rows."""
+    return _judge(pd.concat(comparisons, ignore_index=True))
+
+
+def at_edge(runs: pd.DataFrame, tried: Sequence[float], x: str = "lr") -> str:
+    """Which variants of `runs`, the selected ones, have the least or the greatest `x` that was `tried`: a sentence."""
+    rates = runs.groupby("variant", sort=False)[x].first()
+    edge = [name for name, rate in rates.items() if rate in (min(tried), max(tried))]
+    if not edge:
+        return "Every selected rate lies inside the grid."
+    return (
+        f"At the edge of the grid, which has then not shown the best rate, is what was selected for: {'; '.join(edge)}."
+    )
 
 
 def gap(runs: pd.DataFrame) -> pd.DataFrame:

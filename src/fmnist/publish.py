@@ -42,12 +42,14 @@ def table(frame: pd.DataFrame, label: str, caption: str, formats: dict | None = 
     """Publish a DataFrame as a table; cells may hold Markdown.
 
     `label` is ``tbl-…``; `formats` maps a column to a format string such as ``"{:.2f}"`` or to a function; `align` is
-    one letter a column, ``l``, ``r`` or ``c``, by default right for numbers and left for text. A named index becomes
-    the first column or columns. Raises UserError for a malformed label, an unknown column or a wrong `align`.
+    one letter a column, ``l``, ``r`` or ``c``, by default left for the first column and text, right for numbers. A
+    named index becomes the first column or columns.
+
+    Raises UserError for a malformed label, an unknown column or a wrong `align`.
     """
     _check(label, "tbl", caption=caption)
     frame = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
-    align = align or "".join("r" if _numeric(frame[column]) else "l" for column in frame)
+    align = align or "".join("r" if i and _numeric(frame[column]) else "l" for i, column in enumerate(frame))
     if len(align) != frame.shape[1] or set(align) - set("lrc"):
         raise UserError(f"table {label}: align {align!r} needs one of l, r, c for each of its {frame.shape[1]} columns")
     if unknown := set(formats or {}) - set(frame.columns):

@@ -242,7 +242,7 @@ def cached_table(report: str) -> pd.DataFrame:
         stored = [run for run_id in ids if (run := store.load(run_id))]
         minutes = sum(run.metrics["seconds"] for run in stored if run.run_id not in seen) / 60
         devices = ", ".join(sorted({run.record["device"] for run in stored}))
-        rows.append((name, len(study.trials), len(ids), len(seen & set(ids)), len(stored), f"{minutes:.1f}", devices))
+        rows.append((name, len(study.trials), len(ids), len(seen & set(ids)), f"{minutes:.1f}", devices))
         seen |= set(ids)
-    columns = ["Study", "Trials", "Runs", "Trained before", "In the store", "Minutes", "Device"]
+    columns = ["Study", "Trials", "Runs", "Trained before", "Minutes", "Device"]
     return pd.DataFrame(rows, columns=columns)

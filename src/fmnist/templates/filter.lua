@@ -46,7 +46,7 @@ local function sections(blocks)
     header.classes = header.classes:filter(function(class) return class ~= "unnumbered" end)
     header.level = pdf and level or level + 1
     if not pdf then return header end
-    return { typst(level == 1 and "#place.flush()" or "#before-run-in"), header } -- no figure floats into another section
+    return { typst(level == 1 and "#place.flush()" or level == 2 and "#place.flush()#before-run-in" or "#before-run-in"), header } -- no figure floats into another section
   end }
 end
 
