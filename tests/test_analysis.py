@@ -224,3 +224,24 @@ def _environment():
     import os
 
     return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_tables_corrected_together_are_one_family():
+    runs = simulated_runs({"A": 0.80, "B": 0.81, "C": 0.80, "D": 0.83})
+    first = analysis.compare(runs[runs.trial.isin(["A", "B"])], "A")
+    second = analysis.compare(runs[runs.trial.isin(["C", "D"])], "C")
+    both = analysis.together([first, second])
+    assert list(both.family) == [2, 2]
+    ordered = both.sort_values("p")
+    assert ordered.p_holm.iloc[0] == pytest.approx(min(1, 2 * ordered.p.iloc[0]))
+    assert ordered.p_holm.iloc[1] == pytest.approx(max(ordered.p_holm.iloc[0], ordered.p.iloc[1]))
+
+
+def test_a_selected_rate_at_the_edge_of_the_grid_is_named():
+    runs = pd.DataFrame({"variant": ["SGD", "Adam"], "lr": [1.0, 0.01]})
+    assert "for: SGD." in analysis.at_edge(runs, [0.01, 0.1, 1.0][::-1] + [0.001])
+    assert analysis.at_edge(runs, [0.001, 0.01, 1.0, 10.0]) == "Every selected rate lies inside the grid."
+
+
+def test_significant_digits_come_without_an_exponent():
+    assert [wording.significant(x) for x in (4912.0, 0.2741, 4.91e-5, 1.0)] == ["4,900", "0.27", "0.000049", "1"]

@@ -37,7 +37,7 @@ def curves(
                 for index, group in enumerate(groups):
                     seen.append(_curve(ax, part[part[by] == group], ended, metric, index))
                 if panels and (metric == metrics[0] or len(names) > 5):
-                    ax.set_title(name_of(name))
+                    ax.set_title(name if isinstance(name, str) else f"{panels} {name_of(name)}")
                 ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
             _limit(axes, seen, metric)
         _curve_legend(fig, history, ended, by, groups)
