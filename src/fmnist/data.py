@@ -72,7 +72,7 @@ def _load(device: str) -> Data:
     return Data(images[0], labels[0], images[1], labels[1], hashlib.sha256(lines.encode()).hexdigest(), source)
 
 
-def generator(seed: int, purpose: str, *more: int, device: str | torch.device = "cpu") -> torch.Generator:
+def generator(seed: int, purpose: str, *more: int) -> torch.Generator:
     """A generator of its own for each (seed, purpose, ...), e.g. (0, "order", epoch).
 
     Its seed is the first 8 bytes of the SHA-256 of "fmnist purpose seed ...", so that neighbours share nothing. (Of
@@ -81,7 +81,7 @@ def generator(seed: int, purpose: str, *more: int, device: str | torch.device = 
     import torch
 
     digest = hashlib.sha256(" ".join(["fmnist", purpose, *map(str, (seed, *more))]).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big"))
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
 def split(count: int, val_size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -192,7 +192,7 @@ def _divergence_strip(ax: Axes, table: pd.DataFrame, by: str, x: str, groups: li
 
 
 def gap_plot(runs: pd.DataFrame, x: str = "dropout", by: str = "hidden_sizes") -> Figure:
-    """Training and validation accuracy, and their difference, against `x`: overfitting and what regularisation does."""
+    """Training and validation accuracy, and their difference, against `x`: overfitting and what regularization does."""
     runs = gap(runs)
     tables = {name: summary(runs, [by, x], name) for name in ("train_accuracy", "val_accuracy", "gap")}
     groups = list(dict.fromkeys(tables["gap"][by]))

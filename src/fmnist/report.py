@@ -71,7 +71,6 @@ class Chapter:
     name: str
     notebook: Path
     parameters: dict[str, Any]
-    shift: int  # by how much its headings are lowered
     study: Study | None
 
 
@@ -87,21 +86,20 @@ class Report:
         place = f"params/{name}/report.yaml"
         self.spec = validate(ReportSpec, read_yaml(self.folder / "report.yaml"), place)
         Study(base=self.spec.base, seeds=self.spec.seeds, where=place)
-        names = [notebook for notebook, _ in self._contents()]
+        names = self._contents()
         if twice := {notebook for notebook in names if names.count(notebook) > 1}:
             raise UserError(f"{place}: sections: {min(twice)} stands twice; a notebook is executed once")
-        self.chapters = [self._chapter(*item) for item in self._contents()]
+        self.chapters = [self._chapter(name) for name in names]
         unused = {p.stem for p in self.folder.glob("*.yaml")} - {"report", *(c.name for c in self.chapters)}
         if unused:
             raise UserError(f"params/{name}/{min(unused)}.yaml: belongs to no section of report.yaml")
 
-    def _contents(self) -> list[tuple[str, int]]:
-        contents = []
-        for section in self.spec.sections:
-            contents += [(n, 1) for n in section.notebooks] if isinstance(section, Group) else [(section, 0)]
-        return contents
+    def _contents(self) -> list[str]:
+        """The notebooks' names in the paper's order."""
+        parts = [part.notebooks if isinstance(part, Group) else [part] for part in self.spec.sections]
+        return [name for part in parts for name in part]
 
-    def _chapter(self, name: str, shift: int) -> Chapter:
+    def _chapter(self, name: str) -> Chapter:
         path, place = project_root() / "notebooks" / f"{name}.ipynb", f"params/{self.name}/{name}.yaml"
         there = sorted(p.stem for p in path.parent.glob("*.ipynb"))
         if name not in there:
@@ -119,14 +117,14 @@ class Report:
             check_parameter(value, defaults[key], f"{place}: {key}")
         merged = {**defaults, **given, **{key: value for key, value in ours.items() if key in defaults}}
         if not set(STUDY_KEYS) <= set(defaults):
-            return Chapter(name, path, merged, shift, None)
+            return Chapter(name, path, merged, None)
         merged["seeds"] = given.get("seeds", self.spec.seeds)
         merged["base"] = {**defaults["base"], **self.spec.base, **given.get("base", {})}
         study = Study(**{key: merged[key] for key in STUDY_KEYS}, where=place)
         known = list(study.spec.variants or study.trials)
         if (baseline := merged.get("baseline", known[0])) not in known:
             raise UserError(f"{place}: baseline: no trial is called {baseline!r}{nearest(baseline, known)}")
-        return Chapter(name, path, merged, shift, study)
+        return Chapter(name, path, merged, study)
 
     @cached_property
     def studies(self) -> dict[str, Study]:

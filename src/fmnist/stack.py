@@ -88,7 +88,7 @@ class Layer:
 
 
 class Stack:
-    """Networks of one architecture, `len(configs)` of them, initialised as `MLP(config)` each.
+    """Networks of one architecture, `len(configs)` of them, initialized as `MLP(config)` each.
 
     `parameters` lists weight, bias and, with batch norm, scale and shift, layer by layer, each [runs, …].
     """

@@ -39,7 +39,7 @@ RC: dict[str, Any] = {
 
 AXES = {
     "lr": "learning rate", "dropout": "dropout probability", "batch_size": "batch size", "weight_decay": "weight decay",
-    "hidden_sizes": "hidden layers", "variant": "variant", "optimizer": "optimizer", "init": "initialisation",
+    "hidden_sizes": "hidden layers", "variant": "variant", "optimizer": "optimizer", "init": "initialization",
     "trial": "trial", "activation": "activation", "parameters": "parameters", "seed": "seed",
     "init_std": "standard deviation",
 }  # fmt: skip
