@@ -21,11 +21,11 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help report smoke lab data test lint lock clean
+.PHONY: help report smoke lab data test test-slow lint lock clean
 
 help:  ## list what there is to do
 	@echo "make TARGET [REPORT=a folder of params/] [DEVICE=auto|cpu|cuda|mps] [PYTHON=python3.12]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 report: $(READY)  ## train, execute the notebooks and write report/REPORT.html and .pdf (REPORT=homework)
 	@$(BIN)/fmnist report "$(REPORT)" --device "$(DEVICE)"
@@ -42,6 +42,9 @@ data: $(READY)  ## find or fetch the data set, check it, and say where it is
 
 test: $(READY)  ## run the tests
 	@$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## run the slow tests: each notebook alone with its defaults (about ten minutes)
+	@$(BIN)/python -m pytest -m slow
 
 lint: $(READY)  ## check the code's style; changes nothing
 	@$(BIN)/ruff check && $(BIN)/ruff format --check
