@@ -43,7 +43,7 @@ data: $(READY)  ## find or fetch the data set, check it, and say where it is
 test: $(READY)  ## run the tests
 	@$(BIN)/python -m pytest
 
-test-slow: $(READY)  ## run the slow tests: each notebook alone with its defaults (about ten minutes)
+test-slow: $(READY)  ## run the slow tests: each notebook alone with its defaults (about four minutes)
 	@$(BIN)/python -m pytest -m slow
 
 lint: $(READY)  ## check the code's style; changes nothing
