@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fmnist"
 
 # A module imports only modules that come before it.
-ENGINE = ["config", "wording", "fetch", "data", "model", "optim", "stack", "train", "pool", "store", "study"]
+ENGINE = ["config", "wording", "fetch", "data", "model", "optim", "stack", "feed", "train", "pool", "store", "study"]
 ANALYSIS = ["analysis", "publish", "style", "curves", "pictures", "figures", "tables", "document", "exporters"]
 ORDER = [*ENGINE, *ANALYSIS, "notebooks", "report", "cli"]
 STUDIES = ["shape", "optimizer", "dropout", "init", "batchnorm"]

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from fmnist import pool
 from fmnist.config import RunConfig, UserError
 from fmnist.data import Data
+from fmnist.feed import Feed
 from fmnist.model import MLP
-from fmnist.optim import Optimizer
 from fmnist.pool import STACK_RUNS, pack, resolve_device
 from fmnist.stack import Stack
-from fmnist.train import Result, evaluate, feeds, train_epoch, train_stack
+from fmnist.train import Result, Trainer, evaluate, train_stack
 
 torch.set_num_threads(1)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
@@ -64,12 +64,12 @@ def mlp(config: RunConfig, weights: dict[str, np.ndarray]) -> MLP:
 
 def assert_trains_as_torch(configs: list[RunConfig], data: Data, tolerance: float) -> None:
     """One stack of `configs` against a plain loop each, after every epoch: weights, mean loss, accuracy."""
-    stack = Stack(configs)
-    optimizer, sources = Optimizer(stack.parameters, configs), feeds(stack, data)
+    trainer = Trainer(configs, data)
+    stack = trainer.stack
     start = {name: tensor.clone() for name, tensor in stack.state.items()}
     loops = zip(*(plain_training(config, data) for config in configs), strict=True)
     for epoch, plain in enumerate(loops, 1):
-        loss, accuracy = train_epoch(stack, optimizer, sources, epoch, threading.Event())
+        loss, accuracy = trainer.epoch(epoch, threading.Event())
         for run, (model, plain_loss, plain_accuracy) in enumerate(plain):
             where = f"{configs[run]}, epoch {epoch}"
             expected = {name: tensor for name, tensor in model.state_dict().items() if name in stack.state}
@@ -252,7 +252,7 @@ def test_evaluation_of_batch_norm_uses_running_statistics_and_leaves_them(small)
             tensor.uniform_(0.5, 2)
     before = {name: tensor.clone() for name, tensor in stack.state.items()}
     for part in ("train", "val", "test"):
-        losses, accuracies, predictions = evaluate(stack, feeds(stack, small), part)
+        losses, accuracies, predictions = evaluate(stack, Feed(stack, small), part)
         for run, config in enumerate(configs):
             model = mlp(config, {name: tensor[run].numpy() for name, tensor in before.items()})
             loss, accuracy, predicted = plain_evaluation(model, config, small, part)
@@ -264,8 +264,8 @@ def test_evaluation_of_batch_norm_uses_running_statistics_and_leaves_them(small)
 def test_evaluating_an_image_does_not_depend_on_the_others(small):
     stack = Stack([longer(batch_norm=True, dropout=0.5)])
     x = small.train_images[:50].double() / 255
-    together = stack.forward([(slice(0, 1), x)])
-    alone = torch.cat([stack.forward([(slice(0, 1), row[None])]) for row in x], 2)
+    together = stack.forward(x[None])
+    alone = torch.cat([stack.forward(row[None, None]) for row in x], 2)
     torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
 
 

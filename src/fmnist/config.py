@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
-RESULTS_VERSION = 1  # raised when the same config gives other results; part of every run's address
+RESULTS_VERSION = 2  # raised when the same config gives other results; part of every run's address
 TRAIN_IMAGES, INPUTS, OUTPUTS = 60_000, 784, 10
 
 

@@ -102,7 +102,8 @@ class SeededDropout(nn.Module):
             return x
         key = dropout_keys([self.seed], self.layer, self.step, 1)[0].to(x.device)
         self.step += 1
-        return x * dropout_mask(key, torch.tensor([self.p], dtype=x.dtype, device=x.device), *x.shape)[0]
+        p = torch.tensor([self.p], dtype=x.dtype, device=x.device)
+        return x * dropout_mask(key, p, *x.shape[::-1])[0].t()
 
 
 def dropout_keys(seeds: Sequence[int], layer: int, first_step: int, steps: int) -> Tensor:
@@ -122,21 +123,19 @@ def _splitmix(z: np.ndarray) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
-def dropout_mask(keys: Tensor, p: Tensor, batch: int, width: int) -> Tensor:
-    """0 with probability p, else 1/(1 - p); keys int32 [runs], p floating [runs] → [runs, batch, width] of p's type.
+def dropout_mask(keys: Tensor, p: Tensor, width: int, batch: int, dtype: torch.dtype | None = None) -> Tensor:
+    """0 with probability p, else 1/(1 - p); keys int32 [runs], p floating [runs] → [runs, width, batch] of `dtype`
+    (left out: p's).
 
     A counter-based generator: every element hashes its own position with the run's key, so the mask is the same on
     every device and in every stack. p is rounded to 1/65,536: each 32-bit hash serves two elements.
     """
-    bits = _position(batch * width, keys.device) * 0x1E3779B1 + keys[:, None]  # int32 arithmetic wraps
+    count = width * batch
+    bits = torch.arange((count + 1) // 2, dtype=torch.int32, device=keys.device)[None] * 0x1E3779B1 + keys[:, None]
     for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97), (15, None)):  # Wellons' 32-bit mixer, public domain
         bits ^= (bits >> shift) & ((1 << (32 - shift)) - 1)  # int32 shifts keep the sign: mask it off
         if factor:
             bits *= factor
-    halves = bits.view(torch.int16)[:, : batch * width].view(-1, batch, width)
+    halves = bits.view(torch.int16)[:, :count].view(-1, width, batch)
     threshold = ((p * 65536).round() - 32768).clamp(max=32767).to(torch.int16)
-    return (halves >= threshold[:, None, None]) * (1 / (1 - p))[:, None, None]
-
-
-def _position(count: int, device: torch.device) -> Tensor:
-    return torch.arange((count + 1) // 2, dtype=torch.int32, device=device)[None]
+    return (halves >= threshold[:, None, None]) * (1 / (1 - p)).to(dtype or p.dtype)[:, None, None]

@@ -1,7 +1,8 @@
 """torch.optim's update rules for a stack: one call updates every run, each with its own learning rate and the rest.
 
 Formulas and constants are those of torch.optim (2.9 to 2.14); tests hold each rule to it step by step.
-A tensor has a leading run axis; a hyperparameter is a tensor [runs, 1, …] that broadcasts against it.
+A tensor has a leading run axis; a hyperparameter is a tensor [runs, 1, …] that broadcasts against it. All that changes
+from step to step, the count of steps too, is on the device, so that a CUDA graph of a step can be replayed.
 """
 
 from collections.abc import Sequence
@@ -25,82 +26,114 @@ class Rule:
             column = torch.tensor(values, dtype=parameter.dtype, device=parameter.device)
             return column.view(-1, *[1] * (parameter.dim() - 1))
 
-        self.parameter, self.steps = parameter, 0
+        self.parameter, self.configs = parameter, configs
         self.lr = spread([c.lr for c in configs])
         self.momentum = spread([c.momentum for c in configs]) if any(c.momentum for c in configs) else None
         self.weight_decay = spread([c.weight_decay for c in configs]) if any(c.weight_decay for c in configs) else None
         self.nesterov = spread([float(c.nesterov) for c in configs]) if any(c.nesterov for c in configs) else None
         self.state = [torch.zeros_like(parameter) for _ in self.state_names]
-        self.velocity = torch.zeros_like(parameter) if self.momentum is not None else None
+        self.momentum_buffer = torch.zeros_like(parameter) if self.momentum is not None else None
 
-    def step(self, gradient: Tensor) -> None:
-        self.steps += 1
+    def step(self, gradient: Tensor, correction: "Correction") -> None:
         if self.weight_decay is not None:
             gradient = self.decay(gradient)
-        self.parameter.addcmul_(self.direction(gradient), self.lr, value=-1)
+        self.parameter.addcmul_(self.direction(gradient, correction), self.lr, value=-1)
 
     def decay(self, gradient: Tensor) -> Tensor:
         return torch.addcmul(gradient, self.parameter, self.weight_decay)
 
     def accelerate(self, gradient: Tensor) -> Tensor:
-        """Heavy-ball velocity v ← μ·v + g, as torch.optim.SGD and RMSprop keep it."""
-        return gradient if self.velocity is None else self.velocity.mul_(self.momentum).add_(gradient)
+        """Heavy-ball momentum b ← μ·b + g, as torch.optim.SGD and RMSprop keep it."""
+        buffer = self.momentum_buffer
+        return gradient if buffer is None else buffer.mul_(self.momentum).add_(gradient)
 
 
 class SGD(Rule):
-    def direction(self, gradient: Tensor) -> Tensor:
-        velocity = self.accelerate(gradient)
+    def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
+        buffer = self.accelerate(gradient)
         if self.nesterov is None:
-            return velocity
-        ahead = torch.addcmul(gradient, velocity, self.momentum)
-        return torch.lerp(velocity, ahead, self.nesterov.expand_as(velocity))  # 0 or 1: each run its own
+            return buffer
+        ahead = torch.addcmul(gradient, buffer, self.momentum)
+        return torch.lerp(buffer, ahead, self.nesterov.expand_as(buffer))  # 0 or 1: each run its own
 
 
 class RMSprop(Rule):
-    state_names, alpha, eps = ("square",), 0.99, 1e-8
+    state_names, alpha, eps = ("square_avg",), 0.99, 1e-8
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        (square,) = self.state
-        square.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
-        return self.accelerate(gradient / square.sqrt().add_(self.eps))
+    def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
+        (square_avg,) = self.state
+        square_avg.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
+        return self.accelerate(gradient / square_avg.sqrt().add_(self.eps))
 
 
 class Adadelta(Rule):
-    state_names, rho, eps = ("square", "delta"), 0.9, 1e-6
+    state_names, rho, eps = ("square_avg", "acc_delta"), 0.9, 1e-6
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        square, delta = self.state
-        square.mul_(self.rho).addcmul_(gradient, gradient, value=1 - self.rho)
-        change = delta.add(self.eps).div_(square.add(self.eps)).sqrt_().mul_(gradient)
-        delta.mul_(self.rho).addcmul_(change, change, value=1 - self.rho)
+    def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
+        square_avg, acc_delta = self.state
+        square_avg.mul_(self.rho).addcmul_(gradient, gradient, value=1 - self.rho)
+        change = acc_delta.add(self.eps).div_(square_avg.add(self.eps)).sqrt_().mul_(gradient)
+        acc_delta.mul_(self.rho).addcmul_(change, change, value=1 - self.rho)
         return change
 
 
 class Adam(Rule):
-    state_names, beta1, beta2, eps = ("mean", "square"), 0.9, 0.999, 1e-8
+    state_names, eps = ("exp_avg", "exp_avg_sq"), 1e-8
+    fused = torch._fused_adam_  # what torch.optim.Adam(fused=True) calls: one pass instead of eight
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        mean, square = self.state
-        mean.lerp_(gradient, 1 - self.beta1)
-        square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
-        spread = square.sqrt().div_((1 - self.beta2**self.steps) ** 0.5).add_(self.eps)
-        return spread.reciprocal_().mul_(mean).div_(1 - self.beta1**self.steps)
+    def step(self, gradient: Tensor, correction: "Correction") -> None:
+        if len(self.configs) > 1 or self.parameter.device.type != "cpu":
+            return super().step(gradient, correction)
+        config, (exp_avg, exp_avg_sq) = self.configs[0], self.state
+        constants = {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "weight_decay": config.weight_decay}
+        which = {"lr": config.lr, "amsgrad": False, "maximize": False}
+        kept = [exp_avg], [exp_avg_sq], [], [correction.steps]
+        return type(self).fused([self.parameter], [gradient], *kept, **constants, **which)
+
+    def direction(self, gradient: Tensor, correction: "Correction") -> Tensor:
+        exp_avg, exp_avg_sq = self.state
+        exp_avg.lerp_(gradient, 1 - BETA1)
+        exp_avg_sq.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        spread = exp_avg_sq.sqrt().mul_(correction.second).add_(self.eps)
+        return spread.reciprocal_().mul_(exp_avg).mul_(correction.first)
 
 
 class AdamW(Adam):
+    fused = torch._fused_adamw_
+
     def decay(self, gradient: Tensor) -> Tensor:
         self.parameter.mul_(1 - self.lr * self.weight_decay)
         return gradient
 
 
 RULES = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "RMSprop": RMSprop, "Adadelta": Adadelta}
+BETA1, BETA2 = 0.9, 0.999
+
+
+class Correction:
+    """Adam's correction of its averages' start at zero, after so many `steps`: tensors of no dimension."""
+
+    def __init__(self, parameter: Tensor):
+        self.steps = torch.zeros((), dtype=torch.float32, device=parameter.device)  # float32: as torch.optim counts
+        wide = torch.float32 if parameter.device.type == "mps" else torch.float64
+        self.powers = torch.ones(2, dtype=wide, device=parameter.device)
+        self.betas = torch.tensor([BETA1, BETA2], dtype=wide, device=parameter.device)
+
+    def step(self) -> None:
+        self.steps += 1
+        self.powers *= self.betas
+        first, second = (1 - self.powers).reciprocal_()
+        self.first, self.second = first, second.sqrt()
 
 
 class Optimizer:
     """All rules of a stack: per parameter one for each block of neighbouring runs with the same optimizer."""
 
     def __init__(self, parameters: Sequence[Tensor], configs: Sequence[RunConfig]):
+        self.dtype = parameters[0].dtype
         self.rules: list[list[tuple[slice, Rule]]] = [self._blocks(p, configs) for p in parameters]
+        adaptive = any(config.optimizer.startswith("Adam") for config in configs)
+        self.correction = Correction(parameters[0]) if adaptive else None
 
     @staticmethod
     def _blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice, Rule]]:
@@ -114,7 +147,9 @@ class Optimizer:
         return blocks
 
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """One update; `gradients` in the order of the parameters, of their shapes."""
-        for blocks, gradient in zip(self.rules, gradients, strict=True):
+        """One update; `gradients` in the order of the parameters, of their shapes, in any floating type."""
+        if self.correction is not None:
+            self.correction.step()
+        for gradient, blocks in zip(gradients, self.rules, strict=True):
             for part, rule in blocks:
-                rule.step(gradient[part])
+                rule.step(gradient[part].to(self.dtype), self.correction)

@@ -7,22 +7,24 @@ with those of the best validation epoch.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fmnist.config import RunConfig
-from fmnist.data import Data, epoch_order, scaling, split
-from fmnist.model import PARAMETER_DTYPE, dropout_keys
+from fmnist.data import Data
+from fmnist.feed import Feed
+from fmnist.model import dropout_keys
 from fmnist.optim import Optimizer
-from fmnist.stack import Groups, Stack, cross_entropy, cross_entropy_gradient
+from fmnist.stack import Stack, cross_entropy, cross_entropy_gradient
 
 TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
-EVALUATION_ROWS = 2_000  # images that evaluation sends through a stack at a time
+HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
+Mark = Callable[[str], None]  # says which phase has just ended, for `fmnist profile`
 
 
 @dataclass(frozen=True)
@@ -39,105 +41,92 @@ class Result:
     data_checksum: str
 
 
-Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
-HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
-
-
 def device_name(device: torch.device) -> str:
     """The device in words, as stored with a run: "cpu", "cuda (NVIDIA H200)"."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
-@dataclass
-class Feed:
-    """What neighbouring runs of one seed and scaling share: their images, scaled batch by batch, and their labels."""
+class Trainer:
+    """A stack in training. `step` is one update of every run; on CUDA it is a graph, captured once for a batch size."""
 
-    runs: slice
-    data: Data
-    train: Tensor  # indices of the train split, int64, on the device
-    val: Tensor
-    scale: float
-    shift: float
-    dtype: torch.dtype  # of the weights
-    compute_dtype: torch.dtype  # of the products
+    def __init__(self, configs: Sequence[RunConfig], data: Data, mark: Mark | None = None, graphs: bool = True):
+        device = data.train_images.device
+        self.stack = Stack(configs, device)
+        self.feed, self.optimizer = Feed(self.stack, data), Optimizer(self.stack.parameters, configs)
+        self.scale = torch.tensor([c.loss_scale for c in configs], dtype=self.stack.dtype, device=device)[:, None, None]
+        self.loss, self.correct = (torch.zeros(len(configs), dtype=torch.float64, device=device) for _ in range(2))
+        self.mark = mark or (lambda _: None)
+        self.graphs: dict[int, Graph | None] | None = {} if graphs and device.type == "cuda" and not mark else None
 
-    def inputs(self, images: Tensor, rows: Tensor | slice) -> Tensor:
-        """[rows, 784] scaled."""
-        x = images[rows] if isinstance(rows, slice) else images.index_select(0, rows)
-        return x.to(self.dtype).mul_(self.scale).add_(self.shift).to(self.compute_dtype)
+    def epoch(self, epoch: int, stop: threading.Event) -> tuple[Tensor, Tensor]:
+        """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen."""
+        batches = self.feed.order(epoch).split(self.stack.configs[0].batch_size, 1)
+        seeds, first, device = [c.seed for c in self.stack.configs], (epoch - 1) * len(batches), self.scale.device
+        layers = range(self.stack.depth) if self.stack.dropout is not None else ()
+        keys = [dropout_keys(seeds, layer, first, len(batches)).to(device) for layer in layers]  # [layers][steps, runs]
+        self.loss.zero_()
+        self.correct.zero_()
+        self.mark("data")
+        for step, rows in enumerate(batches):
+            if stop.is_set():
+                raise KeyboardInterrupt
+            self.replay(rows, [key[step] for key in keys])
+        images = self.feed.train.shape[1]
+        return (self.loss / images).to(self.stack.dtype), (self.correct / images).to(self.stack.dtype)
 
+    def step(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
+        """One update from the images at `rows` [groups, batch]; `keys` [hidden layers][runs] draw dropout's masks."""
+        x, labels = self.feed.batch(rows)
+        self.mark("data")
+        logits = self.stack.forward(x, keys, training=True)
+        loss, predicted, log_p = cross_entropy(logits, labels)
+        self.loss += loss
+        self.correct += (predicted == labels).sum(1)
+        self.mark("forward")
+        dlogits = cross_entropy_gradient(log_p, labels).mul_(self.scale / rows.shape[1])
+        gradients = self.stack.backward(x, dlogits)
+        self.mark("backward")
+        self.optimizer.step(gradients)
+        self.mark("update")
 
-def feeds(stack: Stack, data: Data) -> list[Feed]:
-    found, start = [], 0
-    for (seed, kind), members in groupby(stack.configs, key=lambda c: (c.seed, c.input_scaling)):
-        config, *others = members
-        train, val = split(len(data.train_labels), config.val_size, seed)
-        scale, shift = scaling(data.train_images, train, kind)
-        runs, device = slice(start, start + 1 + len(others)), data.train_images.device
-        dtype = PARAMETER_DTYPE[config.precision]
-        found.append(Feed(runs, data, train.to(device), val.to(device), scale, shift, dtype, stack.compute_dtype))
-        start = runs.stop
-    return found
-
-
-def train_epoch(
-    stack: Stack, optimizer: Optimizer, feeds: Sequence[Feed], epoch: int, stop: threading.Event
-) -> tuple[Tensor, Tensor]:
-    """One epoch of every run: mean loss and accuracy [runs] over its batches, in training mode, as they are seen."""
-    config, device = stack.configs[0], stack.parameters[0].device
-    n = len(feeds[0].train)
-    orders = [feed.train[epoch_order(n, stack.configs[feed.runs.start].seed, epoch).to(device)] for feed in feeds]
-    labels = torch.cat(
-        [f.data.train_labels[o].expand(f.runs.stop - f.runs.start, n) for f, o in zip(feeds, orders, strict=True)]
-    )
-    steps = math.ceil(n / config.batch_size)
-    seeds = [c.seed for c in stack.configs]
-    keys = (
-        [dropout_keys(seeds, layer, (epoch - 1) * steps, steps).to(device) for layer in range(stack.depth)]
-        if stack.dropout is not None
-        else []
-    )
-    scale = torch.tensor([c.loss_scale for c in stack.configs], dtype=stack.parameters[0].dtype, device=device)
-    total_loss, total_correct = torch.zeros_like(scale), torch.zeros_like(scale)
-    for step in range(steps):
-        if stop.is_set():
-            raise KeyboardInterrupt
-        rows = slice(step * config.batch_size, min(n, (step + 1) * config.batch_size))
-        groups = [(f.runs, f.inputs(f.data.train_images, order[rows])) for f, order in zip(feeds, orders, strict=True)]
-        logits = stack.forward(groups, [key[step] for key in keys], training=True)
-        loss, predicted, log_p = cross_entropy(logits, labels[:, rows])
-        dlogits = cross_entropy_gradient(log_p, labels[:, rows])
-        dlogits *= (scale / (rows.stop - rows.start))[:, None, None]
-        optimizer.step(stack.backward(groups, dlogits))
-        total_loss += loss
-        total_correct += (predicted == labels[:, rows]).sum(1)
-    return total_loss / n, total_correct / n
+    def replay(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
+        """`step`, on CUDA as a graph: a batch size's first step readies the libraries, its second is captured."""
+        if self.graphs is None:
+            return self.step(rows, keys)
+        if (size := rows.shape[1]) not in self.graphs:
+            self.graphs[size] = None
+            return self.step(rows, keys)
+        if self.graphs[size] is None:
+            self.graphs[size] = Graph(self.step, rows, keys)
+        self.graphs[size].replay(rows, keys)
 
 
-def evaluate(stack: Stack, feeds: Sequence[Feed], part: str) -> Measured:
+class Graph:
+    """A step captured as one CUDA graph: replaying it costs one launch instead of one for every operation."""
+
+    def __init__(self, step: Callable[[Tensor, Sequence[Tensor]], None], rows: Tensor, keys: Sequence[Tensor]):
+        self.rows, self.keys = rows.clone(), [key.clone() for key in keys]
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            step(self.rows, self.keys)  # recorded, not run
+
+    def replay(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
+        self.rows.copy_(rows)
+        for own, key in zip(self.keys, keys, strict=True):
+            own.copy_(key)
+        self.graph.replay()
+
+
+def evaluate(stack: Stack, feed: Feed, part: str) -> Measured:
     """Mean loss [runs], accuracy [runs] and predictions uint8 [runs, images] on `part`: "train", "val" or "test"."""
-    losses, predictions, labels = [], [], []
-    for groups, target in chunks(feeds, part):
-        loss, predicted, _ = cross_entropy(stack.forward(groups), target)
+    losses, predictions, correct = [], [], []
+    for x, labels in feed.chunks(part):
+        loss, predicted, _ = cross_entropy(stack.forward(x), labels)
         losses.append(loss)
         predictions.append(predicted.to(torch.uint8))
-        labels.append(target)
+        correct.append((predicted == labels).sum(1))
     predicted = torch.cat(predictions, 1)
-    return sum(losses) / predicted.shape[1], (predicted == torch.cat(labels, 1)).to(losses[0].dtype).mean(1), predicted
-
-
-def chunks(feeds: Sequence[Feed], part: str) -> Iterator[tuple[Groups, Tensor]]:
-    """The images of `part` in order, a chunk at a time: (groups, labels [runs, chunk])."""
-    data = feeds[0].data
-    images, labels = (data.test_images, data.test_labels) if part == "test" else (data.train_images, data.train_labels)
-    count = len(labels) if part == "test" else len(getattr(feeds[0], part))
-    for start in range(0, count, EVALUATION_ROWS):
-        window = slice(start, start + EVALUATION_ROWS)
-        rows = [window if part == "test" else getattr(feed, part)[window] for feed in feeds]
-        yield (
-            [(feed.runs, feed.inputs(images, row)) for feed, row in zip(feeds, rows, strict=True)],
-            torch.cat([labels[row].expand(f.runs.stop - f.runs.start, -1) for f, row in zip(feeds, rows, strict=True)]),
-        )
+    return sum(losses) / predicted.shape[1], sum(correct).to(losses[0].dtype) / predicted.shape[1], predicted
 
 
 class Record:
@@ -181,32 +170,40 @@ Watch = Callable[[int, float], None]  # (epoch, mean validation accuracy of the 
 
 @torch.inference_mode()
 def train_stack(
-    configs: Sequence[RunConfig], data: Data, watch: Watch = lambda *_: None, stop: threading.Event | None = None
+    configs: Sequence[RunConfig],
+    data: Data,
+    watch: Watch = lambda *_: None,
+    stop: threading.Event | None = None,
+    mark: Mark | None = None,
 ) -> list[Result]:
     """Train runs of one architecture; `data` is on the device that trains. KeyboardInterrupt once `stop` is set."""
     stop, begin = stop or threading.Event(), time.perf_counter()
-    stack = Stack(configs, data.train_images.device)
-    optimizer, record, sources = Optimizer(stack.parameters, configs), Record(stack), feeds(stack, data)
-    record.add(0, None, evaluate(stack, sources, "val")[:2], 0.0)
+    trainer = Trainer(configs, data, mark)
+    stack, feed, record = trainer.stack, trainer.feed, Record(trainer.stack)
+    record.add(0, None, evaluate(stack, feed, "val")[:2], 0.0)
+    trainer.mark("evaluation")
     for epoch in range(1, configs[0].epochs + 1):
         start = time.perf_counter()
-        train = train_epoch(stack, optimizer, sources, epoch, stop)
-        val = evaluate(stack, sources, "val")[:2]
+        train = trainer.epoch(epoch, stop)
+        val = evaluate(stack, feed, "val")[:2]
         accuracy = float(val[1].mean())  # waits for the device, so that the time is the epoch's
         record.add(epoch, train, val, (time.perf_counter() - start) / len(configs))
+        trainer.mark("evaluation")
         watch(epoch, accuracy)
         if not record.alive.any():
             break
-    return finish(stack, sources, record, begin)
+    results = finish(stack, feed, record, begin)
+    trainer.mark("evaluation")
+    return results
 
 
-def finish(stack: Stack, sources: Sequence[Feed], record: Record, begin: float) -> list[Result]:
+def finish(stack: Stack, feed: Feed, record: Record, begin: float) -> list[Result]:
     """Read the test set, with the last weights and with the best ones, and take the stack apart into results."""
-    data, last = sources[0].data, on_host(stack.state)
-    train, test = evaluate(stack, sources, "train"), evaluate(stack, sources, "test")
+    data, last = feed.data, on_host(stack.state)
+    train, test = evaluate(stack, feed, "train"), evaluate(stack, feed, "test")
     for name, tensor in stack.state.items():
         tensor.copy_(record.best_state[name])
-    best, weights = evaluate(stack, sources, "test"), on_host(stack.state)
+    best, weights = evaluate(stack, feed, "test"), on_host(stack.state)
     predictions = torch.stack([test[2], best[2]], 1).cpu().numpy()  # [runs, 2, test images]
     table, end, metrics = record.table(), record.epochs_seen.cpu().numpy(), measure(record, train, test, best, data)
     seconds, device = (time.perf_counter() - begin) / len(stack.configs), device_name(data.train_images.device)
