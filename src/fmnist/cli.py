@@ -1,6 +1,7 @@
 """The command `fmnist`: what the Makefile calls, and what a user may call by hand."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -36,8 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("name", nargs="?", default="homework", help="a folder of params/ (default: homework)")
     train = command("train", _train, "train what is missing and print the summary table")
     train.add_argument("path", help="params/NAME or params/NAME/NOTEBOOK.yaml")
-    for sub in (report, train):
+    profile = command("profile", _profile, "say where the time of training goes; trains a little and stores nothing")
+    profile.add_argument("path", help="params/NAME or params/NAME/NOTEBOOK.yaml")
+    for sub in (report, train, profile):
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+        sub.add_argument(
+            "--memory", help="the most that training may take, as 4GB or 800MB (default: most of what is free)"
+        )
     results = command("results", _results, "one row per finished run")
     results.add_argument("--format", choices=["table", "csv", "json"], default="table")
     command("data", _data, "find or fetch the data set and say where it is")
@@ -47,10 +53,10 @@ def _parser() -> argparse.ArgumentParser:
 def _report(options: argparse.Namespace) -> None:
     from fmnist.report import Report
 
-    device = _device(options.device)
+    device, memory = _device(options.device), _bytes(options.memory)
     report = Report(options.name, device)
     _check_writable(report.built)
-    _train_all(report.configs, device)
+    _train_all(report.configs, device, memory)
     _say(f"executing {len(report.chapters)} notebooks")
     executed = report.execute(lambda done, total, name: _say(f"  {done} of {total}: {name}"))
     for path in report.render(report.merge(executed)):
@@ -58,22 +64,52 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from fmnist.report import Report
     from fmnist.tables import summary_table
 
-    device, path = _device(options.device), Path(options.path)
+    device, memory = _device(options.device), _bytes(options.memory)
+    studies = _studies(options.path, device)
+    _train_all(_configs(studies), device, memory)
+    for name, study in studies.items():
+        print(f"\n{name}\n{summary_table(study.runs()).to_string(index=False)}")
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from fmnist.profile import profile
+    from fmnist.tables import profile_table
+
+    device, memory = _device(options.device), _bytes(options.memory)
+    print(profile_table(profile(_configs(_studies(options.path, device)), device, memory)))
+
+
+def _studies(given: str, device: str) -> dict:
+    """The studies of a report's folder, or the one of a file in it, by name."""
+    from fmnist.report import Report
+
+    path = Path(given)
     single = path.suffix == ".yaml"
     folder = path.parent if single else path
     if folder.is_dir() and folder.resolve().parent != project_root() / "params":
         raise UserError(f"{path}: not a report of this project; they are in {project_root() / 'params'}")
     report = Report(folder.resolve().name if folder.is_dir() else str(folder).removeprefix("params/"), device)
-    wanted = [path.stem] if single and path.stem != "report" else list(report.studies)
-    for name in wanted:
-        if name not in report.studies:
-            raise UserError(f"{path}: no study of this report{nearest(name, list(report.studies))}")
-    _train_all(list({c.run_id: c for name in wanted for c in report.studies[name].configs}.values()), device)
-    for name in wanted:
-        print(f"\n{name}\n{summary_table(report.studies[name].runs()).to_string(index=False)}")
+    if not single or path.stem == "report":
+        return report.studies
+    if path.stem not in report.studies:
+        raise UserError(f"{path}: no study of this report{nearest(path.stem, list(report.studies))}")
+    return {path.stem: report.studies[path.stem]}
+
+
+def _configs(studies: dict) -> list:
+    return list({config.run_id: config for study in studies.values() for config in study.configs}.values())
+
+
+def _bytes(text: str | None) -> int | None:
+    """ "4GB", "800 MB", "1.5GB" → bytes; None stays None."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([MG])B?\s*", text, re.IGNORECASE)
+    if not found:
+        raise UserError(f"--memory {text}: not a size; write it as 4GB or 800MB")
+    return int(float(found[1]) * {"M": 10**6, "G": 10**9}[found[2].upper()])
 
 
 def _results(options: argparse.Namespace) -> None:
@@ -120,13 +156,13 @@ def _check_writable(folder: Path) -> None:
         raise UserError(f"{folder}: the report cannot be written here: {error.strerror or error}") from None
 
 
-def _train_all(configs: list, device: str) -> None:
+def _train_all(configs: list, device: str, memory: int | None) -> None:
     from fmnist import store
     from fmnist.study import train
 
     missing = sum(store.load(config.run_id) is None for config in configs)
     _say(f"{len(configs)} runs: {len(configs) - missing} in the store, {missing} to train on {device}")
-    train(configs, device)
+    train(configs, device, memory)
 
 
 def _say(text: str) -> None:

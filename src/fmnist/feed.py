@@ -20,7 +20,9 @@ class Feed:
         self.groups = [stack.configs[start] for start in stack.starts]
         parts = [split(len(data.train_labels), first.val_size, config.seed) for config in self.groups]
         self.train, self.val = (torch.stack(part).to(device) for part in zip(*parts, strict=True))  # [groups, images]
-        scalings = [scaling(data.train_images, own[0], c.input_scaling) for own, c in zip(parts, self.groups, strict=True)]
+        scalings = [
+            scaling(data.train_images, own[0], c.input_scaling) for own, c in zip(parts, self.groups, strict=True)
+        ]
         self.scale, self.shift = torch.tensor(scalings, dtype=stack.dtype, device=device).t()[:, :, None, None]
         self.alike, self.shifted = len(set(scalings)) == 1, any(shift for _, shift in scalings)
 

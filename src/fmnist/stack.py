@@ -6,6 +6,8 @@ multiplies in one product, [runs · width, 784] · [784, batch]: those of one *g
 A stack's groups are equally large neighbours; where they would not be, every run is a group of its own.
 """
 
+import functools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +20,8 @@ from fmnist.model import LEAKY_SLOPE, MLP, PARAMETER_DTYPE, dropout_mask
 
 BN_MOMENTUM, BN_EPS = 0.1, 1e-5  # torch.nn.BatchNorm1d's defaults
 NORM = ("weight", "bias", "running_mean", "running_var")
+
+LARGE = 1 << 20  # multiply-adds of a product that is worth a call of its own
 
 aten = torch.ops.aten
 FORWARD = {
@@ -34,14 +38,42 @@ BACKWARD = {  # the gradient from the activation's own output
 }
 
 
+@functools.cache
+def native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 faster than float32: measured once, in some 50 ms."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        a, times = torch.ones(512, 784, dtype=dtype), []
+        for _ in range(4):
+            begin = time.perf_counter()
+            torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], "")
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    try:
+        return torch.backends.mkldnn.is_available() and seconds(torch.bfloat16) < seconds(torch.float32)
+    except RuntimeError:  # oneDNN has no such product here
+        return False
+
+
+def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a · b + bias run by run, [runs, m, k] · [runs, k, n]; where the CPU has no bfloat16, in float32 of the same."""
+    if a.dtype == torch.bfloat16 and a.device.type == "cpu" and not native_bfloat16():
+        return matmul(a.float(), b.float(), None if bias is None else bias.float()).bfloat16()
+    return torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a · bᵀ group by group: [groups, m, k] and [groups, n, k] → [groups, m, n].
 
-    A single product on the CPU is oneDNN's: level with MKL on some machines, twice as fast on others.
+    On the CPU a large product is oneDNN's: level with MKL on some machines, twice as fast on others.
     """
-    if len(a) == 1 and a.device.type == "cpu" and a.dtype != torch.float64 and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(a[0], b[0], None, "none", [], "")[None]
-    return torch.bmm(a, b.mT)
+    direct = a.dtype == torch.float32 or a.dtype == torch.bfloat16 and native_bfloat16()
+    large = a.shape[1] * a.shape[2] * b.shape[1] > LARGE
+    if large and direct and a.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        parts = [torch.ops.mkldnn._linear_pointwise(*pair, None, "none", [], "") for pair in zip(a, b, strict=True)]
+        return parts[0][None] if len(parts) == 1 else torch.stack(parts)
+    return matmul(a, b.mT)
 
 
 def group_starts(configs: Sequence[RunConfig]) -> list[int]:
@@ -111,7 +143,7 @@ class Stack:
                 h = a * mask
             if training:
                 self.tape.append(Layer(a, mask, norm, h))
-            a = torch.baddbmm(biases[layer + 1], self.weights[layer + 1], h)
+            a = matmul(self.weights[layer + 1], h, biases[layer + 1])
         return a.to(self.dtype)
 
     def _normalize(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -136,8 +168,8 @@ class Stack:
         dz, gradients = dlogits.to(self.compute_dtype), []
         for layer in reversed(range(self.depth)):
             tape = self.tape[layer]
-            gradients = [torch.bmm(dz, tape.out.mT), dz.sum(2), *gradients]
-            dh = torch.bmm(self.weights[layer + 1].mT, dz)
+            gradients = [matmul(dz, tape.out.mT), dz.sum(2), *gradients]
+            dh = matmul(self.weights[layer + 1].mT, dz)
             dz = BACKWARD[self.activation](dh if tape.mask is None else dh.mul_(tape.mask), tape.activated)
             if self.batch_norm:
                 dz, *norm_gradients = self._normalize_backward(layer, dz)

@@ -94,13 +94,7 @@ def save(result: "Result") -> Run:
     folder = runs_folder() / result.config.run_id
     aside, damaged = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
     try:
-        aside.mkdir(parents=True)
-        pd.DataFrame(result.history).to_parquet(aside / "history.parquet", index=False)
-        np.save(predictions := io.BytesIO(), result.predictions)  # into a file it keeps silent about a full disk
-        (aside / "predictions.npy").write_bytes(predictions.getvalue())
-        (aside / "weights.safetensors").write_bytes(safetensors.numpy.save(result.weights))
-        (aside / "best.safetensors").write_bytes(safetensors.numpy.save(result.best_weights))
-        (aside / "run.json").write_text(json.dumps(_record(result), indent=1) + "\n", encoding="utf-8")
+        write(result, aside)
         if folder.exists() and load(folder.name) is None:
             folder.rename(damaged)
         aside.rename(folder)
@@ -111,6 +105,17 @@ def save(result: "Result") -> Run:
         for leftover in (aside, damaged):
             shutil.rmtree(leftover, ignore_errors=True)
     return load_run(folder.name)
+
+
+def write(result: "Result", folder: Path) -> None:
+    """The files of a run in a new folder, wherever that is."""
+    folder.mkdir(parents=True)
+    pd.DataFrame(result.history).to_parquet(folder / "history.parquet", index=False)
+    np.save(predictions := io.BytesIO(), result.predictions)  # into a file it keeps silent about a full disk
+    (folder / "predictions.npy").write_bytes(predictions.getvalue())
+    (folder / "weights.safetensors").write_bytes(safetensors.numpy.save(result.weights))
+    (folder / "best.safetensors").write_bytes(safetensors.numpy.save(result.best_weights))
+    (folder / "run.json").write_text(json.dumps(_record(result), indent=1) + "\n", encoding="utf-8")
 
 
 def check_writable() -> None:

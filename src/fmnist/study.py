@@ -7,6 +7,7 @@ what the store lacks; then `runs()` and `history()` give the two tables that ana
 import itertools
 import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
@@ -86,9 +87,9 @@ class Study:
         """Every run of the study, trial by trial."""
         return [config for _, runs in self.trials.values() for config in runs]
 
-    def run(self, device: str = "auto") -> "Study":
-        """Train what the store lacks, with a progress bar; returns the study."""
-        train(self.configs, device)
+    def run(self, device: str = "auto", memory: int | None = None) -> "Study":
+        """Train what the store lacks, with a progress bar; returns the study. For `memory` see `train`."""
+        train(self.configs, device, memory)
         return self
 
     def runs(self) -> pd.DataFrame:
@@ -174,11 +175,13 @@ def setting(key: str, value: Any) -> str:
     )
 
 
-def train(configs: Sequence[RunConfig], device: str = "auto") -> list[store.Run]:
+def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None = None) -> list[store.Run]:
     """Train the runs that the store lacks, each once, and return all of them in the given order.
 
-    Every run is stored as its stack ends, so an interrupt loses only what is in training. Raises `UserError` for a
-    device that is not there, a store that cannot be written, or a data set that cannot be had.
+    Every run is stored as its stack ends, so an interrupt loses only what is in training. `memory` bounds the bytes
+    taken meanwhile: by the process on the CPU, on the device elsewhere; left out, most of what is free. Raises
+    `UserError` for a device that is not there, a store that cannot be written, a data set that cannot be had, or runs
+    that do not fit.
     """
     missing = list({c.run_id: c for c in configs if store.load(c.run_id) is None}.values())
     if missing:
@@ -187,9 +190,12 @@ def train(configs: Sequence[RunConfig], device: str = "auto") -> list[store.Run]
         pool.resolve_device(device)
         store.check_writable()
         with _Progress(missing, pool.work) as progress:
-            for result in pool.train(missing, device, progress.advance):
+
+            def finished(result) -> None:
                 store.save(result)
                 progress.finished()
+
+            pool.train(missing, finished, device, progress.advance, memory)
     return [store.load_run(config.run_id) for config in configs]
 
 
@@ -204,7 +210,7 @@ class _Progress:
         self.runs, self.runs_done, self.epochs, self.epochs_done = len(configs), 0, sum(c.epochs for c in configs), 0
         shown = notebook or sys.stderr.isatty()
         self.bar = tqdm(total=sum(map(work, configs)), bar_format=form, disable=not shown, leave=False)
-        self.lock = threading.Lock()  # stacks report from threads of their own
+        self.begin, self.lock = time.monotonic(), threading.Lock()  # stacks report from threads of their own
         self._describe()
 
     def _describe(self) -> None:
@@ -213,13 +219,15 @@ class _Progress:
     def advance(self, epochs: int, work: float, accuracy: float) -> None:
         with self.lock:
             self.epochs_done += epochs
-            done = f"{self.epochs_done:,} of {self.epochs:,} epochs, val {accuracy:.1%}"
+            rate = self.epochs_done / (time.monotonic() - self.begin)
+            done = f"{self.epochs_done:,} of {self.epochs:,} epochs, {rate:.3g} a second, val {accuracy:.1%}"
             self.bar.set_postfix_str(done, refresh=False)
             self.bar.update(work)
 
     def finished(self) -> None:
-        self.runs_done += 1
-        self._describe()
+        with self.lock:
+            self.runs_done += 1
+            self._describe()
 
     def __enter__(self) -> "_Progress":
         return self
