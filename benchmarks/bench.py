@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 import figure
 import report
+import torch
 from limit import limit, machine, versions
 from peers import PEERS
 from task import Task
@@ -55,8 +57,9 @@ e-th epoch ends when e times as many epochs of single runs are done as there are
 more runs than are trained at once, that takes in each stack's setting up and its last evaluation on the training and
 test sets. sklearn measures no training accuracy. Each (implementation, network) runs in a process of its own, with all
 cores. The limit is the time of the matrix products of a stack of eight alone, each at the best rate found for its exact
-shape. after_one_epoch: losses of the run with learning rate 0.0268, the same for all but for rounding where weights and
-order of batches are the same (fmnist, jax, torch_func, tensor_loop).
+shape. On CUDA all products of float32 are in TensorFloat-32. after_one_epoch: losses of the run with learning rate
+0.0268, the same for all but for rounding where weights and order of batches are the same (fmnist, jax, torch_func,
+tensor_loop).
 """
 
 
@@ -103,6 +106,12 @@ def configs(m: Measurement, task: Task, epochs: int) -> list[RunConfig]:
     return [base.model_copy(update={"lr": lr}) for lr in task.lrs]
 
 
+def trained(configs: list[RunConfig], device: str, progress: Callable = lambda *_: None) -> list[Result]:
+    results: list[Result] = []
+    train(configs, results.append, device, progress)
+    return results
+
+
 def time_fmnist(m: Measurement, task: Task) -> dict[str, Any]:
     moments, done, lock = [time.perf_counter()], 0, threading.Lock()
 
@@ -113,7 +122,7 @@ def time_fmnist(m: Measurement, task: Task) -> dict[str, Any]:
             while done >= m.runs * len(moments):
                 moments.append(time.perf_counter())
 
-    results = list(train(configs(m, task, 1 + TIMED), task.device, progress=progress))
+    results = trained(configs(m, task, 1 + TIMED), task.device, progress)
     seconds = [(after - before) / m.runs for before, after in zip(moments[:-1], moments[1:], strict=True)]
     return row(m, seconds[1:], after_one_epoch(results, task) if m.runs == 8 else None, task)
 
@@ -128,7 +137,7 @@ def compare_accuracy(m: Measurement, task: Task) -> dict[str, Any]:
     base = configs(m, replace(task, runs=1), ACCURACY_EPOCHS)[0].model_copy(update={"lr": 0.1})
     wanted = [(precision, seed) for precision in PRECISIONS for seed in range(SEEDS)]
     runs = [base.model_copy(update={"precision": precision, "seed": seed}) for precision, seed in wanted]
-    found = {(r.config.precision, r.config.seed): 100 * r.metrics["test_accuracy"] for r in train(runs, task.device)}
+    found = {(r.config.precision, r.config.seed): 100 * r.metrics["test_accuracy"] for r in trained(runs, task.device)}
     values = {precision: [found[precision, seed] for seed in range(SEEDS)] for precision in PRECISIONS}
     pairs = zip(values["float32"], values["bfloat16"], strict=True)
     mean, low, high = interval([after - before for before, after in pairs])
@@ -139,12 +148,14 @@ def compare_accuracy(m: Measurement, task: Task) -> dict[str, Any]:
 def time_many(m: Measurement, task: Task) -> dict[str, Any]:
     """A thousand runs from beginning to end."""
     start = time.perf_counter()
-    results = list(train(configs(m, replace(task, runs=MANY_RUNS), MANY_EPOCHS), task.device))
+    results = trained(configs(m, replace(task, runs=MANY_RUNS), MANY_EPOCHS), task.device)
     return {"runs": len(results), "epochs": MANY_EPOCHS, "seconds": time.perf_counter() - start}
 
 
 def measured(m: Measurement, device: str) -> dict[str, Any]:
     task = Task(m.network, NETWORKS[m.network], m.runs, device)
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")  # as fmnist does, and jax
     if m.name == "limit":
         return limit(task, m.precision)
     special = {"fmnist": time_fmnist, "accuracy": compare_accuracy, "many": time_many}
@@ -171,7 +182,7 @@ def apart(m: Measurement, device: str) -> dict[str, Any]:
         return {"left_out": f"{package} is not installed"}
     options = ["--precision", m.precision, "--runs", str(m.runs), "--device", device]
     command = [sys.executable, __file__, "--only", m.name, m.network, *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"left_out": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
     return json.loads(done.stdout.splitlines()[-1])
@@ -228,7 +239,7 @@ def main() -> None:
     name = re.sub(r"[^a-z0-9]+", "-", results["machine"]["name"].lower()).strip("-")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    figure.draw(results).savefig(RESULTS / f"{name}.png")
+    figure.draw(results).savefig(RESULTS / f"{name}.png", dpi=figure.DPI)
     print(report.text(results))
 
 

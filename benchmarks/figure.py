@@ -5,22 +5,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from report import COLUMNS, by_network
 
 from fmnist.style import FAINT, INK, StyledFigure, figure, fold_legend, look, style
 
 LOOKS = {key: look(index) | {"linestyle": "none"} for index, key in enumerate(COLUMNS)}
 LIMITS = {"bfloat16": ":", "float32": "-"}
-HEIGHT = 3.1  # inches, before the legend
+HEIGHT, DPI = 3.6, 200  # inches, before the legend
 
 
 def draw(results: dict[str, Any]) -> StyledFigure:
-    """Left: seconds per run and epoch of eight runs, by network. Right: seconds per epoch against the number of runs."""
+    """Left: seconds per run and epoch of eight runs, by network. Right: seconds per epoch against runs."""
     with style():
         fig = figure(HEIGHT)
+        fig.suptitle(results["machine"]["name"], x=0.01, ha="left", fontsize=8)
         left, right = fig.subplots(1, 2, width_ratios=[1.9, 1])
         _dots(left, results)
         _scaling(right, results["rows"])
@@ -32,14 +34,16 @@ def draw(results: dict[str, Any]) -> StyledFigure:
 
 
 def _dots(ax: Axes, results: dict[str, Any]) -> None:
-    table = by_network(results["rows"])
+    """A band a network, a line of it an implementation, from top to bottom as in the legend; a bar is a limit."""
+    table, spread = by_network(results["rows"]), np.linspace(-0.34, 0.34, len(COLUMNS))
     for y, (network, seconds) in enumerate(table.items()):
-        for key, value in seconds.items():
-            ax.plot(value, y, mec="white", mew=0.5, ms=6.5, **LOOKS[key])
+        ax.axhline(y + 0.5, color="#e4e4e4", lw=0.6, zorder=0)
+        for key, offset in zip(COLUMNS, spread, strict=True):
+            ax.plot(seconds.get(key, np.nan), y + offset, mec="white", mew=0.5, ms=5, **LOOKS[key])
         for precision, line in LIMITS.items():
             if least := results["limit"][precision].get(network):
                 x = least["seconds_per_run_epoch"]
-                ax.plot([x, x], [y - 0.32, y + 0.32], color=INK, linestyle=line, lw=1.2, zorder=1)
+                ax.plot([x, x], [y - 0.43, y + 0.43], color=INK, linestyle=line, lw=1.2, zorder=1)
     batch = {row["network"]: row["batch_size"] for row in results["rows"]}
     names = [f"{network}\nbatch {batch[network]}" for network in table]
     ax.set_yticks(range(len(table)), names)
@@ -48,7 +52,9 @@ def _dots(ax: Axes, results: dict[str, Any]) -> None:
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set(xlabel="seconds per run and epoch", title=f"Eight runs on {results['machine']['name']}")
+    ax.set(xlabel="seconds per run and epoch", title="Eight runs")
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
 
 
 def _scaling(ax: Axes, rows: list[dict[str, Any]]) -> None:
@@ -68,11 +74,12 @@ def _scaling(ax: Axes, rows: list[dict[str, Any]]) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xticks(runs, [f"{n:,}" for n in runs])
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.set(xlabel=f"runs of {networks[0]}", ylabel="seconds per epoch of all", title="Cost against runs")
+    ax.text(24, at_eight / 8 * 24, "  linear", color=FAINT, fontsize=7.5, va="top")
 
 
 if __name__ == "__main__":
     source = Path(sys.argv[1])
-    draw(json.loads(source.read_text(encoding="utf-8"))).savefig(source.with_suffix(".png"))
+    draw(json.loads(source.read_text(encoding="utf-8"))).savefig(source.with_suffix(".png"), dpi=DPI)

@@ -89,7 +89,7 @@ def repeat(call: Callable[[], object], times: int, device: str) -> None:
         for _ in range(times):
             call()
         if device != "cpu":
-            torch.cuda.synchronize()
+            torch.accelerator.synchronize()
 
 
 def seconds_of(calls: list[Callable[[], object]], device: str, pool: ThreadPoolExecutor | None) -> float:

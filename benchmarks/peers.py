@@ -169,7 +169,6 @@ def jax_scan(task: Task) -> Iterator[Epoch]:
 
     if task.device != "cpu" and jax.default_backend() == "cpu":
         raise RuntimeError("this jax has no accelerator")
-    jax.config.update("jax_default_matmul_precision", "float32")  # accelerators would take less
     x, y, val_x, val_y = (jnp.asarray(tensor.cpu().numpy()) for tensor in task.tensors())
     y, val_y = y.astype(jnp.int32), val_y.astype(jnp.int32)
     lrs, whole = jnp.asarray(task.lrs, jnp.float32), len(x) // task.batch_size * task.batch_size

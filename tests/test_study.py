@@ -3,6 +3,7 @@
 import itertools
 import signal
 import threading
+import time
 
 import pandas as pd
 import pytest
@@ -221,19 +222,21 @@ def test_one_run_of_a_study(trained):
 
 
 def test_an_interrupt_keeps_finished_runs(trained, monkeypatch):
-    """The first run to be stored is followed by Ctrl-C; what is in training then is given up at once."""
+    """Ctrl-C while the first run is being stored: its whole stack is kept; what is in training is given up at once."""
     saved, save = [], store.save
 
     def saving(result):
+        if not saved:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.2)
         saved.append(save(result).run_id)
-        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(store, "save", saving)
-    study = Study(TINY, {"short": {}, "long": {"epochs": 100_000}})
+    study = Study(TINY, {"short": {}, "fast": {"lr": 0.5}, "long": {"epochs": 100_000}})
     monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(KeyboardInterrupt):
         study.run("cpu")
-    assert len(saved) == 1 and [run.run_id for run in store.all_runs()] == saved
+    assert len(saved) == 2 and {run.run_id for run in store.all_runs()} == {*saved}
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("stack")], "nothing trains on"
 
     monkeypatch.setattr(store, "save", save)
@@ -247,7 +250,7 @@ def test_a_run_that_fails_keeps_what_finished(trained, monkeypatch):
     train_stack, done = pool.train_stack, threading.Event()
 
     def training(configs, *rest):
-        if configs[0].seed == 1:
+        if configs[0].batch_size == 128:
             done.wait(30)
             raise RuntimeError("out of luck")
         return train_stack(configs, *rest)
@@ -257,8 +260,8 @@ def test_a_run_that_fails_keeps_what_finished(trained, monkeypatch):
     monkeypatch.setattr(pool, "train_stack", training)
     monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(RuntimeError, match="out of luck"):
-        Study(TINY, seeds=[0, 1]).run("cpu")
-    assert [run.config.seed for run in store.all_runs()] == [0]
+        Study(TINY, grid={"batch_size": [64, 128]}).run("cpu")
+    assert [run.config.batch_size for run in store.all_runs()] == [64]
 
 
 def test_progress_is_silent_where_nobody_looks(trained, capfd):

@@ -1,7 +1,10 @@
 """A run is PyTorch's own training of that network, whatever it is stacked with; its results are what they say."""
 
 import math
+import subprocess
+import sys
 import threading
+from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -11,11 +14,12 @@ from reference import OPTIMIZERS, plain_evaluation, plain_training, scaled
 from torch.utils.data import DataLoader, TensorDataset
 
 from fmnist import pool
+from fmnist import stack as stack_module
 from fmnist.config import RunConfig, UserError
 from fmnist.data import Data
 from fmnist.feed import Feed
 from fmnist.model import MLP
-from fmnist.pool import STACK_RUNS, pack, resolve_device
+from fmnist.pool import STACK_RUNS, footprint, pack, resolve_device
 from fmnist.stack import Stack
 from fmnist.train import Result, Trainer, evaluate, train_stack
 
@@ -447,33 +451,133 @@ def assorted() -> list[RunConfig]:
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_packing_takes_every_run_once_and_only_alike_ones_together(kind):
+@pytest.mark.parametrize("memory", [1 << 62, 300_000_000])
+def test_packing_takes_every_run_once_and_only_alike_ones_together(kind, memory):
     configs = list(dict.fromkeys(assorted()))
-    stacks = pack(configs[::2] + configs[1::2], torch.device(kind))
+    stacks = pack(configs[::2] + configs[1::2], torch.device(kind), workers=2, memory=memory)
     packed = [config for stack in stacks for config in stack]
     assert len(packed) == len(configs) == len(set(packed)) and set(packed) == set(configs)
     shared = ["hidden_sizes", "activation", "batch_norm", "batch_size", "epochs", "val_size", "precision"]
-    shared += ["seed", "input_scaling"] if kind == "cpu" else []
     for stack in stacks:
         assert len({tuple(getattr(config, name) for name in shared) for config in stack}) == 1
-        assert len(stack) <= STACK_RUNS["cpu" if kind == "cpu" else "accelerator"]
-    if kind == "cuda":
-        assert len(stacks) == 9 and max(map(len, stacks)) > 150
+        assert len(stack) <= STACK_RUNS["accelerator"]
+        seeds = Counter((config.seed, config.input_scaling) for config in stack)
+        assert len(set(seeds.values())) == 1  # so that a stack's groups are equally large
+    assert pack(configs, torch.device(kind), 2, memory) == pack(configs[::-1], torch.device(kind), 2, memory)
 
 
-def test_training_many_runs_yields_each_once_as_training_it_alone(tiny, monkeypatch):
+def test_on_the_cpu_a_stack_has_one_seed_unless_its_steps_are_small():
+    def seeds(batch_size: int) -> set[int]:
+        configs = [RunConfig(seed=seed, lr=lr, batch_size=batch_size) for seed in range(3) for lr in (0.1, 0.01)]
+        return {len({config.seed for config in stack}) for stack in pack(configs, torch.device("cpu"))}
+
+    assert seeds(512) == {1} and seeds(1) == {3}
+
+
+def test_packing_leaves_no_core_without_work():
+    alike = [RunConfig(lr=1 / (3 + i)) for i in range(8)]
+    assert [len(stack) for stack in pack(alike, torch.device("cpu"), workers=2)] == [4, 4]
+
+
+def test_a_stack_is_bounded_by_memory_and_a_run_that_does_not_fit_is_refused(monkeypatch):
+    alike = [RunConfig(lr=1 / (3 + i), hidden_sizes=(400, 400)) for i in range(24)]
+    own, shared = footprint(alike[0])
+    small = pack(alike, torch.device("cpu"), 1, 5 * own + shared)
+    assert max(map(len, small)) <= 5 and sum(map(len, small)) == 24
+    with pytest.raises(UserError, match=r"memory: 100 MB, of which .* MB are taken: too little for one of these runs"):
+        pool.plan(alike, torch.device("cpu"), 100_000_000)
+
+
+def collected(configs: list[RunConfig], **options) -> list[Result]:
+    results = []
+    pool.train(configs, results.append, "cpu", **options)
+    return results
+
+
+def test_training_many_runs_finishes_each_once_as_training_it_alone(tiny, monkeypatch):
     monkeypatch.setattr(pool, "load", lambda device: tiny)
     configs = [
         run_config(epochs=2, seed=seed, lr=lr, hidden_sizes=h)
         for seed, lr, h in product((0, 1), (0.1, 0.2), [(), (8,)])
     ]
     done = []
-    results = list(pool.train(configs, "cpu", lambda *step: done.append(step)))
+    results = collected(configs, progress=lambda *step: done.append(step))
     assert {result.config for result in results} == set(configs) and len(results) == len(configs)
     assert sum(epochs for epochs, _, _ in done) == 2 * len(configs)
     assert sum(work for _, work, _ in done) == pytest.approx(sum(map(pool.work, configs)))
     for result in results:
         assert_same_run(result, train_stack([result.config], tiny)[0], EXACT)
+
+
+def test_a_stack_that_finds_too_little_memory_is_split(tiny, monkeypatch):
+    """The device has room for two runs only, which no estimate knew; every run comes out, and progress adds up."""
+    monkeypatch.setattr(pool, "load", lambda device: tiny)
+    sizes, done = [], []
+
+    def cramped(configs, data, watch, stop):
+        sizes.append(len(configs))
+        if len(configs) > 2:
+            watch(1, 0.5)
+            raise torch.OutOfMemoryError
+        return train_stack(configs, data, watch, stop)
+
+    monkeypatch.setattr(pool, "train_stack", cramped)
+    monkeypatch.setattr(pool, "plan", lambda configs, device, memory: ([configs], 1))
+    configs = [run_config(epochs=2, lr=0.1 / (1 + i)) for i in range(7)]
+    results = collected(configs, progress=lambda *step: done.append(step))
+    assert {result.config for result in results} == set(configs) and max(sizes) == 7
+    assert sum(epochs for epochs, _, _ in done) == 14
+    monkeypatch.setattr(pool, "train_stack", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    with pytest.raises(UserError, match="device: cpu has too little free memory for a single run"):
+        collected(configs)
+
+
+MEMORY = """
+import random, resource, sys, torch
+from fmnist import pool
+from fmnist import stack as stack_module
+from fmnist.config import RunConfig
+from fmnist.data import load
+
+draw, small = random.Random(0), load().subset(3_000, 1_000)
+pool.load = lambda device: small
+
+def mixed(i):
+    sizes = tuple(draw.choice([16, 64, 128, 400]) for _ in range(draw.randrange(4)))
+    of = {"optimizer": draw.choice(["SGD", "Adam"]), "precision": draw.choice(["float32", "bfloat16"])}
+    of |= {"dropout": draw.choice([0, 0.2]), "batch_norm": draw.choice([True, False])}
+    return RunConfig(hidden_sizes=sizes, lr=0.001 * (i + 1), epochs=1, val_size=2_000, seed=i % 3, **of)
+
+runs = []
+pool.train([mixed(i) for i in range(300)], lambda result: runs.append(result.config), "cpu", memory=int(sys.argv[1]))
+print(len(set(runs)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
+def test_300_mixed_runs_stay_within_their_memory():
+    bound = 1_300_000_000
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(bound)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    runs, peak = map(int, done.stdout.split())
+    assert runs == 300 and peak < bound
+
+
+def test_float32_products_stand_in_for_bfloat16_where_the_cpu_has_none(small, monkeypatch):
+    config = longer(precision="bfloat16", optimizer="Adam", lr=0.001)
+    (native,) = train_stack([config], small)
+    monkeypatch.setattr(stack_module, "native_bfloat16", lambda: False)
+    (emulated,) = train_stack([config], small)
+    np.testing.assert_allclose(emulated.history["train_loss"], native.history["train_loss"], rtol=0.02)
+    assert (emulated.predictions != native.predictions).mean() < 0.05
+
+
+def test_hidden_products_are_the_same_by_onednn(small, monkeypatch):
+    config = longer(precision="float32", hidden_sizes=(300, 300), batch_size=128, epochs=1)
+    (one,) = train_stack([config], small)
+    monkeypatch.setattr(stack_module, "onednn_leads", lambda: True)
+    (other,) = train_stack([config], small)
+    assert gap(one.weights, other.weights) < SINGLE
 
 
 # --- CUDA -------------------------------------------------------------------------------------------------------------
@@ -510,3 +614,37 @@ def test_a_diverging_run_on_cuda_does_not_touch_its_stack_mates(small):
     assert diverging.metrics["diverged"]
     for without, beside in zip(train_stack(mates, on_cuda(small)), (first, last), strict=True):
         assert_same_run(without, beside, EXACT)
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+def test_graphed_equals_eager(precision, small):
+    """Two epochs of 20 full batches and a smaller last one: both sizes run once by themselves, then as graphs."""
+    base = {"dropout": 0.3, "precision": precision, "epochs": 2}
+    for name in ("one seed, batch norm", "several seeds"):
+        configs = [longer(**(base | own)) for own in STACKS[name]]
+        eager, graphed = (Trainer(configs, on_cuda(small), graphs=graphs) for graphs in (False, True))
+        with torch.inference_mode():
+            for epoch in (1, 2, 3):
+                one, other = (trainer.epoch(epoch, threading.Event()) for trainer in (eager, graphed))
+                torch.testing.assert_close(one, other, rtol=0, atol=0)
+        assert gap(eager.stack.state, graphed.stack.state) == 0
+        assert len(graphed.graphs) == 2 and all(graphed.graphs.values())
+
+
+@needs_cuda
+def test_the_same_stack_twice_on_cuda_is_bitwise_the_same(small):
+    configs = [longer(**({"dropout": 0.3, "precision": "float32"} | own)) for own in STACKS["several seeds"]]
+    for one, other in zip(train_stack(configs, on_cuda(small)), train_stack(configs, on_cuda(small)), strict=True):
+        assert gap(one.weights, other.weights) == 0 and (one.predictions == other.predictions).all()
+
+
+@needs_cuda
+def test_memory_on_cuda_stays_within_its_bound(small, monkeypatch):
+    monkeypatch.setattr(pool, "load", lambda device: on_cuda(small))
+    configs = [longer(precision="float32", hidden_sizes=(h, h), lr=0.1 / (1 + i)) for i in range(75) for h in (40, 90)]
+    before, bound = torch.cuda.memory_allocated(), 500_000_000
+    torch.cuda.reset_peak_memory_stats()
+    results = []
+    pool.train(configs, results.append, "cuda", memory=bound)
+    assert len(results) == len(configs) and torch.cuda.max_memory_reserved() - before < bound

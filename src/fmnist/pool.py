@@ -4,13 +4,15 @@ Packing follows from the runs, the device and the memory alone, never from a tim
 same stacks and gives the same bits.
 """
 
+import ctypes
 import gc
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 
 import psutil
@@ -22,6 +24,7 @@ from fmnist.feed import EVALUATION_ROWS
 from fmnist.train import Result, train_stack
 
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
+OVERHEAD = 400_000_000  # bytes on the CPU beside the stacks: code that the libraries load, kernels, fragments
 SMALL_STEP = 1 << 25  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
 IMAGES = 60_000
 
@@ -67,7 +70,7 @@ def pack(configs: Iterable[RunConfig], device: torch.device, workers: int = 1, m
 
     A stack holds equally many runs of each of its seeds; on the CPU one seed, unless its steps are small.
     """
-    ordered = sorted(configs, key=lambda c: (alike(c), c.seed, c.input_scaling, c.optimizer))
+    ordered = sorted(configs, key=lambda c: (alike(c), c.seed, c.input_scaling, c.optimizer, c.run_id))
     share, stacks = sum(map(work, ordered)) / workers, []
     for _, members in groupby(ordered, key=alike):
         groups = [list(group) for _, group in groupby(members, key=lambda c: (c.seed, c.input_scaling))]
@@ -97,7 +100,7 @@ def budget(device: torch.device, memory: int | None, workers: int) -> int:
     """Bytes for each worker's stack: of the whole process's `memory` on the CPU, of the device's elsewhere."""
     if device.type == "cpu":
         taken, free = psutil.Process().memory_info().rss, psutil.virtual_memory().available
-        return ((memory or taken + 0.8 * free) - taken) // workers
+        return int((memory or taken + 0.8 * free) - taken - OVERHEAD) // workers
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return min(memory or free, int(0.8 * free)) // workers
@@ -110,7 +113,7 @@ def plan(configs: Sequence[RunConfig], device: torch.device, memory: int | None)
     needed = max(sum(footprint(config)) for config in configs)
     room = budget(device, memory, 1)
     if room < needed:
-        base = f", {(memory - room) / 1e6:,.0f} MB of which are taken" if memory and device.type == "cpu" else ""
+        base = f", of which {(memory - room) / 1e6:,.0f} MB are taken" if memory and device.type == "cpu" else ""
         said = f"memory: {memory / 1e6:,.0f} MB{base}" if memory else f"memory: {room / 1e6:,.0f} MB are free"
         raise UserError(f"{said}: too little for one of these runs, which takes up to {needed / 1e6:,.0f} MB more")
     workers = max(1, min(cores, len(configs), room // needed)) if device.type == "cpu" else 1
@@ -175,10 +178,11 @@ class Job:
         if results is not None:
             for result in results:
                 self.finished(result)
+            del results
+            release(self.device)
             report(stack[0].epochs, seen)  # all of them, if every run has diverged before
             return
-        gc.collect()
-        torch.cuda.empty_cache()
+        release(self.device)
         if len(stack) == 1:
             raise UserError(f"device: {self.device} has too little free memory for a single run; use another device")
         report(0, 0.0)
@@ -186,10 +190,21 @@ class Job:
             self.run(half)
 
 
+def release(device: torch.device) -> None:
+    """Give back what the last stack took: freed memory that the allocator keeps counts against the bound, too."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # not every Linux has glibc
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def settings(device: torch.device, workers: int):
     """Each worker its share of the cores; on CUDA, products of float32 in TensorFloat-32. Both are the process's."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")  # of 1,024 kernels, each of a few MB
     try:
         if device.type == "cpu":
             torch.set_num_threads(max(1, threads // workers))

@@ -8,7 +8,7 @@ A stack's groups are equally large neighbours; where they would not be, every ru
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -38,40 +38,58 @@ BACKWARD = {  # the gradient from the activation's own output
 }
 
 
+def onednn(a: Tensor, b: Tensor) -> Tensor:
+    """a · bᵀ of two matrices by oneDNN's linear layer; views that are strided cost nothing."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """The fastest of five calls."""
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
 @functools.cache
 def native_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 faster than float32: measured once, in some 50 ms."""
-
-    def seconds(dtype: torch.dtype) -> float:
-        a, times = torch.ones(512, 784, dtype=dtype), []
-        for _ in range(4):
-            begin = time.perf_counter()
-            torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], "")
-            times.append(time.perf_counter() - begin)
-        return min(times)
-
+    single = torch.ones(512, 784)
+    half = single.bfloat16()
     try:
-        return torch.backends.mkldnn.is_available() and seconds(torch.bfloat16) < seconds(torch.float32)
+        return torch.backends.mkldnn.is_available() and seconds(lambda: onednn(half, half)) < seconds(
+            lambda: onednn(single, single)
+        )
     except RuntimeError:  # oneDNN has no such product here
         return False
 
 
+@functools.cache
+def onednn_leads() -> bool:
+    """Whether oneDNN's float32 products are far faster than torch.bmm's here (MKL's on some AMD): measured once."""
+    a = torch.ones(1, 512, 512)
+    return torch.backends.mkldnn.is_available() and seconds(lambda: onednn(a[0], a[0])) < seconds(lambda: a @ a) / 1.3
+
+
 def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a · b + bias run by run, [runs, m, k] · [runs, k, n]; where the CPU has no bfloat16, in float32 of the same."""
-    if a.dtype == torch.bfloat16 and a.device.type == "cpu" and not native_bfloat16():
-        return matmul(a.float(), b.float(), None if bias is None else bias.float()).bfloat16()
+    if a.device.type == "cpu":
+        if a.dtype == torch.bfloat16 and not native_bfloat16():
+            return matmul(a.float(), b.float(), None if bias is None else bias.float()).bfloat16()
+        if a.dtype == torch.float32 and a[0].numel() * b.shape[2] > 8 * LARGE and onednn_leads():
+            c = torch.stack([onednn(*pair) for pair in zip(a, b.mT, strict=True)])
+            return c if bias is None else c.add_(bias)
     return torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a · bᵀ group by group: [groups, m, k] and [groups, n, k] → [groups, m, n].
-
-    On the CPU a large product is oneDNN's: level with MKL on some machines, twice as fast on others.
-    """
+    """a · bᵀ group by group: [groups, m, k] and [groups, n, k] → [groups, m, n]; on the CPU large ones by oneDNN."""
     direct = a.dtype == torch.float32 or a.dtype == torch.bfloat16 and native_bfloat16()
-    large = a.shape[1] * a.shape[2] * b.shape[1] > LARGE
+    large = a[0].numel() * b.shape[1] > LARGE
     if large and direct and a.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        parts = [torch.ops.mkldnn._linear_pointwise(*pair, None, "none", [], "") for pair in zip(a, b, strict=True)]
+        parts = [onednn(*pair) for pair in zip(a, b, strict=True)]
         return parts[0][None] if len(parts) == 1 else torch.stack(parts)
     return matmul(a, b.mT)
 
