@@ -3,6 +3,7 @@
 
 REPORT ?= homework
 DEVICE ?= auto
+MEMORY ?=
 PYTHON ?= python3
 
 BIN := .venv/bin
@@ -21,14 +22,14 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help report smoke lab data test test-slow lint lock clean
+.PHONY: help report smoke lab data test test-slow bench lint lock clean
 
 help:  ## list what there is to do
-	@echo "make TARGET [REPORT=a folder of params/] [DEVICE=auto|cpu|cuda|mps] [PYTHON=python3.12]"
+	@echo "make TARGET [REPORT=a folder of params/] [DEVICE=auto|cpu|cuda|mps] [MEMORY=8GB] [PYTHON=python3.12]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 report: $(READY)  ## train, execute the notebooks and write report/REPORT.html and .pdf (REPORT=homework)
-	@$(BIN)/fmnist report "$(REPORT)" --device "$(DEVICE)"
+	@$(BIN)/fmnist report "$(REPORT)" --device "$(DEVICE)" $(if $(MEMORY),--memory "$(MEMORY)")
 
 smoke: $(READY)  ## the same for params/smoke: the whole way in a few minutes, with tiny runs
 	@$(BIN)/fmnist report smoke --device "$(DEVICE)"
@@ -46,12 +47,15 @@ test: $(READY)  ## run the tests
 test-slow: $(READY)  ## run the slow tests: each notebook alone with its defaults (about four minutes)
 	@$(BIN)/python -m pytest -m slow
 
+bench: $(READY)  ## time training against five other ways to do it, and against the machine's limit (half an hour, nothing else running)
+	@$(BIN)/python benchmarks/bench.py --device "$(DEVICE)"
+
 lint: $(READY)  ## check the code's style; changes nothing
 	@$(BIN)/ruff check && $(BIN)/ruff format --check
 
 lock: $(BIN)/python  ## bring requirements.lock up to pyproject.toml (UPGRADE=1: newest versions of everything)
 	@$(BIN)/uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
-	@printf '%s\n' $(PINNED) | $(BIN)/uv pip compile pyproject.toml --extra dev --output-file requirements.lock \
+	@printf '%s\n' $(PINNED) | $(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --output-file requirements.lock \
 		--universal --python-version 3.11 --fork-strategy fewest --constraints - $(if $(UPGRADE),--upgrade) \
 		--quiet --no-emit-index-url --custom-compile-command "make lock"
 	@echo "requirements.lock: $$(grep -c == requirements.lock) packages pinned; the next make installs them"
