@@ -1,5 +1,6 @@
 """The README is true: its Python runs, and what it names exists."""
 
+import json
 import re
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def test_every_target_it_names_is_in_the_makefile():
 
 
 def test_modules_it_lists_are_those_there_are():
-    layout = README.split("src/fmnist/\n")[1].split("report/ ")[0]
+    layout = README.split("src/fmnist/\n")[1].split("benchmarks/ ")[0]
     named = {word for line in layout.splitlines() for word in line[:28].replace(",", " ").split()}
     assert named == {p.stem for p in (ROOT / "src" / "fmnist").glob("*.py")} - {"__init__"}
 
@@ -48,3 +49,17 @@ def test_its_results_are_those_of_the_committed_report():
     page = re.sub(r"<[^>]+>", "", (ROOT / "report" / "homework.html").read_text(encoding="utf-8"))
     for row in results:
         assert all(cell.replace(" ", "") in re.sub(r"\s", "", page) for cell in row), row
+
+
+def test_its_timings_are_those_of_the_committed_benchmark():
+    (name,) = re.findall(r"\(benchmarks/results/([\w-]+)\.json\)", README)
+    rows = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))["rows"]
+    lines = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in README.splitlines()]
+    (header,) = [line for line in lines if line[:1] == ["network, batch"]]
+    shown = {line[0].split(",")[0]: line[1:] for line in lines if re.match(r"784-[\d-]+, \d+$", (line or [""])[0])}
+    measured = {}
+    for row in rows:
+        if row["runs"] == 8:
+            column = row["implementation"] + (" bfloat16" if row["precision"] == "bfloat16" else "")
+            measured.setdefault(row["network"], {})[column] = f"{1e3 * row['seconds_per_run_epoch']:,.0f}"
+    assert len(shown) == 5 and shown == {n: [of[c.split(" (")[0]] for c in header[1:]] for n, of in measured.items()}

@@ -16,6 +16,11 @@ ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "si
 PARAMETER_DTYPE = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.float32}
 
 
+def wide(device: torch.device) -> torch.dtype:
+    """For sums and counts: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class MLP(nn.Module):
     """784 → hidden_sizes → 10 fully connected; a hidden layer is linear, [batch norm], activation, [dropout].
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fmnist.config import RunConfig
+from fmnist.model import wide
 
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
@@ -115,9 +116,8 @@ class Correction:
 
     def __init__(self, parameter: Tensor):
         self.steps = torch.zeros((), dtype=torch.float32, device=parameter.device)  # float32: as torch.optim counts
-        wide = torch.float32 if parameter.device.type == "mps" else torch.float64
-        self.powers = torch.ones(2, dtype=wide, device=parameter.device)
-        self.betas = torch.tensor([BETA1, BETA2], dtype=wide, device=parameter.device)
+        self.betas = torch.tensor([BETA1, BETA2], dtype=wide(parameter.device), device=parameter.device)
+        self.powers = torch.ones_like(self.betas)
 
     def step(self) -> None:
         self.steps += 1

@@ -59,10 +59,8 @@ def native_bfloat16() -> bool:
     single = torch.ones(512, 784)
     half = single.bfloat16()
     try:
-        return torch.backends.mkldnn.is_available() and seconds(lambda: onednn(half, half)) < seconds(
-            lambda: onednn(single, single)
-        )
-    except RuntimeError:  # oneDNN has no such product here
+        return seconds(lambda: onednn(half, half)) < seconds(lambda: onednn(single, single))
+    except (RuntimeError, AttributeError):  # oneDNN has no such product here, or there is no oneDNN
         return False
 
 
@@ -70,7 +68,13 @@ def native_bfloat16() -> bool:
 def onednn_leads() -> bool:
     """Whether oneDNN's float32 products are far faster than torch.bmm's here (MKL's on some AMD): measured once."""
     a = torch.ones(1, 512, 512)
-    return torch.backends.mkldnn.is_available() and seconds(lambda: onednn(a[0], a[0])) < seconds(lambda: a @ a) / 1.3
+    return has_onednn(a.dtype) and seconds(lambda: onednn(a[0], a[0])) < seconds(lambda: a @ a) / 1.3
+
+
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this type here."""
+    available = torch.backends.mkldnn.is_available()
+    return available and (dtype == torch.float32 or dtype == torch.bfloat16 and native_bfloat16())
 
 
 def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -86,9 +90,7 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a · bᵀ group by group: [groups, m, k] and [groups, n, k] → [groups, m, n]; on the CPU large ones by oneDNN."""
-    direct = a.dtype == torch.float32 or a.dtype == torch.bfloat16 and native_bfloat16()
-    large = a[0].numel() * b.shape[1] > LARGE
-    if large and direct and a.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    if a.device.type == "cpu" and a[0].numel() * b.shape[1] > LARGE and has_onednn(a.dtype):
         parts = [onednn(*pair) for pair in zip(a, b, strict=True)]
         return parts[0][None] if len(parts) == 1 else torch.stack(parts)
     return matmul(a, b.mT)

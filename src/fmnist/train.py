@@ -17,7 +17,7 @@ from torch import Tensor
 from fmnist.config import RunConfig
 from fmnist.data import Data
 from fmnist.feed import Feed
-from fmnist.model import dropout_keys
+from fmnist.model import dropout_keys, wide
 from fmnist.optim import Optimizer
 from fmnist.stack import Stack, cross_entropy, cross_entropy_gradient
 
@@ -54,7 +54,7 @@ class Trainer:
         self.stack = Stack(configs, device)
         self.feed, self.optimizer = Feed(self.stack, data), Optimizer(self.stack.parameters, configs)
         self.scale = torch.tensor([c.loss_scale for c in configs], dtype=self.stack.dtype, device=device)[:, None, None]
-        self.loss, self.correct = (torch.zeros(len(configs), dtype=torch.float64, device=device) for _ in range(2))
+        self.loss, self.correct = (torch.zeros(len(configs), dtype=wide(device), device=device) for _ in range(2))
         self.mark = mark or (lambda _: None)
         self.graphs: dict[int, Graph | None] | None = {} if graphs and device.type == "cuda" and not mark else None
 
@@ -72,7 +72,7 @@ class Trainer:
                 raise KeyboardInterrupt
             self.replay(rows, [key[step] for key in keys])
         images = self.feed.train.shape[1]
-        return (self.loss / images).to(self.stack.dtype), (self.correct / images).to(self.stack.dtype)
+        return self.loss / images, self.correct / images
 
     def step(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
         """One update from the images at `rows` [groups, batch]; `keys` [hidden layers][runs] draw dropout's masks."""
@@ -122,11 +122,11 @@ def evaluate(stack: Stack, feed: Feed, part: str) -> Measured:
     losses, predictions, correct = [], [], []
     for x, labels in feed.chunks(part):
         loss, predicted, _ = cross_entropy(stack.forward(x), labels)
-        losses.append(loss)
+        losses.append(loss.to(wide(loss.device)))
         predictions.append(predicted.to(torch.uint8))
         correct.append((predicted == labels).sum(1))
     predicted = torch.cat(predictions, 1)
-    return sum(losses) / predicted.shape[1], sum(correct).to(losses[0].dtype) / predicted.shape[1], predicted
+    return sum(losses) / predicted.shape[1], sum(correct).to(losses[0]) / predicted.shape[1], predicted
 
 
 class Record:
@@ -135,7 +135,7 @@ class Record:
     def __init__(self, stack: Stack):
         self.stack, self.rows = stack, []
         self.alive = torch.ones(len(stack.configs), dtype=torch.bool, device=stack.parameters[0].device)
-        self.best_accuracy = torch.full_like(self.alive, -1, dtype=stack.parameters[0].dtype)
+        self.best_accuracy = torch.full_like(self.alive, -1, dtype=wide(self.alive.device))
         self.best_epoch = torch.zeros_like(self.alive, dtype=torch.int64)
         self.best_state = {name: tensor.clone() for name, tensor in stack.state.items()}
         self.epochs_seen = torch.zeros_like(self.best_epoch)
