@@ -20,18 +20,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import figure
-import report
 import torch
-from limit import limit, machine, versions
-from peers import PEERS
-from task import Task
 from tqdm import tqdm
 
+import figure
+import report
 from fmnist.analysis import interval
 from fmnist.config import RunConfig
 from fmnist.pool import resolve_device, train
 from fmnist.train import Result
+from limit import limit, machine, versions
+from peers import PEERS
+from task import Task
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS = {  # and their batch sizes

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from task import TRAIN, VAL, Task, cores
 from torch import Tensor
 
 from fmnist.config import layer_sizes
+from task import TRAIN, VAL, Task, cores
 
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 PACKAGES = ("torch", "torchvision", "jax", "jaxlib", "scikit-learn", "numpy", "pillow")

@@ -15,9 +15,10 @@ from itertools import count, cycle
 
 import numpy as np
 import torch
-from task import Epoch, Task, cores
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from task import Epoch, Task, cores
 
 Peer = Callable[[Task], Iterator[Epoch]]
 Batches = Iterable[tuple[Tensor, Tensor]]

@@ -23,19 +23,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fmnist"
 
 # A module imports only modules that come before it.
-ENGINE = ["config", "wording", "fetch", "data", "model", "optim", "stack", "feed", "train", "pool", "store", "study"]
-ANALYSIS = [
-    "profile",
-    "analysis",
-    "publish",
-    "style",
-    "curves",
-    "pictures",
-    "figures",
-    "tables",
-    "document",
-    "exporters",
-]
+ENGINE = ["config", "wording", "fetch", "data", "model", "optim", "stack", "feed", "packing", "train", "pool"]
+ENGINE += ["store", "study", "profile"]
+ANALYSIS = ["analysis", "publish", "style", "curves", "pictures", "figures", "tables", "document", "exporters"]
 ORDER = [*ENGINE, *ANALYSIS, "notebooks", "report", "cli"]
 STUDIES = ["shape", "optimizer", "dropout", "init", "batchnorm"]
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}

@@ -1,7 +1,9 @@
 """A study is its variants times its grid times its seeds; it trains only what is missing, and gives two tables."""
 
 import itertools
+import multiprocessing
 import signal
+import sys
 import threading
 import time
 
@@ -223,23 +225,23 @@ def test_one_run_of_a_study(trained):
 
 def test_an_interrupt_keeps_finished_runs(trained, monkeypatch):
     """Ctrl-C while the first run is being stored: its whole stack is kept; what is in training is given up at once."""
-    saved, save = [], store.save
+    interrupted, save = [], store.save
 
     def saving(result):
-        if not saved:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            time.sleep(0.2)
-        saved.append(save(result).run_id)
+        if not interrupted:
+            interrupted.append(True)
+            signal.raise_signal(signal.SIGINT)
+        return save(result)
 
     monkeypatch.setattr(store, "save", saving)
     study = Study(TINY, {"short": {}, "fast": {"lr": 0.5}, "long": {"epochs": 100_000}})
     monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(KeyboardInterrupt):
         study.run("cpu")
-    assert len(saved) == 2 and {run.run_id for run in store.all_runs()} == {*saved}
+    assert sorted(run.config.lr for run in store.all_runs()) == sorted([RunConfig(**TINY).lr, 0.5])
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("stack")], "nothing trains on"
+    assert not multiprocessing.active_children()
 
-    monkeypatch.setattr(store, "save", save)
     trained.clear()
     Study(TINY, {"short": {}, "longer": {"epochs": 2}}).run("cpu")
     assert [config.epochs for config in trained] == [2]
@@ -247,21 +249,27 @@ def test_an_interrupt_keeps_finished_runs(trained, monkeypatch):
 
 def test_a_run_that_fails_keeps_what_finished(trained, monkeypatch):
     """An error in one stack, and the others that are done are in the store."""
-    train_stack, done = pool.train_stack, threading.Event()
+    train_stack = pool.train_stack
 
     def training(configs, *rest):
         if configs[0].batch_size == 128:
-            done.wait(30)
+            time.sleep(1.5)
             raise RuntimeError("out of luck")
         return train_stack(configs, *rest)
 
-    save = store.save
-    monkeypatch.setattr(store, "save", lambda result: [save(result), done.set()])
     monkeypatch.setattr(pool, "train_stack", training)
     monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(RuntimeError, match="out of luck"):
         Study(TINY, grid={"batch_size": [64, 128]}).run("cpu")
     assert [run.config.batch_size for run in store.all_runs()] == [64]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are processes on Linux alone")
+def test_a_worker_that_is_killed_is_said_so(trained, monkeypatch):
+    monkeypatch.setattr(pool, "train_stack", lambda *_: signal.raise_signal(signal.SIGKILL))
+    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    with pytest.raises(UserError, match="training: a worker was killed, perhaps for want of memory"):
+        Study(TINY, grid={"batch_size": [64, 128]}).run("cpu")
 
 
 def test_progress_is_silent_where_nobody_looks(trained, capfd):

@@ -19,7 +19,8 @@ from fmnist.config import RunConfig, UserError
 from fmnist.data import Data
 from fmnist.feed import Feed
 from fmnist.model import MLP
-from fmnist.pool import STACK_RUNS, footprint, pack, resolve_device
+from fmnist.packing import STACK_RUNS, footprint, pack, plan, work
+from fmnist.pool import resolve_device
 from fmnist.stack import Stack
 from fmnist.train import Result, Trainer, evaluate, train_stack
 
@@ -485,7 +486,7 @@ def test_a_stack_is_bounded_by_memory_and_a_run_that_does_not_fit_is_refused(mon
     small = pack(alike, torch.device("cpu"), 1, 5 * own + shared)
     assert max(map(len, small)) <= 5 and sum(map(len, small)) == 24
     with pytest.raises(UserError, match=r"memory: 100 MB, of which .* MB are taken: too little for one of these runs"):
-        pool.plan(alike, torch.device("cpu"), 100_000_000)
+        plan(alike, torch.device("cpu"), 100_000_000)
 
 
 def collected(configs: list[RunConfig], **options) -> list[Result]:
@@ -504,7 +505,7 @@ def test_training_many_runs_finishes_each_once_as_training_it_alone(tiny, monkey
     results = collected(configs, progress=lambda *step: done.append(step))
     assert {result.config for result in results} == set(configs) and len(results) == len(configs)
     assert sum(epochs for epochs, _, _ in done) == 2 * len(configs)
-    assert sum(work for _, work, _ in done) == pytest.approx(sum(map(pool.work, configs)))
+    assert sum(each for _, each, _ in done) == pytest.approx(sum(map(work, configs)))
     for result in results:
         assert_same_run(result, train_stack([result.config], tiny)[0], EXACT)
 
@@ -533,7 +534,7 @@ def test_a_stack_that_finds_too_little_memory_is_split(tiny, monkeypatch):
 
 
 MEMORY = """
-import random, resource, sys, torch
+import random, sys, threading, psutil, torch
 from fmnist import pool
 from fmnist import stack as stack_module
 from fmnist.config import RunConfig
@@ -548,13 +549,21 @@ def mixed(i):
     of |= {"dropout": draw.choice([0, 0.2]), "batch_norm": draw.choice([True, False])}
     return RunConfig(hidden_sizes=sizes, lr=0.001 * (i + 1), epochs=1, val_size=2_000, seed=i % 3, **of)
 
-runs = []
+def watch():
+    global peak
+    while not stop.wait(0.05):
+        family = [psutil.Process(), *psutil.Process().children()]
+        peak = max(peak, sum(process.memory_full_info().pss for process in family if process.is_running()))
+
+runs, peak, stop = [], 0, threading.Event()
+threading.Thread(target=watch, daemon=True).start()
 pool.train([mixed(i) for i in range(300)], lambda result: runs.append(result.config), "cpu", memory=int(sys.argv[1]))
-print(len(set(runs)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+stop.set()
+print(len(set(runs)), peak)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="what processes share is known on Linux alone")
 def test_300_mixed_runs_stay_within_their_memory():
     bound = 1_300_000_000
     done = subprocess.run([sys.executable, "-c", MEMORY, str(bound)], capture_output=True, text=True, timeout=300)

@@ -38,7 +38,8 @@ class Feed:
 
     def _of_runs(self, labels: Tensor) -> Tensor:
         """[groups, batch] → [runs, batch]"""
-        return labels.repeat_interleave(len(self.stack.configs) // len(labels), 0)
+        groups, runs = len(labels), len(self.stack.configs)
+        return labels.expand(runs, -1) if groups == 1 else labels.repeat_interleave(runs // groups, 0)
 
     def order(self, epoch: int) -> Tensor:
         """The rows of the train images in the order in which the groups see them, int64 [groups, images]."""

@@ -137,8 +137,14 @@ class Optimizer:
 
     @staticmethod
     def _blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice, Rule]]:
-        alone = parameter.device.type == "cpu" and parameter[0].numel() > LARGE
-        numbered = groupby(enumerate(configs), key=lambda item: (item[1].optimizer, item[0] if alone else None))
+        large = parameter.device.type == "cpu" and parameter[0].numel() > LARGE
+
+        def alone(config: RunConfig) -> bool:  # plain SGD is a single pass anyway
+            return large and (config.optimizer != "SGD" or config.momentum > 0 or config.weight_decay > 0)
+
+        numbered = groupby(
+            enumerate(configs), key=lambda item: (item[1].optimizer, item[0] if alone(item[1]) else None)
+        )
         blocks = []
         for (name, _), members in numbered:
             runs = [run for run, _ in members]

@@ -1,32 +1,26 @@
-"""Training many runs: pack them into stacks and keep the device, or every core, busy with stacks until all are done.
-
-Packing follows from the runs, the device and the memory alone, never from a timing, so that a repeated job trains the
-same stacks and gives the same bits.
-"""
+"""Training many runs: keep the device, or every core, busy with stacks until all are done."""
 
 import ctypes
 import gc
 import os
+import queue
+import signal
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from itertools import groupby
+from multiprocessing import get_context
 
-import psutil
 import torch
 
-from fmnist.config import RunConfig, UserError, layer_sizes, parameter_count
+from fmnist.config import RunConfig, UserError
 from fmnist.data import Data, load
-from fmnist.feed import EVALUATION_ROWS
+from fmnist.packing import evenly, plan, work
 from fmnist.train import Result, train_stack
-
-STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
-OVERHEAD = 400_000_000  # bytes on the CPU beside the stacks: code that the libraries load, kernels, fragments
-SMALL_STEP = 1 << 25  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
-IMAGES = 60_000
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -43,83 +37,6 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def work(config: RunConfig) -> float:
-    """Multiply-adds of a run's training for each image of its train split; progress and ETA are measured in it."""
-    sizes = layer_sizes(config.hidden_sizes)
-    per_image = 3 * sum(a * b for a, b in sizes) - sizes[0][0] * sizes[0][1]
-    return float(per_image * max(config.epochs, 1))
-
-
-def footprint(config: RunConfig) -> tuple[int, int]:
-    """Bytes that a run takes in training, an upper bound: for itself, and for what it shares with its group."""
-    size = 8 if config.precision == "float64" else 4
-    weights = parameter_count(config.hidden_sizes, config.batch_norm)  # also best, both on the host, gradient, state, …
-    rows, units = max(config.batch_size, EVALUATION_ROWS), sum(config.hidden_sizes) + 10
-    own = 14 * weights * size + rows * (10 * units * size + 16) + 4 * IMAGES
-    return own, 3 * rows * 784 * size + 4 * 8 * IMAGES
-
-
-def alike(config: RunConfig) -> tuple:
-    """What the runs of a stack have in common, the seed aside."""
-    shape = (config.hidden_sizes, config.activation, config.batch_norm, config.dropout > 0)
-    return (*shape, config.batch_size, config.epochs, config.val_size, config.precision)
-
-
-def pack(configs: Iterable[RunConfig], device: torch.device, workers: int = 1, memory: int = 1 << 62) -> list:
-    """Stacks, largest first, each a list of runs that can be trained as one, within `memory` bytes for each worker.
-
-    A stack holds equally many runs of each of its seeds; on the CPU one seed, unless its steps are small.
-    """
-    ordered = sorted(configs, key=lambda c: (alike(c), c.seed, c.input_scaling, c.optimizer, c.run_id))
-    share, stacks = sum(map(work, ordered)) / workers, []
-    for _, members in groupby(ordered, key=alike):
-        groups = [list(group) for _, group in groupby(members, key=lambda c: (c.seed, c.input_scaling))]
-        config = groups[0][0]
-        own, shared = footprint(config)
-        limit = min(STACK_RUNS["cpu" if device.type == "cpu" else "accelerator"], int(memory / (own + shared)))
-        limit = max(1, min(limit, round(share / work(config))))
-        pieces = [piece for group in groups for piece in evenly(group, limit)]
-        together = limit
-        if device.type == "cpu":
-            step = config.batch_size * work(config) / max(config.epochs, 1)
-            together = min(2 * limit, int(SMALL_STEP / step))
-        for size in Counter(map(len, pieces)):
-            same = [piece for piece in pieces if len(piece) == size]
-            stacks += [sum(some, []) for some in evenly(same, max(1, together // size))]
-    return sorted(stacks, key=lambda stack: -sum(map(work, stack)))
-
-
-def evenly(items: list, limit: int) -> list[list]:
-    """`items` cut into as few pieces as `limit` allows, their lengths differing by one at most."""
-    count = -(-len(items) // limit)
-    cuts = [round(i * len(items) / count) for i in range(count + 1)]
-    return [items[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-
-
-def budget(device: torch.device, memory: int | None, workers: int) -> int:
-    """Bytes for each worker's stack: of the whole process's `memory` on the CPU, of the device's elsewhere."""
-    if device.type == "cpu":
-        taken, free = psutil.Process().memory_info().rss, psutil.virtual_memory().available
-        return int((memory or taken + 0.8 * free) - taken - OVERHEAD) // workers
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return min(memory or free, int(0.8 * free)) // workers
-    return (memory or int(0.5 * psutil.virtual_memory().available)) // workers
-
-
-def plan(configs: Sequence[RunConfig], device: torch.device, memory: int | None) -> tuple[list, int]:
-    """(stacks, workers): as many workers as there are cores, stacks and memory for. UserError if a run does not fit."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    needed = max(sum(footprint(config)) for config in configs)
-    room = budget(device, memory, 1)
-    if room < needed:
-        base = f", of which {(memory - room) / 1e6:,.0f} MB are taken" if memory and device.type == "cpu" else ""
-        said = f"memory: {memory / 1e6:,.0f} MB{base}" if memory else f"memory: {room / 1e6:,.0f} MB are free"
-        raise UserError(f"{said}: too little for one of these runs, which takes up to {needed / 1e6:,.0f} MB more")
-    workers = max(1, min(cores, len(configs), room // needed)) if device.type == "cpu" else 1
-    return pack(configs, device, workers, room // workers), workers
-
-
 Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
 
 
@@ -132,62 +49,102 @@ def train(
 ) -> None:
     """Train all runs; `finished` takes each as its stack ends, `progress` is called after every epoch of a stack.
 
-    On the CPU each core trains a stack of its own while there are several, and calls both from a thread of its own.
-    Ctrl-C ends all; what has finished by then has been given to `finished`. `memory` bounds the bytes that are taken:
-    of the process on the CPU, of the device elsewhere; left out, most of what is free. UserError if a run needs more.
+    On the CPU each core trains a stack of its own while there are several. Ctrl-C ends all; what has been trained by
+    then has been given to `finished`. `memory` bounds the bytes that are taken: of the process and its workers on the
+    CPU, of the device elsewhere; left out, most of what is free. UserError if a run needs more.
     """
     on = resolve_device(device)
     if on.type == "mps" and any(config.precision == "float64" for config in configs):
         raise UserError("precision: float64 does not exist on mps; use device cpu, or precision float32")
-    job = Job(load(on), on, finished, progress)
     stacks, workers = plan(configs, on, memory)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="stack")
     with settings(on, workers):
+        crew = Crew(load(on), on, workers)
+        waiting, trained = {crew.submit(stack) for stack in stacks}, deque()
+
+        def deliver() -> None:
+            for future in [future for future in waiting if future.done()]:
+                waiting.remove(future)
+                trained.extend(future.result())
+            while trained:
+                finished(trained[0])
+                trained.popleft()
+
         try:
-            pending = {pool.submit(job.run, stack) for stack in stacks}
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
+            while waiting:
+                with suppress(queue.Empty):
+                    progress(*crew.reports.get(timeout=0.1))
+                deliver()
+        except BrokenProcessPool:
+            raise UserError(
+                "training: a worker was killed, perhaps for want of memory; try a smaller --memory"
+            ) from None
         finally:
-            job.stop.set()
-            pool.shutdown(cancel_futures=True)
+            crew.dismiss()
+            waiting = {future for future in waiting if not future.cancelled() and not future.exception()}
+            deliver()
+        while not crew.reports.empty():
+            progress(*crew.reports.get())
 
 
-class Job:
-    """What the workers of one `train` share."""
+class Crew:
+    """The workers of one `train`: each takes a stack at a time and reports every epoch.
 
-    def __init__(self, data: Data, device: torch.device, finished: Callable[[Result], None], progress: Progress):
-        self.data, self.device, self.finished, self.progress = data, device, finished, progress
-        self.stop = threading.Event()
+    Several on the cores of a Linux machine are forked processes, which share the data set. Threads would do for long
+    operations; between short ones they wait for each other's turn in Python.
+    """
 
-    def run(self, stack: list[RunConfig]) -> None:
+    def __init__(self, data: Data, device: torch.device, workers: int):
+        self.data, self.device, self.threads = data, device, torch.get_num_threads()
+        self.forked = workers > 1 and sys.platform == "linux"
+        if self.forked:
+            context = get_context("fork")
+            self.reports, self.stop = context.Queue(), context.Event()
+            self.pool = ProcessPoolExecutor(workers, context, initializer=_join, initargs=(self,))
+        else:
+            self.reports, self.stop = queue.Queue(), threading.Event()
+            self.pool = ThreadPoolExecutor(workers, "stack")
+
+    def submit(self, stack: list[RunConfig]) -> Future:
+        with warnings.catch_warnings():  # Python 3.12 on warns of forking beside threads; none of them is used there
+            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+            return self.pool.submit(_work, stack) if self.forked else self.pool.submit(self.work, stack)
+
+    def dismiss(self) -> None:
+        """Stop what is in training and wait for it."""
+        self.stop.set()
+        self.pool.shutdown(cancel_futures=True)
+
+    def work(self, stack: list[RunConfig]) -> list[Result]:
         """Train one stack; where the device's memory does not suffice after all, its halves."""
         each, done, seen = sum(map(work, stack)) / max(stack[0].epochs, 1), 0, 0.0
 
         def report(epoch: int, accuracy: float) -> None:
             nonlocal done, seen
             if epoch != done:
-                self.progress((epoch - done) * len(stack), (epoch - done) * each, accuracy)
+                self.reports.put(((epoch - done) * len(stack), (epoch - done) * each, accuracy))
             done, seen = epoch, accuracy
 
-        try:
-            results = train_stack(stack, self.data, report, self.stop)
-        except torch.OutOfMemoryError:
-            results = None  # outside of the handler no traceback holds a tensor any more
-        if results is not None:
-            for result in results:
-                self.finished(result)
-            del results
-            release(self.device)
-            report(stack[0].epochs, seen)  # all of them, if every run has diverged before
-            return
         release(self.device)
+        with suppress(torch.OutOfMemoryError):
+            results = train_stack(stack, self.data, report, self.stop)
+            report(stack[0].epochs, seen)  # all of them, if every run has diverged before
+            return results
         if len(stack) == 1:
             raise UserError(f"device: {self.device} has too little free memory for a single run; use another device")
         report(0, 0.0)
-        for half in evenly(stack, -(-len(stack) // 2)):
-            self.run(half)
+        return [result for half in evenly(stack, -(-len(stack) // 2)) for result in self.work(half)]
+
+
+def _join(crew: Crew) -> None:
+    """In a forked process, at its start: Ctrl-C is the parent's, which says when to stop."""
+    global _crew
+    _crew = crew
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(crew.threads)
+
+
+def _work(stack: list[RunConfig]) -> list[Result]:
+    return _crew.work(stack)
 
 
 def release(device: torch.device) -> None:

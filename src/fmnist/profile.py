@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from fmnist import store
 from fmnist.config import RunConfig, sizes_text
 from fmnist.data import load
-from fmnist.pool import alike, plan, resolve_device, settings
+from fmnist.packing import alike, plan
+from fmnist.pool import resolve_device, settings
 from fmnist.train import train_stack
 
 PHASES = ("data", "forward", "backward", "update", "evaluation", "storing")

@@ -6,7 +6,6 @@ what the store lacks; then `runs()` and `history()` give the two tables that ana
 
 import itertools
 import sys
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -185,11 +184,11 @@ def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None
     """
     missing = list({c.run_id: c for c in configs if store.load(c.run_id) is None}.values())
     if missing:
-        from fmnist import pool
+        from fmnist import packing, pool
 
         pool.resolve_device(device)
         store.check_writable()
-        with _Progress(missing, pool.work) as progress:
+        with _Progress(missing, packing.work) as progress:
 
             def finished(result) -> None:
                 store.save(result)
@@ -210,24 +209,22 @@ class _Progress:
         self.runs, self.runs_done, self.epochs, self.epochs_done = len(configs), 0, sum(c.epochs for c in configs), 0
         shown = notebook or sys.stderr.isatty()
         self.bar = tqdm(total=sum(map(work, configs)), bar_format=form, disable=not shown, leave=False)
-        self.begin, self.lock = time.monotonic(), threading.Lock()  # stacks report from threads of their own
+        self.begin = time.monotonic()
         self._describe()
 
     def _describe(self) -> None:
         self.bar.set_description_str(f"{self.runs_done} of {self.runs} runs", refresh=False)
 
     def advance(self, epochs: int, work: float, accuracy: float) -> None:
-        with self.lock:
-            self.epochs_done += epochs
-            rate = self.epochs_done / (time.monotonic() - self.begin)
-            done = f"{self.epochs_done:,} of {self.epochs:,} epochs, {rate:.3g} a second, val {accuracy:.1%}"
-            self.bar.set_postfix_str(done, refresh=False)
-            self.bar.update(work)
+        self.epochs_done += epochs
+        rate = self.epochs_done / (time.monotonic() - self.begin)
+        done = f"{self.epochs_done:,} of {self.epochs:,} epochs, {rate:.3g} a second, val {accuracy:.1%}"
+        self.bar.set_postfix_str(done, refresh=False)
+        self.bar.update(work)
 
     def finished(self) -> None:
-        with self.lock:
-            self.runs_done += 1
-            self._describe()
+        self.runs_done += 1
+        self._describe()
 
     def __enter__(self) -> "_Progress":
         return self
