@@ -45,21 +45,21 @@ PRECISIONS = ("float32", "bfloat16")
 SCALING, SCALING_RUNS = "784-128-10", (1, 64, 512)  # besides the eight
 ACCURACY, SEEDS, ACCURACY_EPOCHS = ("784-128-10", "784-400-400-10"), 6, 10
 MANY_RUNS, MANY_EPOCHS = 1_000, 50
-TIMED = 5  # after one unit of warm-up
+TIMED, TIMED_MANY = 5, 2  # after one unit of warm-up; of other numbers of runs than eight
 PACKAGES = {"jax": "jax", "sklearn": "sklearn", "dataloader": "torchvision"}
 METHOD = """
 Eight runs of one study: plain SGD, learning rates geomspace(0.001, 0.1, 8), ReLU, one seed, so one split (54,000 train
 and 6,000 validation images) and one order of batches; the last, smaller batch is trained on too. Every epoch gives
 training loss and accuracy, as batches are seen, and validates. Wall time of an epoch divided by its runs: median of
-five after one of warm-up, which takes compilation. dataloader, tensor_loop and sklearn train one run after another: a
-sample is the epoch of one run, the runs taken in turn. fmnist is called as a user does, through fmnist.pool.train: the
-e-th epoch ends when e times as many epochs of single runs are done as there are runs, whichever stack did them. With
-more runs than are trained at once, that takes in each stack's setting up and its last evaluation on the training and
-test sets. sklearn measures no training accuracy. Each (implementation, network) runs in a process of its own, with all
-cores. The limit is the time of the matrix products of a stack of eight alone, each at the best rate found for its exact
-shape. On CUDA all products of float32 are in TensorFloat-32. after_one_epoch: losses of the run with learning rate
-0.0268, the same for all but for rounding where weights and order of batches are the same (fmnist, jax, torch_func,
-tensor_loop).
+five (of two for other numbers of runs than eight) after one of warm-up, which takes compilation. dataloader,
+tensor_loop and sklearn train one run after another: a sample is the epoch of one run, the runs taken in turn. fmnist is
+called as a user does, through fmnist.pool.train: the e-th epoch ends when e times as many epochs of single runs are
+done as there are runs, whichever stack did them. With more runs than are trained at once, that takes in each stack's
+setting up and its last evaluation on the training and test sets. sklearn measures no training accuracy. Each
+(implementation, network) runs in a process of its own, with all cores. The limit is the time of the matrix products of
+a stack of eight alone, each at the best rate found for its exact shape. On CUDA all products of float32 are in
+TensorFloat-32. after_one_epoch: losses of the run with learning rate 0.0268, the same for all but for rounding where
+weights and order of batches are the same (fmnist, jax, torch_func, tensor_loop).
 """
 
 
@@ -122,7 +122,7 @@ def time_fmnist(m: Measurement, task: Task) -> dict[str, Any]:
             while done >= m.runs * len(moments):
                 moments.append(time.perf_counter())
 
-    results = trained(configs(m, task, 1 + TIMED), task.device, progress)
+    results = trained(configs(m, task, 1 + (TIMED if m.runs == 8 else TIMED_MANY)), task.device, progress)
     seconds = [(after - before) / m.runs for before, after in zip(moments[:-1], moments[1:], strict=True)]
     return row(m, seconds[1:], after_one_epoch(results, task) if m.runs == 8 else None, task)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from fmnist.data import Data, epoch_order, scaling, split
 from fmnist.stack import Stack
 
-EVALUATION_ROWS = 2_000  # images that evaluation sends through a stack at a time
+EVALUATION_ROWS = 1_000  # images that evaluation sends through a stack at a time
 
 
 class Feed:

@@ -131,6 +131,7 @@ class Optimizer:
 
     def __init__(self, parameters: Sequence[Tensor], configs: Sequence[RunConfig]):
         self.dtype = parameters[0].dtype
+        self.gradients: list[Tensor] = []  # in the parameters' type, where they come in another one
         self.rules: list[list[tuple[slice, Rule]]] = [self._blocks(p, configs) for p in parameters]
         adaptive = any(config.optimizer.startswith("Adam") for config in configs)
         self.correction = Correction(parameters[0]) if adaptive else None
@@ -156,6 +157,10 @@ class Optimizer:
         """One update; `gradients` in the order of the parameters, of their shapes, in any floating type."""
         if self.correction is not None:
             self.correction.step()
+        if gradients[0].dtype != self.dtype:
+            self.gradients = self.gradients or [torch.empty_like(g, dtype=self.dtype) for g in gradients]
+            torch._foreach_copy_(self.gradients, list(gradients))
+            gradients = self.gradients
         for gradient, blocks in zip(gradients, self.rules, strict=True):
             for part, rule in blocks:
-                rule.step(gradient[part].to(self.dtype), self.correction)
+                rule.step(gradient[part] if len(blocks) > 1 else gradient, self.correction)

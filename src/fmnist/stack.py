@@ -132,7 +132,13 @@ class Stack:
         drops = [config.dropout for config in configs]
         self.dropout = torch.tensor(drops, dtype=self.dtype, device=device) if any(drops) else None
         self.parameters = [self.state[name] for name in self.parameter_names()]
-        self.weights: list[Tensor] = []  # as the products take them, of the pass under way
+        self.weights = [self.state[f"linears.{layer}.weight"] for layer in range(self.depth + 1)]
+        biases = [self.state[f"linears.{layer}.bias"] for layer in range(self.depth + 1)]
+        if self.compute_dtype != self.dtype:  # the products take copies, which each forward brings up to date
+            self.exact = [*self.weights, *biases]
+            self.rounded = [tensor.to(self.compute_dtype) for tensor in self.exact]
+            self.weights, biases = self.rounded[: self.depth + 1], self.rounded[self.depth + 1 :]
+        self.columns = [bias[:, :, None] for bias in biases]
         self.tape: list[Layer] = []
 
     def parameter_names(self) -> list[str]:
@@ -148,11 +154,11 @@ class Stack:
 
         As many groups as the stack has, or one where all runs see the same inputs.
         """
-        state, self.tape = self.state, []
-        self.weights = [state[f"linears.{i}.weight"].to(self.compute_dtype) for i in range(self.depth + 1)]
-        biases = [state[f"linears.{i}.bias"].to(self.compute_dtype)[:, :, None] for i in range(self.depth + 1)]
+        self.tape = []
+        if self.compute_dtype != self.dtype:
+            torch._foreach_copy_(self.rounded, self.exact)
         runs, width, inputs = self.weights[0].shape
-        a = product(self.weights[0].view(len(x), -1, inputs), x).view(runs, width, -1).add_(biases[0])
+        a = product(self.weights[0].view(len(x), -1, inputs), x).view(runs, width, -1).add_(self.columns[0])
         for layer in range(self.depth):
             norm = mask = None
             if self.batch_norm:
@@ -163,7 +169,7 @@ class Stack:
                 h = a * mask
             if training:
                 self.tape.append(Layer(a, mask, norm, h))
-            a = matmul(self.weights[layer + 1], h, biases[layer + 1])
+            a = matmul(self.weights[layer + 1], h, self.columns[layer + 1])
         return a.to(self.dtype)
 
     def _normalize(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, tuple[Tensor, ...]]:

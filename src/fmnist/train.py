@@ -83,7 +83,7 @@ class Trainer:
         self.loss += loss
         self.correct += (predicted == labels).sum(1)
         self.mark("forward")
-        dlogits = cross_entropy_gradient(log_p, labels).mul_(self.scale / rows.shape[1])
+        dlogits = cross_entropy_gradient(log_p, labels).mul_(self.scale).div_(rows.shape[1])
         gradients = self.stack.backward(x, dlogits)
         self.mark("backward")
         self.optimizer.step(gradients)
