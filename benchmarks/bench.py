@@ -70,9 +70,6 @@ class Measurement(NamedTuple):
     runs: int = 8
 
 
-# Measuring, in a process of its own
-
-
 def row(m: Measurement, seconds: list[float], losses: tuple[float, float] | None, task: Task) -> dict[str, Any]:
     checked = {"val_loss": losses[0], "val_accuracy": losses[1]} if losses else None
     return {
@@ -162,9 +159,6 @@ def measured(m: Measurement, device: str) -> dict[str, Any]:
     return special.get(m.name, time_peer)(m, task)
 
 
-# All of them
-
-
 def measurements(device: str) -> list[Measurement]:
     wanted = [Measurement("limit", network, precision) for network in NETWORKS for precision in PRECISIONS]
     wanted += [Measurement("fmnist", network, precision) for network in NETWORKS for precision in PRECISIONS]
@@ -188,11 +182,14 @@ def apart(m: Measurement, device: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def bench(device: str) -> dict[str, Any]:
+def bench(device: str, network: str | None = None) -> dict[str, Any]:
+    """All measurements, or those of eight runs of one network."""
     found, busy = {}, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if busy > 0.5:
         print(f"Something else is running here (load {busy:.1f}); these times will not be this machine's.")
-    with tqdm(measurements(device), unit="measurement") as bar:
+    eight = ("limit", "fmnist", *PEERS)
+    wanted = [m for m in measurements(device) if not network or m[1] == network and m.name in eight and m.runs == 8]
+    with tqdm(wanted, unit="measurement") as bar:
         for m in bar:
             bar.set_description(f"{m.name} {m.network} {m.precision}")
             found[m] = apart(m, device)
@@ -228,6 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", nargs=2, metavar=("IMPLEMENTATION", "NETWORK"), help="measure one, print its row")
+    parser.add_argument("--network", choices=NETWORKS, help="measure this one again and replace it in the results")
     parser.add_argument("--precision", default="float32", choices=PRECISIONS)
     parser.add_argument("--runs", type=int, default=8)
     args = parser.parse_args()
@@ -235,11 +233,14 @@ def main() -> None:
     if args.only:
         print(json.dumps(measured(Measurement(*args.only, args.precision, args.runs), device)))
         return
-    results = bench(device)
+    results = bench(device, args.network)
     name = re.sub(r"[^a-z0-9]+", "-", results["machine"]["name"].lower()).strip("-")
+    path = RESULTS / f"{name}.json"
+    if args.network:
+        results = report.replaced(json.loads(path.read_text(encoding="utf-8")), results, args.network)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    figure.draw(results).savefig(RESULTS / f"{name}.png", dpi=figure.DPI)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    figure.draw(results).savefig(path.with_suffix(".png"), dpi=figure.DPI)
     print(report.text(results))
 
 

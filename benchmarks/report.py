@@ -54,6 +54,15 @@ def targets(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def replaced(old: dict[str, Any], new: dict[str, Any], network: str) -> dict[str, Any]:
+    """The results with one network measured again, all its implementations side by side."""
+    rows = [row for row in old["rows"] if row["network"] != network or row["runs"] != 8] + new["rows"]
+    limits = {precision: {**of, **new["limit"][precision]} for precision, of in old["limit"].items()}
+    networks = list(limits["float32"])
+    rows.sort(key=lambda row: (row["runs"] != 8, networks.index(row["network"])))
+    return {**old, "limit": limits, "targets": targets(rows), "date": new["date"], "rows": rows}
+
+
 def text(results: dict[str, Any]) -> str:
     """Milliseconds per run and epoch, each with its ratio to the best peer; the limits; whether each target is met."""
     lines = []
