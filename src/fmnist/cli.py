@@ -1,9 +1,10 @@
 """The command `fmnist`: what the Makefile calls, and what a user may call by hand."""
 
 import argparse
-import re
 import sys
 from pathlib import Path
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from fmnist.config import UserError, nearest, project_root
 
@@ -103,13 +104,11 @@ def _configs(studies: dict) -> list:
 
 
 def _bytes(text: str | None) -> int | None:
-    """ "4GB", "800 MB", "1.5GB" → bytes; None stays None."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([MG])B?\s*", text, re.IGNORECASE)
-    if not found:
-        raise UserError(f"--memory {text}: not a size; write it as 4GB or 800MB")
-    return int(float(found[1]) * {"M": 10**6, "G": 10**9}[found[2].upper()])
+    """ "4GB", "800 MB", "1.5GiB" → bytes; None stays None."""
+    try:
+        return None if text is None else int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise UserError(f"--memory {text}: not a size; write it as 4GB or 800MB") from None
 
 
 def _results(options: argparse.Namespace) -> None:

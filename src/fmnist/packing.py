@@ -12,13 +12,12 @@ from itertools import groupby
 import psutil
 import torch
 
-from fmnist.config import RunConfig, UserError, layer_sizes, parameter_count
+from fmnist.config import TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
 from fmnist.feed import EVALUATION_ROWS
 
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
 OVERHEAD = 250_000_000  # bytes of each worker on a CPU beside its stack: code that is loaded, kernels, fragments
 SMALL_STEP = 1 << 25  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
-IMAGES = 60_000
 
 
 def work(config: RunConfig) -> float:
@@ -33,8 +32,8 @@ def footprint(config: RunConfig) -> tuple[int, int]:
     size = 8 if config.precision == "float64" else 4
     weights = parameter_count(config.hidden_sizes, config.batch_norm)  # also best, both on the host, gradient, state, …
     rows, units = max(config.batch_size, EVALUATION_ROWS), sum(config.hidden_sizes) + 10
-    own = 14 * weights * size + rows * (10 * units * size + 16) + 4 * IMAGES
-    return own, 3 * rows * 784 * size + 4 * 8 * IMAGES
+    own = 14 * weights * size + rows * (10 * units * size + 16) + 4 * TRAIN_IMAGES
+    return own, 3 * rows * 784 * size + 4 * 8 * TRAIN_IMAGES
 
 
 def alike(config: RunConfig) -> tuple:

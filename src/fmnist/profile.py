@@ -2,7 +2,6 @@
 
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -74,7 +73,7 @@ def _timed(stack: list[RunConfig], device: torch.device) -> dict[str, float]:
         spent[phase] += now - last
         last = now
 
-    results = train_stack(stack, load(device), stop=threading.Event(), mark=mark)
+    results = train_stack(stack, load(device), mark=mark)
     with tempfile.TemporaryDirectory() as folder:
         last = time.perf_counter()
         for i, result in enumerate(results):

@@ -86,9 +86,9 @@ class Study:
         """Every run of the study, trial by trial."""
         return [config for _, runs in self.trials.values() for config in runs]
 
-    def run(self, device: str = "auto", memory: int | None = None) -> "Study":
-        """Train what the store lacks, with a progress bar; returns the study. For `memory` see `train`."""
-        train(self.configs, device, memory)
+    def run(self, device: str = "auto") -> "Study":
+        """Train what the store lacks, with a progress bar; returns the study."""
+        train(self.configs, device)
         return self
 
     def runs(self) -> pd.DataFrame:
