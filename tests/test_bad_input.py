@@ -202,7 +202,7 @@ REPORT = [
     (
         "- theory",
         "- thoery",
-        r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: batchnorm, conclusions, ",
+        r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: activation, batchnorm, conclusions, ",
     ),
     ("- theory", "- ../notebooks/theory", "sections: no notebook '../notebooks/theory'"),
     ("- theory", "- theory\n  - theory", "sections: theory stands twice"),
@@ -213,7 +213,11 @@ REPORT = [
         r"sections\.3.*ids: unknown key; did you mean 'id'\? Allowed: title, id, noteb",
     ),
     ("id: sec-results", "id: Results", r"sections\.3.*id: String should match pattern"),
-    ("[shape, optimizer, dropout, init, batchnorm]", "[]", r"sections\.3.*notebooks: should not be empty"),
+    (
+        "[gradient_check, shape, activation, optimizer, weight_decay, dropout, init, batchnorm, search]",
+        "[]",
+        r"sections\.3.*notebooks: should not be empty",
+    ),
 ]
 
 
@@ -280,7 +284,7 @@ def test_parameters_of_other_notebooks(name, text, message, project, refused):
         ("train /nowhere/smoke", "/nowhere/smoke.*: no such report"),
         (
             "train params/smoke/nope.yaml",
-            "params/smoke/nope.yaml: no study of this report. Allowed: shape, optimizer, ",
+            "params/smoke/nope.yaml: no study of this report. Allowed: shape, activation, optimizer, ",
         ),
         ("train params/smoke/theory.yaml", "params/smoke/theory.yaml: no study of this report"),
         ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),

@@ -49,6 +49,16 @@ def simulated_scales():
     return pd.DataFrame(rows, columns=["init", "layer", "quantity", "value"])
 
 
+def simulated_check():
+    """Errors of eps² and rounding for two weights; one of them is exactly zero."""
+    rows = [(precision, weight, eps, 0.02 * eps**2 + u / eps if (weight, eps) != ("a", 0.01) else 0.0)
+            for precision, u in {"float64": 1e-15, "float32": 1e-7}.items()
+            for weight in "ab" for eps in (1e-4, 1e-3, 1e-2, 1e-1)]  # fmt: skip
+    fits = [("float64", 0.02, 1e-15, 4e-5), ("float32", 0.02, 1e-7, 2e-2)]
+    names = ["precision", "weight", "eps", "difference"]
+    return pd.DataFrame(rows, columns=names), pd.DataFrame(fits, columns=["precision", "truncation", "rounding", "eps"])
+
+
 def every_figure(seeds=3, lost=True):
     runs, history = simulated_study(seeds, lost=lost)
     images = np.arange(20 * 28 * 28, dtype=np.uint8).reshape(20, 28, 28)
@@ -62,6 +72,7 @@ def every_figure(seeds=3, lost=True):
         "against_lr": figures.against_lr(runs),
         "gap_plot": figures.gap_plot(runs),
         "layer_scales": figures.layer_scales(simulated_scales()),
+        "error_lines": figures.error_lines(*simulated_check()),
         "image_grid": figures.image_grid(images, columns=5),
         "class_means": figures.class_means(images, labels, NAMES),
         "class_balance": figures.class_balance({"train": labels, "val": labels[:10]}, NAMES),

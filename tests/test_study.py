@@ -186,7 +186,7 @@ def test_the_two_tables(trained):
     assert runs[["test_accuracy", "val_accuracy", "best_val_test_accuracy"]].stack().between(0, 1).all()
     assert runs.diverged.dtype == bool
 
-    curve = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"]
+    curve = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "weight_norm"]
     assert set(history.columns) == {*about, *curve}
     assert len(history) == sum(config.epochs + 1 for config in study.configs)
     assert history[history.epoch == 0].train_loss.isna().all()

@@ -202,6 +202,29 @@ def test_a_runs_results_are_those_of_the_plain_loop(options, small):
     assert (result.predictions == torch.stack([tests[-1][2], tests[best - 1][2]]).numpy()).all()
 
 
+def test_the_history_has_the_norm_of_the_weights(tiny):
+    """Before training of the initial weights, at the end of the last, at the best epoch of the best; without biases."""
+    config = run_config(hidden_sizes=(40, 21), epochs=4)
+    result = train_stack([config, config.model_copy(update={"lr": 0.1})], tiny)[1]
+    initial = {name: tensor.detach().numpy() for name, tensor in MLP(config).state_dict().items()}
+    for epoch, weights in (
+        (0, initial),
+        (-1, result.weights),
+        (result.metrics["best_epoch"], result.best_weights),
+    ):
+        squares = sum((array**2).sum() for name, array in weights.items() if name.endswith("weight"))
+        assert result.history["weight_norm"][epoch] == pytest.approx(math.sqrt(squares))
+
+
+def test_left_to_decay_alone_weights_halve_when_they_should(tiny):
+    """After about (1 − μ) log 2 / (η λ) steps, 289 here: the gradient is scaled to nothing."""
+    config = run_config(lr=0.012, momentum=0.9, weight_decay=0.02, loss_scale=1e-300, epochs=10)
+    norm = train_stack([config], tiny)[0].history["weight_norm"]
+    half = 0.1 * math.log(2) / (0.012 * 0.02) / 20  # in epochs of 20 steps
+    slope = np.polyfit(np.arange(3, 11), np.log2(norm[3:]), 1)[0]
+    assert slope == pytest.approx(-1 / half, rel=0.03)
+
+
 # --- a run is its own, whatever it is stacked with --------------------------------------------------------------------
 
 

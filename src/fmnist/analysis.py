@@ -121,7 +121,7 @@ def _judge(table: pd.DataFrame) -> pd.DataFrame:
     tested = table["n"] >= MIN_PAIRS
     table["p_holm"] = np.nan
     if tested.any():
-        table.loc[tested, "p_holm"] = _holm(table.loc[tested, "p"].to_numpy())
+        table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
     table["family"] = int(tested.sum())
     direction = np.where(table["difference"] > 0, "higher", "lower")
     found = np.where(table["p_holm"] < 1 - LEVEL, direction, "no difference detectable")
@@ -129,7 +129,7 @@ def _judge(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _holm(p: np.ndarray) -> np.ndarray:
+def holm(p: np.ndarray) -> np.ndarray:
     """Holm's adjusted p values: the k-th smallest of m times m − k + 1, never falling, at most 1."""
     order = np.argsort(p)
     adjusted = np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]).clip(max=1)

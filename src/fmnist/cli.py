@@ -93,10 +93,10 @@ def _studies(given: str, device: str) -> dict:
         raise UserError(f"{path}: not a report of this project; they are in {project_root() / 'params'}")
     report = Report(folder.resolve().name if folder.is_dir() else str(folder).removeprefix("params/"), device)
     if not single or path.stem == "report":
-        return report.studies
-    if path.stem not in report.studies:
-        raise UserError(f"{path}: no study of this report{nearest(path.stem, list(report.studies))}")
-    return {path.stem: report.studies[path.stem]}
+        return report.trained
+    if path.stem not in report.trained:
+        raise UserError(f"{path}: no study of this report{nearest(path.stem, list(report.trained))}")
+    return {path.stem: report.trained[path.stem]}
 
 
 def _configs(studies: dict) -> list:

@@ -1,4 +1,6 @@
-"""Lines over epochs and over layers: learning curves with 95 % bands, and the scales of signals in the network."""
+"""Lines over epochs, layers and ε: learning curves with 95 % bands, the scales of signals in the network, and the error
+of numerical gradients.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from fmnist import wording
 from fmnist.analysis import interval, require_replications
-from fmnist.style import FAINT, figure, fold_legend, legend_title, look, name_of, percent_axis, style
+from fmnist.style import FAINT, INK, figure, fold_legend, legend_title, look, name_of, percent_axis, style
 
 
 def curves(
@@ -24,7 +26,7 @@ def curves(
     """Mean over seeds per epoch with its 95 % band, a panel a metric; `panels` names a column for small multiples.
 
     Means are over the runs that finished. A diverged run is drawn by itself, thin, to a cross at its last finite epoch.
-    Losses that span more than a decade get a logarithmic axis. Epoch 0 (before training) may lie outside the view.
+    Losses and norms that span more than a decade get a logarithmic axis. Epoch 0 (before training) may be out of view.
     """
     ended, groups = _ended(history), list(dict.fromkeys(history[by]))
     names = list(dict.fromkeys(history[panels])) if panels else [None]
@@ -112,7 +114,7 @@ def _limit(axes: Sequence[Axes], seen: list[np.ndarray], metric: str) -> None:
     for ax in axes:
         percent_axis(ax, values, metric)
         ax.yaxis.label.set_visible(ax is axes[0] or ax.get_subplotspec().is_first_col())
-    if metric.endswith("loss") and len(values) and values.min() > 0 and values.max() > 10 * values.min():
+    if metric.endswith(("loss", "norm")) and len(values) and values.min() > 0 and values.max() > 10 * values.min():
         axes[0].set_yscale("log")
         axes[0].set_ylim(values.min() * 0.8, values.max() * 1.25)
         axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -171,3 +173,41 @@ def _scale_line(ax: Axes, part: pd.DataFrame, layers: list, wear: dict) -> None:
     ax.plot(
         zeros, [0.02] * len(zeros), marker=7, ms=7, color=wear["color"], ls="none", transform=ax.get_xaxis_transform()
     )
+
+
+def error_lines(checked: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
+    """How far numerical gradients are off, against ε, from `gradients.check` and `gradients.crossings`.
+
+    A panel a precision, a line a weight; dashed the fitted C ε², dotted the ε at which rounding takes over. What is
+    exactly zero is drawn as a triangle on the lower edge.
+    """
+    weights = list(dict.fromkeys(checked["weight"]))
+    smallest = checked.loc[checked["difference"] != 0, "difference"].abs().min()
+    with style():
+        fig = figure(2.9)
+        axes = fig.subplots(1, len(crossings), sharey=True, squeeze=False)[0]
+        for ax, (_, fit) in zip(axes, crossings.iterrows(), strict=True):
+            part = checked[checked["precision"] == fit["precision"]]
+            for index, weight in enumerate(weights):
+                rows = part[part["weight"] == weight].sort_values("eps")
+                error, wear = rows["difference"].abs(), look(index)
+                ax.plot(rows["eps"], error.where(error > 0), mec="white", mew=0.4, ms=3.5, lw=0.9, **_plain(wear))
+                none = rows.loc[error == 0, "eps"]
+                ax.plot(
+                    none, [0.02] * len(none), marker=7, ls="none", transform=ax.get_xaxis_transform(), c=wear["color"]
+                )
+            eps = np.sort(part["eps"].unique())
+            ax.plot(eps, fit["truncation"] * eps**2, color=INK, linestyle=(0, (4, 2)), linewidth=1.2)
+            ax.axvline(fit["eps"], color=INK, linestyle=":", linewidth=1.2)
+            ax.set(xscale="log", yscale="log", xlabel="ε", title=fit["precision"])
+            ax.set_ylim(smallest / 3, 3 * checked["difference"].abs().max())
+        axes[0].set_ylabel("error of the numerical gradient")
+        handles = [Line2D([], [], mec="white", mew=0.4, **_plain(look(i))) for i in range(len(weights))]
+        handles += [Line2D([], [], color=INK, linestyle=line) for line in ((0, (4, 2)), ":")]
+        fold_legend(fig, handles, [*weights, "C ε²", "rounding takes over"])
+    return fig
+
+
+def _plain(wear: dict) -> dict:
+    """A look with a plain line: markers and colours tell the weights apart, broken lines are the fit's."""
+    return wear | {"linestyle": "-"}

@@ -133,8 +133,11 @@ def _add_output(document: Document, output: NotebookNode, where: dict) -> None:
     elif mark.get("role") in ("caption", "values"):
         return
     elif mark.get("role") == "figure":
-        source = document.resource(_text(output.data["image/svg+xml"]).encode(), "svg")
-        document.piece("figure", mark["caption"], label=mark["label"], alt=mark["alt"], src=source, **where)
+        still = mark.get("still") or _text(output.data["image/svg+xml"])
+        about = {"label": mark["label"], "alt": mark["alt"], "src": document.resource(still.encode(), "svg")}
+        if "still" in mark:
+            about["moving"] = document.resource(base64.b64decode(_text(output.data["image/png"])), "png")
+        document.piece("figure", mark["caption"], **about, **where)
     elif mark.get("role") == "table":
         about = {"label": mark["label"], "caption": mark["caption"]}
         document.piece("table", _text(output.data["text/markdown"]), **about, **where)

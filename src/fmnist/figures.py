@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fmnist import wording
 from fmnist.analysis import best, best_per, gap, summary
-from fmnist.curves import curves, layer_scales
+from fmnist.curves import curves, error_lines, layer_scales
 from fmnist.pictures import (
     class_balance,
     class_means,
@@ -43,7 +43,7 @@ from fmnist.style import (
 
 __all__ = [
     "accuracy_dots", "against_lr", "class_balance", "class_means", "confused_pairs", "confusion_matrix", "curves",
-    "gap_plot", "heatmap", "image_grid", "layer_scales", "network_diagram", "pipeline_diagram",
+    "error_lines", "gap_plot", "heatmap", "image_grid", "layer_scales", "network_diagram", "pipeline_diagram",
 ]  # fmt: skip
 
 

@@ -5,13 +5,16 @@ which `document` builds the numbered, captioned and cross-referenced paper. Capt
 Pandoc Markdown: ``@fig-x`` refers, ``[@key]`` cites, ``$x$`` is mathematics.
 """
 
+import base64
 import io
 import re
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
+from PIL import Image
 from tabulate import tabulate
 
 from fmnist.config import UserError
@@ -27,15 +30,49 @@ def show(figure: Figure, label: str, caption: str, alt: str) -> None:
     Raises UserError for a malformed label, or without caption or alt text.
     """
     _check(label, "fig", caption=caption, alt=alt)
+    _publish(
+        {"image/svg+xml": _svg(figure), "text/plain": alt},
+        {"role": "figure", "label": label, "caption": caption, "alt": alt},
+    )
+    _caption("Figure", caption)
+
+
+def animate(frames: Sequence[Figure], label: str, caption: str, alt: str, seconds: float = 0.6) -> None:
+    """Publish figures of one size as an animation, each shown so many `seconds`, the last four times as long.
+
+    JupyterLab and the HTML report play it (a PNG that moves; no script); the PDF, print and readers who ask for less
+    motion have the last frame. Otherwise as `show`, which also says what is raised.
+    """
+    _check(label, "fig", caption=caption, alt=alt)
+    if not frames:
+        raise UserError(f"{label} has no frames: give one figure or more")
+    pictures = [_pixels(frame) for frame in frames]
+    colors = pictures[-1].quantize(64)  # one palette for all, without dither: small, and still where nothing moves
+    colors.putpalette([255 if value > 250 else value for value in colors.getpalette()])  # white stays white
+    pictures = [picture.quantize(palette=colors, dither=Image.Dither.NONE) for picture in pictures]
+    waits = [round(1000 * seconds)] * (len(frames) - 1) + [round(4000 * seconds)]
+    png = io.BytesIO()
+    pictures[0].save(png, "PNG", save_all=True, append_images=pictures[1:], duration=waits, loop=0, optimize=True)
+    _publish(
+        {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt},
+        {"role": "figure", "label": label, "caption": caption, "alt": alt, "still": _svg(frames[-1])},
+    )
+    _caption("Figure", caption)
+
+
+def _svg(figure: Figure) -> str:
     svg = io.StringIO()
     with plt.rc_context(SVG_STYLE):
         figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     plt.close(figure)
-    _publish(
-        {"image/svg+xml": svg.getvalue(), "text/plain": alt},
-        {"role": "figure", "label": label, "caption": caption, "alt": alt},
-    )
-    _caption("Figure", caption)
+    return svg.getvalue()
+
+
+def _pixels(figure: Figure) -> Image.Image:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=144)
+    plt.close(figure)
+    return Image.open(png).convert("RGB")
 
 
 def table(frame: pd.DataFrame, label: str, caption: str, formats: dict | None = None, align: str | None = None) -> None:

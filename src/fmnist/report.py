@@ -25,6 +25,8 @@ from fmnist import store
 from fmnist.config import RunConfig, Strict, UserError, nearest, project_root, read_yaml, validate
 from fmnist.document import values
 from fmnist.notebooks import check_parameter, execute, parameters_of
+from fmnist.published import read
+from fmnist.search import SEARCH_KEYS, Search
 from fmnist.study import Study, StudySpec
 
 STUDY_KEYS = tuple(StudySpec.model_fields)
@@ -71,7 +73,7 @@ class Chapter:
     name: str
     notebook: Path
     parameters: dict[str, Any]
-    study: Study | None
+    study: Study | Search | None
 
 
 class Report:
@@ -90,14 +92,14 @@ class Report:
         if twice := {notebook for notebook in names if names.count(notebook) > 1}:
             raise UserError(f"{place}: sections: {min(twice)} stands twice; a notebook is executed once")
         self.chapters = [self._chapter(name) for name in names]
-        unused = {p.stem for p in self.folder.glob("*.yaml")} - {"report", *(c.name for c in self.chapters)}
-        if unused:
+        if unused := {p.stem for p in self.folder.glob("*.yaml")} - {"report", "published", *names}:
             raise UserError(f"params/{name}/{min(unused)}.yaml: belongs to no section of report.yaml")
+        trials = {name: list(study.trials) for name, study in self.studies.items()}
+        self.published = read(self.folder, trials, required="reproduction" in names)
 
     def _contents(self) -> list[str]:
         """The notebooks' names in the paper's order."""
-        parts = [part.notebooks if isinstance(part, Group) else [part] for part in self.spec.sections]
-        return [name for part in parts for name in part]
+        return [name for part in self.spec.sections for name in (part.notebooks if isinstance(part, Group) else [part])]
 
     def _chapter(self, name: str) -> Chapter:
         path, place = project_root() / "notebooks" / f"{name}.ipynb", f"params/{self.name}/{name}.yaml"
@@ -116,10 +118,13 @@ class Report:
                 raise UserError(f"{place}: {key}: is set by the command: fmnist report {self.name} --device cpu")
             check_parameter(value, defaults[key], f"{place}: {key}")
         merged = {**defaults, **given, **{key: value for key, value in ours.items() if key in defaults}}
+        if "base" in defaults:
+            merged["base"] = {**defaults["base"], **self.spec.base, **given.get("base", {})}
+        if set(SEARCH_KEYS) <= set(defaults):
+            return Chapter(name, path, merged, Search(**{key: merged[key] for key in SEARCH_KEYS}, where=place))
         if not set(STUDY_KEYS) <= set(defaults):
             return Chapter(name, path, merged, None)
         merged["seeds"] = given.get("seeds", self.spec.seeds)
-        merged["base"] = {**defaults["base"], **self.spec.base, **given.get("base", {})}
         study = Study(**{key: merged[key] for key in STUDY_KEYS}, where=place)
         known = list(study.spec.variants or study.trials)
         if (baseline := merged.get("baseline", known[0])) not in known:
@@ -129,12 +134,17 @@ class Report:
     @cached_property
     def studies(self) -> dict[str, Study]:
         """Notebook → its study, in the paper's order."""
+        return {name: study for name, study in self.trained.items() if isinstance(study, Study)}
+
+    @cached_property
+    def trained(self) -> dict[str, Study | Search]:
+        """Notebook → its study or search, in the paper's order."""
         return {chapter.name: chapter.study for chapter in self.chapters if chapter.study}
 
     @property
     def configs(self) -> list[RunConfig]:
-        """Every run that some study wants, once."""
-        return list({c.run_id: c for study in self.studies.values() for c in study.configs}.values())
+        """Every run that some study or search wants and that is known beforehand, once."""
+        return list({c.run_id: c for study in self.trained.values() for c in study.configs}.values())
 
     @property
     def built(self) -> Path:
@@ -143,12 +153,12 @@ class Report:
 
     def execute(self, progress=lambda done, total, name: None) -> dict[str, nbformat.NotebookNode]:
         """Run every notebook, several at a time; raises `UserError` that names each failing notebook, cell and line."""
-        self.built.mkdir(parents=True, exist_ok=True)
+        (to := self.built).mkdir(parents=True, exist_ok=True)
         workers = min(len(self.chapters), os.cpu_count() or 1)
         failures, done = [], {}
         pool = ProcessPoolExecutor(workers, get_context("spawn"))
         try:
-            jobs = {pool.submit(execute, c.notebook, c.parameters, self._executed(c.name)): c for c in self.chapters}
+            jobs = {pool.submit(execute, c.notebook, c.parameters, to / c.notebook.name): c for c in self.chapters}
             for job in as_completed(jobs):
                 name = jobs[job].name
                 try:
@@ -162,10 +172,7 @@ class Report:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C, what has not begun does not begin
         if failures:
             raise UserError("\n".join(f"notebook {failure}" for failure in sorted(failures)))
-        return {c.name: nbformat.read(self._executed(c.name), as_version=4) for c in self.chapters}
-
-    def _executed(self, name: str) -> Path:
-        return self.built / f"{name}.ipynb"
+        return {c.name: nbformat.read(self.built / c.notebook.name, as_version=4) for c in self.chapters}
 
     def merge(self, executed: dict[str, nbformat.NotebookNode]) -> nbformat.NotebookNode:
         """The executed notebooks as one, with title, authors and abstract in its metadata."""
@@ -198,8 +205,8 @@ class Report:
         return re.sub(r"\{([A-Za-z][\w-]*\.\w+)\}", value, text)
 
     def _newest_run(self) -> str:
-        stored = [run for config in self.configs if (run := store.load(config.run_id))]
-        newest = max((run.record["finished"] for run in stored), default="")
+        stored = (store.load(config.run_id) for config in self.configs)
+        newest = max((run.record["finished"] for run in stored if run), default="")
         return f"{pd.Timestamp(newest):%B %-d, %Y}" if newest else ""
 
     def render(self, paper: nbformat.NotebookNode) -> list[Path]:
@@ -224,10 +231,8 @@ def environment_table() -> pd.DataFrame:
     """Software and machine, in two columns."""
     packages = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "nbconvert")
     rows = [("Python", platform.python_version())] + [(name, version(name)) for name in packages]
-    rows += [
-        ("operating system", f"{platform.system()} {platform.machine()}"),
-        ("processor cores", str(os.cpu_count())),
-    ]
+    rows += [("operating system", f"{platform.system()} {platform.machine()}")]
+    rows += [("processor cores", str(os.cpu_count()))]
     return pd.DataFrame(rows, columns=["Component", "Version"])
 
 
@@ -235,12 +240,11 @@ def cached_table(report: str) -> pd.DataFrame:
     """Per study: trials, runs wanted, how many of them an earlier study had trained already, and training time."""
     seen: set[str] = set()
     rows = []
-    for name, study in Report(report).studies.items():
+    for name, study in Report(report).trained.items():
         ids = [config.run_id for config in study.configs]
         stored = [run for run_id in ids if (run := store.load(run_id))]
         minutes = sum(run.metrics["seconds"] for run in stored if run.run_id not in seen) / 60
-        devices = ", ".join(sorted({run.record["device"] for run in stored}))
-        rows.append((name, len(study.trials), len(ids), len(seen & set(ids)), f"{minutes:.1f}", devices))
+        devices, words = ", ".join(sorted({run.record["device"] for run in stored})), name.replace("_", " ")
+        rows.append((words, len(study.trials), len(ids), len(seen & set(ids)), f"{minutes:.1f}", devices))
         seen |= set(ids)
-    columns = ["Study", "Trials", "Runs", "Trained before", "Minutes", "Device"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["Study", "Trials", "Runs", "Trained before", "Minutes", "Device"])

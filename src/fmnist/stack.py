@@ -149,6 +149,11 @@ class Stack:
                 names += [f"norms.{layer}.weight", f"norms.{layer}.bias"]
         return names
 
+    def weight_norm(self) -> Tensor:
+        """Euclidean norm of all weights of all linear layers together, biases left out, [runs]."""
+        layers = [self.state[f"linears.{layer}.weight"].flatten(1) for layer in range(self.depth + 1)]
+        return torch.stack([torch.linalg.vector_norm(weights, dim=1) for weights in layers], 1).norm(dim=1)
+
     def forward(self, x: Tensor, keys: Sequence[Tensor] | None = None, training: bool = False) -> Tensor:
         """Logits [runs, classes, batch] of x [groups, batch, 784]; `keys` [hidden layers][runs] draw dropout's masks.
 

@@ -60,7 +60,10 @@ class Run:
         return self.record["metrics"]
 
     def history(self) -> pd.DataFrame:
-        """epoch (0 is before training), train_loss, train_accuracy, val_loss, val_accuracy, seconds."""
+        """epoch (0 is before training), train_loss, train_accuracy, val_loss, val_accuracy, seconds, weight_norm.
+
+        weight_norm is that of all weights, biases left out; runs of earlier versions do not have it.
+        """
         return pd.read_parquet(self.folder / "history.parquet")
 
     def predictions(self, best: bool = False) -> np.ndarray:

@@ -135,7 +135,8 @@ class Study:
         usual, first = RunConfig().row(), self.configs[0]
         said = ("hidden_sizes", "optimizer", "lr", "batch_size", "epochs")
         fixed = [n for n in fields if n not in varied and (n in said or rows[0][n] != usual[n])]
-        same = ", ".join("hidden layers " * (n == "hidden_sizes") + setting(n, getattr(first, n)) for n in fixed)
+        of = {"hidden_sizes": "hidden layers ", "bias_init": "initial biases "}
+        same = ", ".join(of.get(n, "") + setting(n, getattr(first, n)) for n in fixed)
         names = ", ".join(f"`{name}`" for name in varied) or "only the seed"
         return (
             f"All runs have {same}; what is not named here keeps its default (@sec-config). What varies is {names}. "

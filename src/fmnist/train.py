@@ -22,7 +22,7 @@ from fmnist.optim import Optimizer
 from fmnist.stack import Stack, cross_entropy, cross_entropy_gradient
 
 TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
-HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "weight_norm")
 Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
 Mark = Callable[[str], None]  # says which phase has just ended, for `fmnist profile`
 
@@ -157,6 +157,7 @@ class Record:
             loss,
             accuracy,
             torch.full_like(loss, seconds),
+            self.stack.weight_norm().to(loss.dtype),
         )
         self.rows.append(torch.stack(columns, 1))
 

@@ -47,7 +47,9 @@ METRICS = {
     "val_loss": Metric("validation loss", "in validation loss", 1.0, "nats", False),
     "test_loss": Metric("test loss", "in test loss", 1.0, "nats", False),
     "best_val_test_loss": Metric("test loss at the best epoch", "in test loss at the best epoch", 1.0, "nats", False),
+    "weight_norm": Metric("weight norm", "in the norm of the weights", 1.0, "Euclidean", False),
     "seconds": Metric("share of the stack's wall time", "in wall time", 1.0, "s", False),
+    "seconds_per_epoch": Metric("wall time of an epoch", "in wall time of an epoch", 1.0, "s", False),
 }
 
 
@@ -76,6 +78,14 @@ def significant(value: float, digits: int = 2) -> str:
     """`value` with so many significant digits and no exponent: "4,900", "0.27", "0.000049"."""
     whole, point, part = np.format_float_positional(value, digits, fractional=False, trim="-").partition(".")
     return f"{int(whole):,}{point}{part}"
+
+
+def scientific(value: float, digits: int = 3) -> str:
+    """`value` as Markdown mathematics with so many significant digits, "$-4.18 \\times 10^{-4}$"; a dash for NaN."""
+    if not np.isfinite(value):
+        return MISSING
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return rf"${mantissa} \times 10^{{{int(exponent)}}}$"
 
 
 def percent(mean: float, low: float = np.nan, high: float = np.nan, digits: int = 1, sign: bool = True) -> str:
@@ -157,8 +167,12 @@ def overview(comparison: pd.DataFrame) -> str:
         group = list(names[comparison["verdict"] == verdict])
         if group:
             parts.append(f"{says[len(group) > 1].format(count(len(group)))} ({'; '.join(group)})")
-    listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f", and {parts[-1]}"
-    return f"Of {count(len(names), 'alternative')} to {baseline}, compared {place}: {listed}."
+    return f"Of {count(len(names), 'alternative')} to {baseline}, compared {place}: {joined(parts)}."
+
+
+def joined(parts: list[str]) -> str:
+    """ "a", "a, and b", "a, b, and c"."""
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f", and {parts[-1]}"
 
 
 def _digits(mean: float, low: float, high: float, metric: Metric) -> int:

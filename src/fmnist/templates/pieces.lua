@@ -125,8 +125,15 @@ end
 function read.html(text) return html(text) end
 
 function read.figure(text, attributes)
-  local picture = pandoc.Image(attributes.alt, attributes.src)
-  return pandoc.Figure(pandoc.Plain { picture }, { pandoc.Plain(inlines(text, attributes.notebook)) }, attributes.label)
+  local moves = attributes.moving and not pdf -- then the picture stands where motion does not; see homework.css
+  local picture = pandoc.Image(attributes.alt, attributes.src, "", moves and { class = "still" } or {})
+  local content = pandoc.Blocks { pandoc.Plain { picture } }
+  if moves then
+    content:insert(1, pandoc.RawBlock("html", '<details class="moving" open><summary>Animation</summary>'))
+    content:insert(2, pandoc.Plain { pandoc.Image(attributes.alt, attributes.moving, "", { class = "moving" }) })
+    content:insert(3, pandoc.RawBlock("html", "</details>"))
+  end
+  return pandoc.Figure(content, { pandoc.Plain(inlines(text, attributes.notebook)) }, attributes.label)
 end
 
 function read.table(text, attributes)

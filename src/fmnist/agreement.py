@@ -1,0 +1,49 @@
+"""The figure of published numbers beside ours: what one run of ours would give, and what was published."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fmnist.style import FAINT, INK, figure, fold_legend, percent_axis, style
+from fmnist.wording import number
+
+COLORS = {"agrees": "#0072B2", "differs": "#D55E00"}
+
+
+def agreement(judged: pd.DataFrame, author: str) -> Figure:
+    """A row for each row of `reproduced.judge`: our mean with the 95 % prediction interval of one run, and a cross.
+
+    The cross is the published number, a thin line its ±; verdict and difference, ours − published, stand beside it.
+    """
+    metric = judged["metric"].iloc[0]
+    ends = judged[["one_low", "one_high"]].clip(*_range(metric))
+    with style():
+        fig = figure(0.65 + 0.22 * len(judged))
+        ax = fig.subplots()
+        for y, (_, row) in enumerate(judged.iterrows()):
+            color = COLORS.get(row["verdict"], FAINT)
+            ax.plot(ends.iloc[y], [y, y], color=color, lw=5, alpha=0.35, solid_capstyle="butt")
+            ax.plot(row["mean"], y, "D", color=color, ms=4, mec="white", mew=0.6)
+            ax.plot(row["published"] + row["pm"] * np.array([-1, 1]), [y, y], color=INK, lw=0.7)
+            ax.plot(row["published"], y, "x", color=INK, ms=6, mew=1.4)
+            beside = f"{row['verdict']}, {number(row['difference'], 1, signed=True)}"
+            ax.text(1.01, y, beside, transform=ax.get_yaxis_transform(), va="center", fontsize=7.2)
+        notes = [f" ({note})" if note else "" for note in judged["note"]]
+        ax.set_yticks(range(len(judged)), judged["trial"] + notes)
+        ax.set_ylim(len(judged) - 0.4, -0.6)
+        ax.grid(axis="y", visible=False)
+        seen = [judged["mean"], *(judged["published"] + sign * judged["pm"].fillna(0) for sign in (-1, 1))]
+        percent_axis(ax, np.concatenate([*seen, *ends.to_numpy().T]), metric, "x")
+        plus = judged["pm"].notna().any()
+        handles = [
+            Line2D([], [], marker="D", ms=4.5, color=COLORS["agrees"], mec="white", ls="none"),
+            Line2D([], [], color=COLORS["agrees"], alpha=0.35, lw=5),
+            Line2D([], [], marker="x", color=INK, mew=1.4, lw=0.7 * plus),
+        ]
+        fold_legend(fig, handles, ["our mean", "one run of ours, 95 %", f"{author}, ± as printed" if plus else author])
+    return fig
+
+
+def _range(metric: str) -> tuple[float, float]:
+    return (0, 100) if "accuracy" in metric else (0, np.inf)
