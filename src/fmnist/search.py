@@ -101,12 +101,12 @@ class Search:
     def trials(self) -> dict[str, tuple[str, list[RunConfig]]]:
         return self.study.trials
 
-    def run(self, device: str = "auto", memory: int | None = None) -> "Search":
+    def run(self, device: str = "auto") -> "Search":
         """Train what the store lacks, with Optuna round by round; returns the search."""
-        self.study.run(device, memory)
+        self.study.run(device)
         while len(self._found) < self.spec.trials:
             self._propose()
-            self.study = self._study().run(device, memory)
+            self.study = self._study().run(device)
         return self
 
     def runs(self) -> pd.DataFrame:
