@@ -33,7 +33,7 @@ class Feed:
         return x, self._of_runs(data.train_labels.index_select(0, flat).view(rows.shape))
 
     def _scaled(self, pixels: Tensor, groups: slice = slice(None)) -> Tensor:
-        x = torch.mul(pixels, self.scale[groups])
+        x = pixels.to(self.stack.dtype) * self.scale[groups]
         return (x.add_(self.shift[groups]) if self.shifted else x).to(self.stack.compute_dtype)
 
     def _of_runs(self, labels: Tensor) -> Tensor:

@@ -50,6 +50,14 @@ class Rule:
 
 
 class SGD(Rule):
+    def step(self, gradient: Tensor, correction: "Correction") -> None:
+        config, on_cpu = self.configs[0], self.parameter.device.type == "cpu"
+        if len(self.configs) > 1 or not on_cpu or self.momentum_buffer is None:
+            return super().step(gradient, correction)
+        constants = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+        which = {"dampening": 0.0, "nesterov": config.nesterov, "maximize": False, "is_first_step": False}
+        return torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **constants, **which)
+
     def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
         buffer = self.accelerate(gradient)
         if self.nesterov is None:

@@ -17,14 +17,21 @@ from fmnist.feed import EVALUATION_ROWS
 
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
 OVERHEAD = 250_000_000  # bytes of each worker on a CPU beside its stack: code that is loaded, kernels, fragments
+STEP_CALLS = 4e6  # multiply-adds that a run's share of a step's calls is worth; with batches of one image it is all
+    4e6  # multiply-adds that one run's share of a step's calls is worth; with batches of a few images it is all
+)
 SMALL_STEP = 1 << 25  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
 
 
-def work(config: RunConfig) -> float:
-    """Multiply-adds of a run's training for each image of its train split; progress and ETA are measured in it."""
+def products(config: RunConfig) -> int:
+    """Multiply-adds of an image's forward and backward pass."""
     sizes = layer_sizes(config.hidden_sizes)
-    per_image = 3 * sum(a * b for a, b in sizes) - sizes[0][0] * sizes[0][1]
-    return float(per_image * max(config.epochs, 1))
+    return 3 * sum(a * b for a, b in sizes) - sizes[0][0] * sizes[0][1]
+
+
+def work(config: RunConfig) -> float:
+    """What a run's training costs for each image of its train split, in multiply-adds; progress is measured in it."""
+    return float((products(config) + STEP_CALLS / config.batch_size) * max(config.epochs, 1))
 
 
 def footprint(config: RunConfig) -> tuple[int, int]:
@@ -58,8 +65,7 @@ def pack(configs: Iterable[RunConfig], device: torch.device, workers: int = 1, m
         pieces = [piece for group in groups for piece in evenly(group, limit)]
         together = limit
         if device.type == "cpu":
-            step = config.batch_size * work(config) / max(config.epochs, 1)
-            together = min(2 * limit, int(SMALL_STEP / step))
+            together = min(2 * limit, int(SMALL_STEP / (config.batch_size * products(config))))
         for size in Counter(map(len, pieces)):
             same = [piece for piece in pieces if len(piece) == size]
             stacks += [sum(some, []) for some in evenly(same, max(1, together // size))]

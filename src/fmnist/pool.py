@@ -37,6 +37,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
 
 
@@ -136,11 +137,18 @@ class Crew:
 
 
 def _join(crew: Crew) -> None:
-    """In a forked process, at its start: Ctrl-C is the parent's, which says when to stop."""
+    """In a forked process, at its start: Ctrl-C is the parent's, which says when to stop.
+
+    The C library is to keep what a step has freed for the next one, instead of fetching it page by page again.
+    """
     global _crew
     _crew = crew
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(crew.threads)
+    with suppress(AttributeError, OSError):  # not every Linux has glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most it takes
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _work(stack: list[RunConfig]) -> list[Result]:
