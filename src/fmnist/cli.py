@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -34,8 +35,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(call=call)
         return sub
 
-    report = command("report", _report, "train, execute the notebooks and write report/NAME.html and .pdf")
-    report.add_argument("name", nargs="?", default="homework", help="a folder of params/ (default: homework)")
+    report = command("report", _report, "train, execute the notebooks and write report/NAME.html, .pdf and .json")
+    report.add_argument("names", nargs="*", default=["homework"], help="folders of params/ (default: homework)")
     train = command("train", _train, "train what is missing and print the summary table")
     train.add_argument("path", help="params/NAME or params/NAME/NOTEBOOK.yaml")
     profile = command("profile", _profile, "say where the time of training goes; trains a little and stores nothing")
@@ -55,13 +56,18 @@ def _report(options: argparse.Namespace) -> None:
     from fmnist.report import Report
 
     device, memory = _device(options.device), _bytes(options.memory)
-    report = Report(options.name, device)
-    _check_writable(report.built)
-    _train_all(report.configs, device, memory)
-    _say(f"executing {len(report.chapters)} notebooks")
-    executed = report.execute(lambda done, total, name: _say(f"  {done} of {total}: {name}"))
-    for path in report.render(report.merge(executed)):
-        _say(f"wrote {path.relative_to(project_root())} ({path.stat().st_size / 1e6:.1f} MB)")
+    reports = [Report(name, device) for name in options.names]  # a mistake in any shows before training
+    for number, report in enumerate(reports, 1):
+        start = time.perf_counter()
+        if len(reports) > 1:
+            _say(f"report {number} of {len(reports)}: {report.name}")
+        _check_writable(report.built)
+        _train_all(report.configs, device, memory)
+        _say(f"executing {len(report.chapters)} notebooks")
+        executed = report.execute(lambda done, total, name: _say(f"  {done} of {total}: {name}"))
+        for path in report.render(report.merge(executed)):
+            _say(f"wrote {path.relative_to(project_root())} ({path.stat().st_size / 1e6:.1f} MB)")
+        _say(f"{report.name}: {time.perf_counter() - start:.0f} s")
 
 
 def _train(options: argparse.Namespace) -> None:

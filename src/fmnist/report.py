@@ -5,14 +5,13 @@ notebook's parameters. All of it is checked first, then every study's missing ru
 notebooks run, and last the executed notebooks become one notebook that the exporters turn into HTML and PDF.
 """
 
+import json
 import os
-import platform
 import re
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -187,7 +186,8 @@ class Report:
                     paper.cells.append(cell)
         about = self.spec.model_dump(include={"title", "authors", "notice", "acknowledgements"})
         about["date"] = self.spec.date or self._newest_run()
-        about["abstract"] = self._filled(self.spec.abstract, {name: values(nb) for name, nb in executed.items()})
+        about["values"] = {name: values(notebook) for name, notebook in executed.items()}
+        about["abstract"] = self._filled(self.spec.abstract, about["values"])
         about["bibliography"] = str(project_root() / "report" / "references.bib")
         paper.metadata["fmnist"] = about
         return paper
@@ -210,30 +210,19 @@ class Report:
         return f"{pd.Timestamp(newest):%B %-d, %Y}" if newest else ""
 
     def render(self, paper: nbformat.NotebookNode) -> list[Path]:
-        """Write report/<name>.html and .pdf (each whole or not at all) and return their paths."""
+        """Write report/<name>.html, .pdf and .json (each whole or not at all) and return their paths."""
         from fmnist.exporters import HomeworkHTML, HomeworkPDF
 
         nbformat.write(paper, self.built.with_suffix(".ipynb"))
-        written = []
-        for exporter, suffix in ((HomeworkHTML(), ".html"), (HomeworkPDF(), ".pdf")):
-            body, _ = exporter.from_notebook_node(paper)
+        about = {"report": self.name, **{key: paper.metadata["fmnist"][key] for key in ("title", "date", "values")}}
+        html, pdf = (exporter.from_notebook_node(paper)[0] for exporter in (HomeworkHTML(), HomeworkPDF()))
+        bodies, written = {".html": html, ".pdf": pdf}, []
+        for suffix, body in (bodies | {".json": json.dumps(about, indent=1, ensure_ascii=False) + "\n"}).items():
             path = project_root() / "report" / f"{self.name}{suffix}"
             part = path.with_suffix(f"{suffix}.part")
             part.write_bytes(body if isinstance(body, bytes) else body.encode())
             written.append(part.replace(path))
         return written
-
-
-# --- tables about the report itself, for its implementation section ---------------------------------------------------
-
-
-def environment_table() -> pd.DataFrame:
-    """Software and machine, in two columns."""
-    packages = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "nbconvert")
-    rows = [("Python", platform.python_version())] + [(name, version(name)) for name in packages]
-    rows += [("operating system", f"{platform.system()} {platform.machine()}")]
-    rows += [("processor cores", str(os.cpu_count()))]
-    return pd.DataFrame(rows, columns=["Component", "Version"])
 
 
 def cached_table(report: str) -> pd.DataFrame:

@@ -6,7 +6,9 @@ ours would do: the 95 % prediction interval of a single future observation, mean
 interval of our mean, which narrows with the number of seeds and which a single run need not meet.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from fmnist.published import Table
 from fmnist.wording import MISSING, count, diverged, joined, metric_of, number
 
 MIN_SEEDS = 3  # finite runs below which no prediction is made
+VERDICTS = ("agrees", "differs", "cannot tell")
 WIDEST = {"points": 10.0, "nats": 1.0}  # a wider prediction interval agrees with too much to tell anything
 
 
@@ -90,6 +93,26 @@ def tally(judged: pd.DataFrame) -> str:
     singular["are times of another machine"] = "is a time of another machine"
     said = [f"{count(n)} {singular.get(text, text) if n == 1 else text}" for text, n in counts.items() if n]
     return f"of {count(len(judged), 'published number')}, {joined(said)}"
+
+
+def across_reports(folder: Path, names: Sequence[str]) -> pd.DataFrame:
+    """What the reports `names` found when they were last written to `folder`, as <name>.json: one row a report.
+
+    Columns: report, title, date, author, numbers, agrees, differs, cannot tell, claims, holds, does not hold, cannot be
+    decided; NaN, where a report has no published numbers and claims, or was not written yet (then title is empty, too).
+    """
+    rows = []
+    for name in names:
+        path = folder / f"{name}.json"
+        about = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        found = about.get("values", {}).get("reproduction", {})
+        row = {"report": name, "title": about.get("title", ""), "date": about.get("date", "")}
+        row["author"] = found.get("author", name.capitalize())
+        for kind, counts in found.get("counts", {}).items():
+            row |= {kind: sum(counts.values()), **counts}
+        rows.append(row)
+    kinds = ["numbers", *VERDICTS, "claims", "holds", "does not hold", "cannot be decided"]
+    return pd.DataFrame(rows).reindex(columns=["report", "title", "date", "author", *kinds])
 
 
 def beside(judged: pd.DataFrame, author: str) -> pd.DataFrame:

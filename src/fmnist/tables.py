@@ -3,6 +3,10 @@
 A diverged run is in no mean, and every table says "diverged (2 of 6)" where one was lost.
 """
 
+import os
+import platform
+from importlib.metadata import version
+
 import numpy as np
 import pandas as pd
 
@@ -151,3 +155,12 @@ def _interval_of(row: pd.Series) -> str:
 
 def _worst(row: pd.Series) -> str:
     return f"{row['worst']} ({number(100 * row['worst_test'])})" if isinstance(row["worst"], str) else MISSING
+
+
+def environment_table() -> pd.DataFrame:
+    """Software and machine, in two columns."""
+    packages = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "nbconvert")
+    rows = [("Python", platform.python_version())] + [(name, version(name)) for name in packages]
+    rows += [("operating system", f"{platform.system()} {platform.machine()}")]
+    rows += [("processor cores", str(os.cpu_count()))]
+    return pd.DataFrame(rows, columns=["Component", "Version"])
