@@ -21,7 +21,7 @@ from fmnist.report import Report, values
 
 ROOT = Path(__file__).parents[1]
 PLACE = "params/smoke/"
-FIELDS = r"Allowed: hidden_sizes, activation, dropout, .*, precision$"
+FIELDS = r"Allowed: dataset, hidden_sizes, activation, dropout, .*, precision$"
 
 
 @pytest.fixture
@@ -104,6 +104,10 @@ OPTIMIZER = [
     (
         "base: {activation: Relu}",
         r"base: activation: 'Relu' is not allowed; did you mean 'relu'\? Allowed: relu, leaky_relu",
+    ),
+    (
+        "base: {dataset: Fashion}",
+        r"base: dataset: 'Fashion' is not allowed; did you mean 'FashionMNIST'\? Allowed: FashionMNIST, MNIST, KMNIST$",
     ),
     ("base: {init: xavier}", r"base: init: 'xavier' is not allowed; did you mean 'xavier_normal'\? Allowed: default, "),
     ("base: {precision: 32}", r"base: precision: 32 is not allowed. Allowed: float64, float32, bfloat16"),
@@ -202,7 +206,7 @@ REPORT = [
     (
         "- theory",
         "- thoery",
-        r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: activation, batchnorm, conclusions, ",
+        r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: activation, batchnorm, beyond, ",
     ),
     ("- theory", "- ../notebooks/theory", "sections: no notebook '../notebooks/theory'"),
     ("- theory", "- theory\n  - theory", "sections: theory stands twice"),

@@ -2,6 +2,8 @@
 
 import contextlib
 import gzip
+import hashlib
+import struct
 import subprocess
 import sys
 import threading
@@ -10,11 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from fmnist import data, fetch
-from fmnist.config import UserError
+from fmnist import data, fetch, store, study
+from fmnist.config import RunConfig, UserError
 
 IMAGES = "train-images-idx3-ubyte"
 FILES = [f"{name}.gz" for name in fetch.SHA256]
@@ -43,7 +46,7 @@ def gz_folder(payloads, tmp_path_factory) -> Path:
 @pytest.fixture
 def house(tmp_path, monkeypatch) -> Path:
     """A project on a machine that has no data set, no apt-get and no mirror; the tests give it what they are about."""
-    from torchvision.datasets import FashionMNIST
+    from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
     house = tmp_path / "house"
     for folder in ("params", "notebooks"):
@@ -54,7 +57,8 @@ def house(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     monkeypatch.setattr(fetch, "SYSTEM", Path("/nowhere/fashion-mnist"))
     monkeypatch.setattr(fetch, "TIMEOUT", 0.5)
-    monkeypatch.setattr(FashionMNIST, "mirrors", [])
+    for known in (FashionMNIST, MNIST, KMNIST):
+        monkeypatch.setattr(known, "mirrors", [])
     return house
 
 
@@ -405,3 +409,116 @@ def test_standardized_train_split_has_mean_0_and_std_1(seed, full):
 def test_an_unknown_scaling_is_refused(full):
     with pytest.raises(UserError, match="none, symmetric, standardized"):
         data.scaling(full.train_images, torch.arange(10), "whitened")
+
+
+# --- other data sets of this form -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def digits() -> dict[str, bytes]:
+    """What MNIST would look like: four IDX files of random bytes, uncompressed, by name."""
+    draw = np.random.default_rng(0)
+    return {
+        f"{part}-{what}": struct.pack(">4I" if images else ">2I", kind, count, *((28, 28) if images else ()))
+        + draw.integers(0, 256 if images else 10, count * (784 if images else 1), np.uint8).tobytes()
+        for part, count in (("train", 60_000), ("t10k", 10_000))
+        for what, kind, images in (("images-idx3-ubyte", 0x803, True), ("labels-idx1-ubyte", 0x801, False))
+    }
+
+
+@pytest.fixture
+def fresh():
+    """`data.load` remembers; a test that moves the files wants it to forget, before and after."""
+    data._load.cache_clear()
+    yield
+    data._load.cache_clear()
+
+
+@pytest.mark.parametrize("place", ["data/MNIST", "data/MNIST/raw", "elsewhere/MNIST"])
+def test_another_set_is_found_by_its_name_and_trained_under_another_address(place, house, digits, fresh, monkeypatch):
+    folder = fill(house / place, digits)
+    if place.startswith("elsewhere"):
+        monkeypatch.setenv("FMNIST_DATA", str(house / "elsewhere"))
+    monkeypatch.setenv("FMNIST_RUNS", str(house / "runs"))
+    assert fetch.locate(download=False, dataset="MNIST") == folder
+    there = data.load(dataset="MNIST")
+    labels = np.frombuffer(digits["t10k-labels-idx1-ubyte"], np.uint8, offset=8)
+    assert there.test_labels.tolist() == labels.tolist() and there.test_images.shape == (10_000, 784)
+    assert there.test_images[0].tolist() == list(digits["t10k-images-idx3-ubyte"][16 : 16 + 784])
+
+    tiny = {"hidden_sizes": (4,), "epochs": 0, "val_size": 500}
+    (run,) = study.train([RunConfig(**tiny, dataset="MNIST")], "cpu")
+    assert run.run_id != RunConfig(**tiny).run_id and run.record["data_checksum"] == there.checksum
+    assert store.load_run(run.run_id).config.dataset == "MNIST" and run.predictions().shape == (10_000,)
+
+
+def test_runs_on_two_data_sets_train_side_by_side(house, digits, gz_folder, fresh, monkeypatch):
+    fill(house / "data" / "MNIST", digits)
+    fill(house / "data", {path.name: path.read_bytes() for path in gz_folder.iterdir()})
+    monkeypatch.setenv("FMNIST_RUNS", str(house / "runs"))
+    both = [
+        RunConfig(hidden_sizes=(), epochs=1, val_size=500, batch_size=5_000, lr=0.1, dataset=name)
+        for name in ("FashionMNIST", "MNIST")
+    ]
+    fashion, random = study.train(both, "cpu")
+    assert fashion.record["data_checksum"] != random.record["data_checksum"]
+    assert random.metrics["test_accuracy"] < 0.2 < fashion.metrics["test_accuracy"]
+
+
+def test_no_set_passes_for_another(house, payloads, digits, fresh, monkeypatch):
+    fill(house / "data" / "MNIST", payloads)
+    with pytest.raises(UserError, match=f"{IMAGES} is Fashion-MNIST's, not MNIST's"):
+        data.load(dataset="MNIST")
+    fill(house / "data", digits)
+    with pytest.raises(UserError, match=f"{IMAGES} is not Fashion-MNIST's"):
+        data.load()
+    assert "is Fashion-MNIST's, not MNIST's" in data.lacking("MNIST")
+    monkeypatch.setenv("FMNIST_DATA", str(house / "data"))
+    with pytest.raises(UserError, match="FMNIST_DATA is set to .*is Fashion-MNIST's, not MNIST's"):
+        fetch.locate(dataset="MNIST")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        (IMAGES, lambda b: b[:-1], "is not an IDX file of 60,000 images of 28 × 28 bytes"),
+        ("t10k-labels-idx1-ubyte", lambda b: b[:4] + bytes(4) + b[8:], "is not an IDX file of 10,000 labels"),
+        ("train-labels-idx1-ubyte", lambda b: b[:-1] + b"\x0a", "has labels beyond 9"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(name, damage, reason, house, digits):
+    fill(house / "data" / "KMNIST", digits | {name: damage(digits[name])})
+    with pytest.raises(UserError, match=f"{name} {reason}"):
+        fetch.locate(download=False, dataset="KMNIST")
+
+
+def test_a_set_that_cannot_be_had_is_one_line_that_says_where_it_was_looked_for(house, fresh, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(UserError) as error:
+        study.train([RunConfig(dataset="MNIST")], "cpu")
+    text = str(error.value)
+    assert "\n" not in text and text.startswith("MNIST was not found: FMNIST_DATA: not set; ")
+    for part in (f"{house}/data/MNIST: there is no such folder", "http://127.0.0.1:9/", f"into {house}/data/MNIST"):
+        assert part in text
+    assert data.lacking("MNIST") == text
+    with pytest.raises(UserError, match="dataset: 'MNISTT' is not allowed; did you mean 'MNIST'"):
+        data.lacking("MNISTT")
+
+
+def test_torchvisions_mirrors_have_other_sets_by_their_md5(house, digits, tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    zipped = {f"{name}.gz": gzip.compress(content, 1) for name, content in digits.items()}
+    mirror = Mirror(fill(tmp_path / "mnist", zipped))
+    monkeypatch.setattr(MNIST, "mirrors", [mirror.url])
+    with pytest.raises(UserError, match="is not MNIST's .its MD5 is another"):
+        fetch.locate(progress=False, dataset="MNIST")
+    assert not (house / "data").exists()
+    monkeypatch.setattr(MNIST, "resources", [(name, hashlib.md5(c).hexdigest()) for name, c in zipped.items()])
+    assert fetch.locate(progress=False, dataset="MNIST") == house / "data" / "MNIST"
+    assert sorted(path.name for path in house.glob("data/MNIST/*")) == sorted(FILES)
+    assert fetch.locate(download=False, dataset="MNIST") == house / "data" / "MNIST"
+    mirror.shutdown()
+    mirror.server_close()

@@ -9,7 +9,7 @@ from fmnist.tables import profile_table
 
 @pytest.fixture
 def configs(small, monkeypatch, tmp_path) -> list[RunConfig]:
-    monkeypatch.setattr(profile, "load", lambda device: small)
+    monkeypatch.setattr(profile, "load", lambda *_: small)
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
     base = RunConfig(hidden_sizes=(30, 20), val_size=1_000, batch_size=50, epochs=40)
     wide = base.model_copy(update={"hidden_sizes": (600,), "dropout": 0.5})

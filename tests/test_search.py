@@ -103,7 +103,7 @@ def test_without_optuna_the_message_says_what_to_do(monkeypatch):
 def tiny(small, tmp_path, monkeypatch):
     """A trained search of six trials on the first images of the data set, and the space it searched."""
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path))
-    monkeypatch.setattr("fmnist.pool.load", lambda device: small)
+    monkeypatch.setattr("fmnist.pool.load", lambda *_: small)
     return {"epochs": 1, "val_size": 500, "batch_size": 100}
 
 

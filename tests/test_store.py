@@ -32,7 +32,7 @@ from fmnist import pool, store, study
 from fmnist.config import RunConfig
 from fmnist.data import load
 small = load().subset(3_000, 1_000)
-pool.load = lambda device: small
+pool.load = lambda *_: small
 def configs(**more):
     base = dict(hidden_sizes=(4,), epochs=1, val_size=500, batch_size=64, lr=0.1)
     return [RunConfig(**{**base, "seed": seed, **more}) for seed in range(3)]
@@ -50,7 +50,7 @@ def result(small):
 def runs(tmp_path, monkeypatch, small):
     """An empty store, and training on the first images."""
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(pool, "load", lambda device: small)
+    monkeypatch.setattr(pool, "load", lambda *_: small)
     return tmp_path / "runs"
 
 
@@ -357,6 +357,7 @@ ANOTHER = {
     "dropout": 0.1,
     "batch_norm": True,
     "init": "xavier_normal",
+    "dataset": "MNIST",
     "bias_init": "zeros",
     "init_std": 0.5,
     "optimizer": "Adam",
@@ -377,7 +378,8 @@ NEEDS = {"init_std": {"init": "normal"}, "nesterov": {"momentum": 0.9}}
 
 def test_a_runs_address_is_the_same_on_every_machine_and_day():
     """Whoever changes this line orphans every stored run: raise RESULTS_VERSION only for results that differ."""
-    assert RunConfig().run_id == "032cb4a545d9a0ae"
+    assert RunConfig().run_id == RunConfig(dataset="FashionMNIST").run_id == "032cb4a545d9a0ae"
+    assert RunConfig().trial_id == "6f5f457c75115df8"
     assert RunConfig(lr=1).run_id == RunConfig(lr=1.0).run_id
     assert RunConfig(hidden_sizes=[128]).run_id == RunConfig(hidden_sizes=(128,)).run_id
 

@@ -23,7 +23,7 @@ VARIANTS = {"SGD": {"optimizer": "SGD"}, "Adam": {"optimizer": "Adam"}}
 def trained(tmp_path, monkeypatch, small):
     """An empty store, training on the first images, and the configs that were trained, in the order of asking."""
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(pool, "load", lambda device: small)
+    monkeypatch.setattr(pool, "load", lambda *_: small)
     configs, train = [], pool.train
 
     def counted(missing, *rest):

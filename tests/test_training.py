@@ -519,7 +519,7 @@ def collected(configs: list[RunConfig], **options) -> list[Result]:
 
 
 def test_training_many_runs_finishes_each_once_as_training_it_alone(tiny, monkeypatch):
-    monkeypatch.setattr(pool, "load", lambda device: tiny)
+    monkeypatch.setattr(pool, "load", lambda *_: tiny)
     configs = [
         run_config(epochs=2, seed=seed, lr=lr, hidden_sizes=h)
         for seed, lr, h in product((0, 1), (0.1, 0.2), [(), (8,)])
@@ -535,7 +535,7 @@ def test_training_many_runs_finishes_each_once_as_training_it_alone(tiny, monkey
 
 def test_a_stack_that_finds_too_little_memory_is_split(tiny, monkeypatch):
     """The device has room for two runs only, which no estimate knew; every run comes out, and progress adds up."""
-    monkeypatch.setattr(pool, "load", lambda device: tiny)
+    monkeypatch.setattr(pool, "load", lambda *_: tiny)
     sizes, done = [], []
 
     def cramped(configs, data, watch, stop):
@@ -564,7 +564,7 @@ from fmnist.config import RunConfig
 from fmnist.data import load
 
 draw, small = random.Random(0), load().subset(3_000, 1_000)
-pool.load = lambda device: small
+pool.load = lambda *_: small
 
 def mixed(i):
     sizes = tuple(draw.choice([16, 64, 128, 400]) for _ in range(draw.randrange(4)))
@@ -673,7 +673,7 @@ def test_the_same_stack_twice_on_cuda_is_bitwise_the_same(small):
 
 @needs_cuda
 def test_memory_on_cuda_stays_within_its_bound(small, monkeypatch):
-    monkeypatch.setattr(pool, "load", lambda device: on_cuda(small))
+    monkeypatch.setattr(pool, "load", lambda *_: on_cuda(small))
     configs = [longer(precision="float32", hidden_sizes=(h, h), lr=0.1 / (1 + i)) for i in range(75) for h in (40, 90)]
     before, bound = torch.cuda.memory_allocated(), 500_000_000
     torch.cuda.reset_peak_memory_stats()

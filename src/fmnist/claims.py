@@ -17,7 +17,7 @@ import pandas as pd
 
 from fmnist.analysis import MIN_PAIRS, together
 from fmnist.evidence import Part, Tables, parts
-from fmnist.published import Best, Claim, Monotone, Published, Question
+from fmnist.published import Best, Claim, Level, Monotone, Published, Question
 from fmnist.wording import claim as clause
 from fmnist.wording import count, joined, metric_of, number, overview, sentence
 
@@ -43,6 +43,13 @@ def _answer(claim: Claim, found: Iterator[list[Part]], runs: Tables, histories: 
     marks = [f"*({i}) {ANSWERS[status]}:* " for i, (status, _) in enumerate(judged, 1)] if len(judged) > 1 else [""]
     text = " ".join(mark + text for mark, (_, text) in zip(marks, judged, strict=True))
     return {"says": claim.says, "because": claim.because, "answer": answer, "found": text}
+
+
+def reached(runs: pd.DataFrame, trial: str, at_least: float) -> tuple[str, str]:
+    """Whether a trial's mean test accuracy is so many percent or more: the answer (see ANSWERS) and what was found."""
+    asked = Level(study="these", trials=[trial], at_least=at_least)
+    status, text = _judged(asked, parts(asked, {"these": runs}, {"these": pd.DataFrame()}))
+    return ANSWERS[status], text
 
 
 def tally(found: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from fmnist.config import UserError, nearest, project_root
+from fmnist.config import FASHION, UserError, nearest, project_root, validate_field
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         )
     results = command("results", _results, "one row per finished run")
     results.add_argument("--format", choices=["table", "csv", "json"], default="table")
-    command("data", _data, "find or fetch the data set and say where it is")
+    data = command("data", _data, "find or fetch a data set and say where it is")
+    data.add_argument("dataset", nargs="?", default=FASHION, help="FashionMNIST, MNIST or KMNIST (default: the first)")
     return parser
 
 
@@ -143,7 +144,8 @@ def _results(options: argparse.Namespace) -> None:
 def _data(options: argparse.Namespace) -> None:
     from fmnist.data import locate
 
-    print(locate())
+    validate_field("dataset", options.dataset, "fmnist data")
+    print(locate(dataset=options.dataset))
 
 
 def _device(name: str) -> str:

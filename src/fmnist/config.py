@@ -16,7 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 from ruamel.yaml import YAML, YAMLError
 
 RESULTS_VERSION = 2  # raised when the same config gives other results; part of every run's address
-TRAIN_IMAGES, INPUTS, OUTPUTS = 60_000, 784, 10
+TRAIN_IMAGES, TEST_IMAGES, INPUTS, OUTPUTS = 60_000, 10_000, 784, 10
+FASHION = "FashionMNIST"  # the data set of every run that does not say otherwise
 
 
 class UserError(Exception):
@@ -55,6 +56,7 @@ class RunConfig(Strict):
     Raises `UserError` through `validate`, pydantic's `ValidationError` when built directly.
     """
 
+    dataset: Literal["FashionMNIST", "MNIST", "KMNIST"] = "FashionMNIST"  # as torchvision calls them; all of one form
     hidden_sizes: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple)] = (128,)
     activation: Literal["relu", "leaky_relu", "tanh", "sigmoid"] = "relu"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability that a hidden unit is dropped
@@ -99,12 +101,17 @@ class RunConfig(Strict):
     @property  # not cached: model_copy would take the address along
     def run_id(self) -> str:
         """Address of the run in the store: 16 hexadecimal digits of the SHA-256 of the whole config."""
-        return _digest({"results_version": RESULTS_VERSION, **self.model_dump(mode="json")})
+        return self._address()
 
     @property
     def trial_id(self) -> str:
         """Address of the trial: the same for runs that differ in seed alone."""
-        return _digest({"results_version": RESULTS_VERSION, **self.model_dump(mode="json", exclude={"seed"})})
+        return self._address("seed")
+
+    def _address(self, *but: str) -> str:
+        """The default data set is not part of it, as before there was a choice: runs of earlier versions are found."""
+        left_out = {*but, "dataset"} if self.dataset == FASHION else {*but}
+        return _digest({"results_version": RESULTS_VERSION, **self.model_dump(mode="json", exclude=left_out)})
 
     def row(self) -> dict[str, Any]:
         """The config as one row of a table; `hidden_sizes` as "400-400"."""

@@ -1,4 +1,6 @@
-"""Fashion-MNIST on a device, and what each run does with it: its split, its batch orders, its input scaling.
+"""The data set on a device, and what each run does with it: its split, its batch orders, its input scaling.
+
+Fashion-MNIST unless a run config says otherwise; the others have its form, 60,000 and 10,000 images of 28 × 28.
 
 The whole data set is 55 MB, so it lives on the device as one uint8 tensor and a batch is an index selection: no
 DataLoader, no workers, no copies. `fetch` finds it and verifies it.
@@ -15,15 +17,20 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fmnist.config import UserError
+from fmnist.config import FASHION, UserError, validate_field
 from fmnist.fetch import SHA256, find, locate
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CLASSES", "Data", "epoch_order", "generator", "load", "locate", "scaling", "split"]
+__all__ = ["CLASSES", "NAMES", "Data", "epoch_order", "generator", "lacking", "load", "locate", "scaling", "split"]
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+NAMES = {  # of the classes, by data set; torchvision's
+    FASHION: CLASSES,
+    "MNIST": tuple("0123456789"),
+    "KMNIST": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +38,7 @@ class Data:
     """The data set on one device. Pixels are 0..255, 28 rows of 28, row by row."""
 
     train_images: torch.Tensor  # uint8 [60000, 784]
-    train_labels: torch.Tensor  # int64 [60000], indices into CLASSES
+    train_labels: torch.Tensor  # int64 [60000], indices into CLASSES, or into NAMES of another set
     test_images: torch.Tensor  # uint8 [10000, 784]
     test_labels: torch.Tensor  # int64 [10000]
     checksum: str  # SHA-256 of `sha256sum`'s four lines in SHA256's order; a subset has its own
@@ -51,25 +58,36 @@ class Data:
         )
 
 
-def load(device: str | torch.device = "cpu") -> Data:
+def load(device: str | torch.device = "cpu", dataset: str = FASHION) -> Data:
     """The data set on `device`, read and verified once per process. UserError if there is no way to get it."""
-    return _load(str(device))
+    return _load(str(device), dataset)
 
 
 @functools.cache
-def _load(device: str) -> Data:
+def _load(device: str, dataset: str) -> Data:
     import torch
 
+    validate_field("dataset", dataset, "data")
     if device != "cpu":
-        host = load()
+        host = load(dataset=dataset)
         names = ("train_images", "train_labels", "test_images", "test_labels")
         return replace(host, **{name: getattr(host, name).to(device) for name in names})
-    _, payloads, source = find(download=True, progress=True)
-    lines = "".join(f"{digest}  {name}\n" for name, digest in SHA256.items())
+    _, payloads, source = find(download=True, progress=True, dataset=dataset)
+    lines = "".join(f"{hashlib.sha256(payloads[name]).hexdigest()}  {name}\n" for name in SHA256)
     raw = [torch.frombuffer(bytearray(payloads[name]), dtype=torch.uint8) for name in SHA256]
     # an idx file is a big-endian header (16 bytes for images, 8 for labels), then the bytes
     images, labels = [raw[0][16:].view(-1, 784), raw[2][16:].view(-1, 784)], [raw[1][8:].long(), raw[3][8:].long()]
     return Data(images[0], labels[0], images[1], labels[1], hashlib.sha256(lines.encode()).hexdigest(), source)
+
+
+def lacking(dataset: str) -> str:
+    """Why a data set cannot be had here; "" if it can. UserError if it is none of those that may be named."""
+    validate_field("dataset", dataset, "data")
+    try:
+        load(dataset=dataset)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def generator(seed: int, purpose: str, *more: int) -> torch.Generator:

@@ -1,8 +1,11 @@
-"""Where Fashion-MNIST's four files come from: found on this machine, or fetched, and verified whatever the way.
+"""Where a data set's four files come from: found on this machine, or fetched, and verified whatever the way.
 
-They are looked for in `FMNIST_DATA`, in `data/`, and where Debian's package `dataset-fashion-mnist` puts them; then
-fetched from torchvision's mirrors, then from Debian's archive, without root. The SHA-256 of every uncompressed file is
-checked before use. What is fetched is kept in `data/`, written aside and renamed: a file there is whole or absent.
+Fashion-MNIST's are looked for in `FMNIST_DATA`, in `data/`, and where Debian's package `dataset-fashion-mnist` puts
+them; then fetched from torchvision's mirrors, then from Debian's archive, without root. The SHA-256 of every
+uncompressed file is checked before use. What is fetched goes into `data/`, written aside and renamed: whole or absent.
+
+Other sets of its form (MNIST) are looked for in a folder of their name in `FMNIST_DATA` and in `data/`, then fetched
+from torchvision's mirrors, by its MD5. Files found here are checked for their form, and none may be Fashion-MNIST's.
 """
 
 import gzip
@@ -10,6 +13,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,7 +23,7 @@ import uuid
 import zlib
 from pathlib import Path
 
-from fmnist.config import UserError, project_root
+from fmnist.config import FASHION, TEST_IMAGES, TRAIN_IMAGES, UserError, project_root
 
 SHA256 = {  # of the uncompressed files, as in Debian's package and zalandoresearch/fashion-mnist
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -34,16 +38,18 @@ TIMEOUT = 10.0  # seconds a mirror may be silent
 PATIENCE = 900.0  # seconds one transfer may take in all: 26 MB at 30 kB/s
 
 
-def locate(download: bool = True, progress: bool = True) -> Path:
+def locate(download: bool = True, progress: bool = True, dataset: str = FASHION) -> Path:
     """A folder with the four verified files, each as it is or as .gz; fetched into `data/` if need be and allowed.
 
     UserError if `FMNIST_DATA` is set to something else, or if nothing is found: what was tried, and why it failed.
     """
-    return find(download, progress)[0]
+    return find(download, progress, dataset)[0]
 
 
-def find(download: bool, progress: bool) -> tuple[Path, dict[str, bytes], str]:
+def find(download: bool, progress: bool, dataset: str = FASHION) -> tuple[Path, dict[str, bytes], str]:
     """`locate`, with the four payloads by name, so that nothing is read twice, and with the source in words."""
+    if dataset != FASHION:
+        return _find_other(dataset, download, progress)
     if chosen := os.environ.get("FMNIST_DATA"):
         folder, payloads, problems = _look(project_root() / Path(chosen).expanduser())
         if problems:
@@ -79,16 +85,42 @@ def find(download: bool, progress: bool) -> tuple[Path, dict[str, bytes], str]:
     )
 
 
-def _look(start: Path) -> tuple[Path, dict[str, bytes], list[str]]:
+def _find_other(dataset: str, download: bool, progress: bool) -> tuple[Path, dict[str, bytes], str]:
+    """`find` of a data set that is not Fashion-MNIST."""
+    data, chosen = project_root() / "data", os.environ.get("FMNIST_DATA")
+    tried = [] if chosen else ["FMNIST_DATA: not set"]
+    for root in ([project_root() / Path(chosen).expanduser()] if chosen else []) + [data]:
+        folder, payloads, problems = _look(root, dataset)
+        if not problems:
+            return folder, payloads, f"{'data/' if root is data else 'FMNIST_DATA'} ({folder})"
+        if root is not data and folder.is_dir():
+            raise UserError(
+                f"FMNIST_DATA is set to {chosen}, but in {folder} {', '.join(problems)}: mend or remove it."
+            )
+        tried.append(f"{folder}: {', '.join(problems)}")
+    try:
+        if not download:
+            raise ValueError("not asked to download")
+        _from_mirrors(folder, payloads, progress and sys.stderr.isatty(), dataset)  # what is whole in data/ is kept
+        return folder, payloads, f"torchvision's mirrors, now in data/{dataset}"
+    except (OSError, ValueError) as error:
+        tried.append(f"torchvision's mirrors: {error}")
+    raise UserError(
+        f"{dataset} was not found: {'; '.join(tried)}. Put {FILES} into {data / dataset}, or set FMNIST_DATA to a "
+        f"folder that has them in a folder {dataset}, or connect to the internet and try again."
+    )
+
+
+def _look(start: Path, dataset: str = FASHION) -> tuple[Path, dict[str, bytes], list[str]]:
     """`_read` of a folder, or of where torchvision would have put the files below it if they are there."""
-    for folder in (start / "FashionMNIST" / "raw", start):
-        payloads, problems = _read(folder)
+    for folder in (start / dataset / "raw", start if dataset == FASHION else start / dataset):
+        payloads, problems = _read(folder, dataset)
         if not problems:
             break
     return folder, payloads, problems
 
 
-def _read(folder: Path) -> tuple[dict[str, bytes], list[str]]:
+def _read(folder: Path, dataset: str = FASHION) -> tuple[dict[str, bytes], list[str]]:
     """The verified payloads in a folder by name, and what is wrong with the others."""
     if not os.path.isdir(folder):
         return {}, ["there is no such folder"]
@@ -97,7 +129,7 @@ def _read(folder: Path) -> tuple[dict[str, bytes], list[str]]:
         reasons = []
         for file in (folder / name, folder / f"{name}.gz"):
             try:
-                payloads[name] = _payload(name, file.read_bytes())
+                payloads[name] = _payload(name, file.read_bytes(), dataset)
                 break
             except FileNotFoundError:
                 continue
@@ -108,15 +140,24 @@ def _read(folder: Path) -> tuple[dict[str, bytes], list[str]]:
     return payloads, problems
 
 
-def _payload(name: str, content: bytes) -> bytes:
+def _payload(name: str, content: bytes, dataset: str = FASHION) -> bytes:
     """A file's content, uncompressed and verified. ValueError, which completes "<file> ...", if it is not that."""
     if content.startswith(b"\x1f\x8b"):
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error):
             raise ValueError("is cut short or damaged") from None
-    if hashlib.sha256(content).hexdigest() != SHA256[name]:
+    digest = hashlib.sha256(content).hexdigest()
+    if dataset == FASHION and digest != SHA256[name]:
         raise ValueError("is not Fashion-MNIST's (its SHA-256 is another)")
+    if dataset != FASHION and digest in SHA256.values():
+        raise ValueError(f"is Fashion-MNIST's, not {dataset}'s")
+    count, labels = TRAIN_IMAGES if name.startswith("train") else TEST_IMAGES, "labels" in name
+    header = struct.pack(">2I", 0x801, count) if labels else struct.pack(">4I", 0x803, count, 28, 28)
+    if not content.startswith(header) or len(content) != len(header) + count * (1 if labels else 784):
+        raise ValueError(f"is not an IDX file of {count:,} {'labels' if labels else 'images of 28 × 28 bytes'}")
+    if labels and max(content[len(header) :]) > 9:
+        raise ValueError("has labels beyond 9")
     return content
 
 
@@ -131,19 +172,25 @@ def _keep(folder: Path, name: str, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _from_mirrors(folder: Path, payloads: dict[str, bytes], progress: bool) -> None:
+def _from_mirrors(folder: Path, payloads: dict[str, bytes], progress: bool, dataset: str = FASHION) -> None:
     """Fetch what `payloads` lacks from each of torchvision's mirrors in turn, verify it and keep it in `folder`."""
     try:
-        from torchvision.datasets import FashionMNIST
+        from torchvision import datasets
     except (ImportError, RuntimeError) as error:  # RuntimeError: torch and torchvision of different builds
         raise ValueError(f"torchvision cannot be imported ({error})") from None
+    known = getattr(datasets, dataset)
     for name in [name for name in SHA256 if name not in payloads]:
         reasons = []
-        for mirror in [*FashionMNIST.mirrors, *FashionMNIST.mirrors]:  # two rounds: silence may be a hiccup
+        for mirror in [*known.mirrors, *known.mirrors]:  # two rounds: silence may be a hiccup
             url = f"{mirror.rstrip('/')}/{name}.gz"
             try:
                 content = _transfer(url, progress)
-                payloads[name] = _payload(name, content)
+                if (
+                    dataset != FASHION
+                    and hashlib.md5(content, usedforsecurity=False).hexdigest() != dict(known.resources)[f"{name}.gz"]
+                ):
+                    raise ValueError(f"is not {dataset}'s (its MD5 is another)")
+                payloads[name] = _payload(name, content, dataset)
             except (OSError, ValueError, http.client.HTTPException) as error:
                 reasons.append(f"{url}: {error}")
             else:

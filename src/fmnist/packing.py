@@ -43,7 +43,7 @@ def footprint(config: RunConfig) -> tuple[int, int]:
 
 def alike(config: RunConfig) -> tuple:
     """What the runs of a stack have in common, the seed aside."""
-    shape = (config.hidden_sizes, config.activation, config.batch_norm, config.dropout > 0)
+    shape = (config.dataset, config.hidden_sizes, config.activation, config.batch_norm, config.dropout > 0)
     return (*shape, config.batch_size, config.epochs, config.val_size, config.precision)
 
 

@@ -59,7 +59,7 @@ def train(
         raise UserError("precision: float64 does not exist on mps; use device cpu, or precision float32")
     stacks, workers = plan(configs, on, memory)
     with settings(on, workers):
-        crew = Crew(load(on), on, workers)
+        crew = Crew({name: load(on, name) for name in dict.fromkeys(c.dataset for c in configs)}, on, workers)
         waiting, trained = {crew.submit(stack) for stack in stacks}, deque()
 
         def deliver() -> None:
@@ -90,11 +90,11 @@ def train(
 class Crew:
     """The workers of one `train`: each takes a stack at a time and reports every epoch.
 
-    Several on the cores of a Linux machine are forked processes, which share the data set. Threads would do for long
+    Several on the cores of a Linux machine are forked processes, which share the data sets. Threads would do for long
     operations; between short ones they wait for each other's turn in Python.
     """
 
-    def __init__(self, data: Data, device: torch.device, workers: int):
+    def __init__(self, data: dict[str, Data], device: torch.device, workers: int):
         self.data, self.device, self.threads = data, device, torch.get_num_threads()
         self.forked = workers > 1 and sys.platform == "linux"
         if self.forked:
@@ -127,7 +127,7 @@ class Crew:
 
         release(self.device)
         with suppress(torch.OutOfMemoryError):
-            results = train_stack(stack, self.data, report, self.stop)
+            results = train_stack(stack, self.data[stack[0].dataset], report, self.stop)
             report(stack[0].epochs, seen)  # all of them, if every run has diverged before
             return results
         if len(stack) == 1:

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import RunConfig, sizes_text
+from fmnist.config import FASHION, RunConfig, sizes_text
 from fmnist.data import load
 from fmnist.packing import alike, plan
 from fmnist.pool import resolve_device, settings
@@ -53,7 +53,11 @@ def profile(configs: Sequence[RunConfig], device: str = "auto", memory: int | No
 
 
 def _kind(config: RunConfig) -> str:
-    extras = ["batch norm"] * config.batch_norm + ["dropout"] * (config.dropout > 0)
+    extras = (
+        [config.dataset] * (config.dataset != FASHION)
+        + ["batch norm"] * config.batch_norm
+        + ["dropout"] * (config.dropout > 0)
+    )
     return ", ".join([sizes_text(config.hidden_sizes), *extras, f"batch {config.batch_size}", config.precision])
 
 
@@ -73,7 +77,7 @@ def _timed(stack: list[RunConfig], device: torch.device) -> dict[str, float]:
         spent[phase] += now - last
         last = now
 
-    results = train_stack(stack, load(device), mark=mark)
+    results = train_stack(stack, load(device, stack[0].dataset), mark=mark)
     with tempfile.TemporaryDirectory() as folder:
         last = time.perf_counter()
         for i, result in enumerate(results):

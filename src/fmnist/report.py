@@ -21,6 +21,7 @@ import pandas as pd
 from pydantic import Discriminator, Field, Tag
 
 from fmnist import store
+from fmnist.beyond import check_parameters
 from fmnist.config import RunConfig, Strict, UserError, nearest, project_root, read_yaml, validate
 from fmnist.document import values
 from fmnist.notebooks import check_parameter, execute, parameters_of
@@ -106,8 +107,7 @@ class Report:
         if name not in there:
             raise UserError(f"params/{self.name}/report.yaml: sections: no notebook {name!r}{nearest(name, there)}")
         defaults = parameters_of(path)
-        yaml = self.folder / f"{name}.yaml"
-        given = read_yaml(yaml) if yaml.exists() else {}
+        given = read_yaml(yaml) if (yaml := self.folder / f"{name}.yaml").exists() else {}
         ours = {"report": self.name, "device": self.device}
         for key, value in given.items():
             if key not in defaults:
@@ -117,6 +117,7 @@ class Report:
                 raise UserError(f"{place}: {key}: is set by the command: fmnist report {self.name} --device cpu")
             check_parameter(value, defaults[key], f"{place}: {key}")
         merged = {**defaults, **given, **{key: value for key, value in ours.items() if key in defaults}}
+        check_parameters(merged, place)
         if "base" in defaults:
             merged["base"] = {**defaults["base"], **self.spec.base, **given.get("base", {})}
         if set(SEARCH_KEYS) <= set(defaults):
@@ -153,9 +154,8 @@ class Report:
     def execute(self, progress=lambda done, total, name: None) -> dict[str, nbformat.NotebookNode]:
         """Run every notebook, several at a time; raises `UserError` that names each failing notebook, cell and line."""
         (to := self.built).mkdir(parents=True, exist_ok=True)
-        workers = min(len(self.chapters), os.cpu_count() or 1)
         failures, done = [], {}
-        pool = ProcessPoolExecutor(workers, get_context("spawn"))
+        pool = ProcessPoolExecutor(min(len(self.chapters), os.cpu_count() or 1), get_context("spawn"))
         try:
             jobs = {pool.submit(execute, c.notebook, c.parameters, to / c.notebook.name): c for c in self.chapters}
             for job in as_completed(jobs):

@@ -115,9 +115,10 @@ class Study:
         from fmnist.data import load, scaling, split
         from fmnist.model import MLP, layer_signals
 
-        data, rows = load(), []
+        rows = []
         for trial, (_, configs) in self.trials.items():
             for config in configs:
+                data = load(dataset=config.dataset)
                 train, _ = split(len(data.train_labels), config.val_size, config.seed)
                 scale, shift = scaling(data.train_images, train, config.input_scaling)
                 model, batch = MLP(config), train[: config.batch_size]
