@@ -206,7 +206,7 @@ REPORT = [
     (
         "- theory",
         "- thoery",
-        r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: activation, batchnorm, beyond, ",
+        r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: activation, batchnorm, beyond, choices, ",
     ),
     ("- theory", "- ../notebooks/theory", "sections: no notebook '../notebooks/theory'"),
     ("- theory", "- theory\n  - theory", "sections: theory stands twice"),

@@ -25,10 +25,11 @@ PACKAGE = ROOT / "src" / "fmnist"
 # A module imports only modules that come before it.
 ENGINE = ["config", "wording", "fetch", "data", "model", "optim", "stack", "feed", "gradients", "packing", "train"]
 ENGINE += ["pool", "store", "study", "profile", "search", "classifiers"]
-ANALYSIS = ["analysis", "published", "reproduced", "evidence", "claims", "publish", "style", "curves", "pictures"]
+ANALYSIS = ["analysis", "published", "reproduced", "evidence", "claims", "choices"]
+ANALYSIS += ["publish", "style", "curves", "pictures"]
 ANALYSIS += ["agreement", "figures", "tables", "search_analysis", "search_figures", "document", "exporters"]
 ORDER = [*ENGINE, *ANALYSIS, "beyond", "notebooks", "report", "cli"]
-STUDIES = ["shape", "optimizer", "dropout", "init", "batchnorm", "activation", "weight_decay"]
+STUDIES = ["shape", "optimizer", "dropout", "init", "batchnorm", "activation", "weight_decay", "choices"]
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
 
 

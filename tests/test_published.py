@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fmnist import agreement, claims, reproduced
+from fmnist import agreement, choices, claims, reproduced
 from fmnist.config import UserError
 from fmnist.published import Published, Table, read
 from fmnist.report import Report
@@ -29,11 +29,12 @@ def simulated(means, seeds=6, noise=0.001, lost=(), generator=0):
             row = {"run_id": f"{trial}/{seed}", "trial": trial, "seed": seed, "epochs": EPOCHS, "seconds": 20.0}
             row |= {"test_accuracy": test, "val_accuracy": val, "train_accuracy": train, "diverged": gone}
             row |= {"test_loss": 1 - test, "train_loss": 1 - train, "val_loss": 1 - val, "test_accuracy_std": 0.02}
-            row |= {"best_val_test_accuracy": test, "best_val_test_accuracy_std": 0.02}
+            row |= {"best_val_test_accuracy": test, "best_val_test_accuracy_std": 0.02, "best_val_test_loss": 1 - test}
             rows.append(row)
             for epoch in range(EPOCHS + 1):
                 about = {"run_id": row["run_id"], "trial": trial, "seed": seed, "epoch": epoch}
-                history.append(about | {"val_accuracy": val * (1 - 0.5 / (1 + epoch)), "train_loss": 3.0 - 0.2 * epoch})
+                about |= {"val_accuracy": val * (1 - 0.5 / (1 + epoch)), "train_accuracy": train}
+                history.append(about | {"train_loss": 3.0 - 0.2 * epoch})
     return pd.DataFrame(rows), pd.DataFrame(history)
 
 
@@ -121,6 +122,114 @@ def test_the_figure_shows_every_number_and_leaves_pyplot_alone():
     crosses = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "x"]
     assert crosses == [86.5, 88.0, 10.25, 88.0] and not plt.get_fignums()
     assert [text.get_text().split(",")[0] for text in axes.texts] == ["differs", "agrees", "differs", "cannot tell"]
+
+
+def test_a_scale_makes_a_divided_loss_comparable():
+    """A report that divides its loss by ten prints a tenth of our cross entropy."""
+    rows = [{"trial": "a", "value": 0.012}]
+    given = {"study": "s", "caption": "c", "metric": "test_loss", "scale": 0.1, "rows": rows}
+    runs = {"s": simulated({"a": 0.88})[0]}
+    row = reproduced.judge(Table.model_validate(given), runs).iloc[0]
+    plain = reproduced.judge(Table.model_validate(given | {"scale": 1.0}), runs).iloc[0]
+    assert (row.verdict, plain.verdict) == ("agrees", "differs")
+    for name in ("mean", "low", "high", "one_low", "one_high"):
+        assert row[name] == pytest.approx(0.1 * plain[name])
+    assert row.difference == pytest.approx(row["mean"] - 0.012)
+    judged = row.to_frame().T.infer_objects()
+    assert "Ours (0.1 × nats) [95 %]" in reproduced.beside(judged, "Wood")
+    assert agreement.agreement(judged, "Wood").axes[0].get_xlabel() == "test loss (0.1 × nats)"
+    with pytest.raises(ValueError, match="is for losses"):
+        Table.model_validate(given | {"metric": "test_accuracy"})
+
+
+# --- choices ----------------------------------------------------------------------------------------------------------
+
+PUBLISHED = {"lr 0.1": 86.0, "lr 0.01": 80.0}
+
+
+def chosen(means: dict[str, tuple[float, float]], noise=0.001, **options) -> pd.DataFrame:
+    """Simulated runs of choices {choice: accuracies at the two learning rates}."""
+    given = {f"{name}, {lr}": mean for name, pair in means.items() for lr, mean in zip(PUBLISHED, pair, strict=True)}
+    runs, _ = simulated(given, noise=noise, **options)
+    return runs.assign(variant=runs["trial"].str.split(", ").str[0])
+
+
+def test_the_distance_of_a_choice_is_its_root_mean_square():
+    """Off by +3 and −4 points: root mean square √12.5, mean absolute 3.5."""
+    runs = chosen({"ours": (0.89, 0.76), "exact": (0.86, 0.8)}).assign(test_accuracy=lambda r: r.test_accuracy.round(9))
+    exact = runs["trial"].map(
+        {"ours, lr 0.1": 0.89, "ours, lr 0.01": 0.76, "exact, lr 0.1": 0.86, "exact, lr 0.01": 0.8}
+    )
+    found = choices.distances(runs.assign(test_accuracy=exact), PUBLISHED, "ours").set_index("choice")
+    assert found.rms.to_dict() == pytest.approx({"ours": np.sqrt(12.5), "exact": 0})
+    assert found.absolute.to_dict() == pytest.approx({"ours": 3.5, "exact": 0})
+    assert found.difference["exact"] == pytest.approx(-np.sqrt(12.5)) and found.verdict["exact"] == "closer"
+    assert list(found.numbers) == [2, 2] and list(found.agree) == [0, 2]
+
+
+def test_the_closest_choice_is_named_only_where_seeds_allow_it():
+    runs = chosen({"ours": (0.88, 0.82), "near": (0.861, 0.801), "far": (0.7, 0.6)}, seeds=3)
+    found = choices.distances(runs, PUBLISHED, "ours").set_index("choice")
+    assert found.verdict.to_dict() == {"ours": "", "near": "closer", "far": "farther"}
+    text = choices.says(found.reset_index())
+    assert (
+        text.startswith("Near comes closest to the published numbers: a root mean square of")
+        and "far is farther away than ours" in text
+    )
+    vague = choices.distances(
+        chosen({"ours": (0.87, 0.81), "near": (0.868, 0.808)}, noise=0.01, seeds=3), PUBLISHED, "ours"
+    )
+    assert vague.verdict[1] == "cannot tell" and "cannot be told" in choices.says(vague)
+    two = choices.distances(runs[runs.seed < 2], PUBLISHED, "ours")
+    assert set(two.verdict) == {"", "cannot tell"}
+    best = choices.says(choices.distances(runs, PUBLISHED, "near"))
+    assert best.startswith("No choice comes closer to the published numbers than ours (near)")
+
+
+def test_more_choices_widen_the_interval():
+    means = {"ours": (0.88, 0.82), "a": (0.87, 0.81)}
+    few, many = chosen(means), chosen(means | {name: (0.87, 0.81) for name in "bcde"})
+    one = choices.distances(few, PUBLISHED, "ours").iloc[1]
+    expected = stats.t.interval(0.95, 5, one.difference, (one.high - one.difference) / stats.t.ppf(0.975, 5))
+    assert (one.low, one.high) == pytest.approx(expected)
+    row = choices.distances(many[many.variant.isin(["ours", "a"])], PUBLISHED, "ours").iloc[1]
+    wide = choices.distances(many, PUBLISHED, "ours").iloc[1]
+    ratio = stats.t.ppf(1 - 0.025 / 5, 5) / stats.t.ppf(0.975, 5)
+    assert wide.difference == row.difference and (wide.high - wide.low) / (row.high - row.low) == pytest.approx(ratio)
+
+
+def test_a_choice_that_diverges_guesses():
+    runs = chosen({"ours": (0.86, 0.8), "lost": (0.86, 0.8)}, lost=["lost, lr 0.1"])
+    row = choices.distances(runs, PUBLISHED, "ours").iloc[1]
+    assert row.diverged == 6 and row.rms == pytest.approx(76 / np.sqrt(2), abs=0.1) and row.verdict == "farther"
+    assert "diverged (6 of 12)" in choices.shown(choices.distances(runs, PUBLISHED, "ours")).to_string()
+
+
+def test_the_figure_of_choices_has_a_cross_for_every_number():
+    runs = chosen({"ours": (0.88, 0.82), "near": (0.86, 0.8)}, lost=["near, lr 0.1"])
+    figure = agreement.choices(choices.beside(runs, PUBLISHED), "ours")
+    figure.canvas.draw()
+    (cross,) = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert list(cross.get_xdata()) == [86.0, 80.0]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["ours (ours)", "near", "published"]
+
+
+@pytest.mark.parametrize(
+    ("published", "said"),
+    [
+        ({"lr 0.1": 86.0, "lr 0.02": 80.0}, r"published: the study has no setting 'lr 0.02'; did you mean 'lr 0.01'"),
+        ({"lr 0.1": 86.0}, "published: no number for the setting 'lr 0.01'"),
+        ({"lr 0.1": "86", "lr 0.01": 80.0}, "published.lr 0.1: should be a valid number"),
+        ({"lr 0.1": 860.0, "lr 0.01": 80.0}, "should be less than or equal to 100"),
+        ({}, "published: "),
+    ],
+)
+def test_a_published_setting_is_one_of_the_study(published, said):
+    trials = {"ours, lr 0.1": "ours", "ours, lr 0.01": "ours"}
+    assert choices.check({"published": PUBLISHED}, trials).metric == "test_accuracy"
+    with pytest.raises(UserError, match=said) as error:
+        choices.check({"published": published}, trials, "params/x/choices.yaml")
+    assert "\n" not in str(error.value) and str(error.value).startswith("params/x/choices.yaml: ")
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------

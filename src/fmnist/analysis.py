@@ -24,7 +24,7 @@ from fmnist.wording import METRICS, metric_of
 LEVEL = 0.95
 MIN_PAIRS = 6
 STUDY_COLUMNS = ["study", "trials", "runs", "diverged", "best", "n", "val", "test", "low", "high"]
-STUDY_COLUMNS += ["worst", "worst_test", "spread"]
+STUDY_COLUMNS += ["stopped", "worst", "worst_test", "spread"]
 SELECTORS = ("val_accuracy", "best_val_accuracy", "val_loss")
 
 
@@ -189,8 +189,9 @@ def gap(runs: pd.DataFrame) -> pd.DataFrame:
 def across_studies(studies: Mapping[str, pd.DataFrame], by: str = "trial") -> pd.DataFrame:
     """One row a study: what validation selects, what that reaches on the test set, and how much the choices mattered.
 
-    Columns: study, trials, runs, diverged, best (trial, on validation), n, val, test, low, high, worst (trial, on
-    validation), worst_test, spread (highest − lowest mean test accuracy of its trials). NaN where every run diverged.
+    Columns: study, trials, runs, diverged, best (trial, on validation), n, val, test, low, high, stopped (mean test
+    accuracy with the weights of each run's best validation epoch), worst (trial, on validation), worst_test, spread
+    (highest − lowest mean test accuracy of its trials). NaN where every run diverged.
     """
     rows = []
     for name, runs in studies.items():
@@ -200,6 +201,8 @@ def across_studies(studies: Mapping[str, pd.DataFrame], by: str = "trial") -> pd
             chosen, worst = best(runs, by), val["mean"].idxmin()
             row |= {"best": chosen, "n": test.loc[chosen, "n"], "val": val.loc[chosen, "mean"]}
             row |= dict(zip(["test", "low", "high"], test.loc[chosen, ["mean", "low", "high"]], strict=True))
+            if "best_val_test_accuracy" in runs:
+                row["stopped"] = runs.loc[runs[by] == chosen, "best_val_test_accuracy"].mean()
             row |= {"worst": worst, "worst_test": test.loc[worst, "mean"]}
             row["spread"] = test["mean"].max() - test["mean"].min()
         rows.append(row)

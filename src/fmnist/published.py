@@ -53,8 +53,15 @@ class Table(Strict):
     study: str
     caption: str
     metric: MetricName = "test_accuracy"
+    scale: Annotated[float, Field(gt=0)] = 1.0  # ours times this is what is printed: 0.1 if losses are divided by ten
     test_batch: PositiveInt | None = None  # accuracies are means over test batches of so many images, the last smaller
     rows: list[Number] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _scaled(self) -> "Table":
+        if self.scale != 1 and metric_of(self.metric).unit != "nats":
+            raise ValueError(f"scale: is for losses; {self.metric} has none")
+        return self
 
 
 class Question(Strict):

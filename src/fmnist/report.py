@@ -22,6 +22,7 @@ from pydantic import Discriminator, Field, Tag
 
 from fmnist import store
 from fmnist.beyond import check_parameters
+from fmnist.choices import Asked, check
 from fmnist.config import RunConfig, Strict, UserError, nearest, project_root, read_yaml, validate
 from fmnist.document import values
 from fmnist.notebooks import check_parameter, execute, parameters_of
@@ -129,6 +130,8 @@ class Report:
         known = list(study.spec.variants or study.trials)
         if (baseline := merged.get("baseline", known[0])) not in known:
             raise UserError(f"{place}: baseline: no trial is called {baseline!r}{nearest(baseline, known)}")
+        if {"published", "metric"} <= set(merged):
+            check({key: merged[key] for key in Asked.model_fields}, {k: v for k, (v, _) in study.trials.items()}, place)
         return Chapter(name, path, merged, study)
 
     @cached_property
@@ -197,10 +200,9 @@ class Report:
 
         def value(match: re.Match) -> str:
             if match[1] not in names:
-                message = f"params/{self.name}/report.yaml: abstract: no notebook recorded {{{match[1]}}}"
-                raise UserError(message + nearest(match[1], names))
-            notebook, name = match[1].split(".")
-            return str(known[notebook][name])
+                where, hint = f"params/{self.name}/report.yaml: abstract", nearest(match[1], names)
+                raise UserError(f"{where}: no notebook recorded {{{match[1]}}}{hint}")
+            return str(known[match[1].split(".")[0]][match[1].split(".")[1]])
 
         return re.sub(r"\{([A-Za-z][\w-]*\.\w+)\}", value, text)
 
@@ -227,8 +229,7 @@ class Report:
 
 def cached_table(report: str) -> pd.DataFrame:
     """Per study: trials, runs wanted, how many of them an earlier study had trained already, and training time."""
-    seen: set[str] = set()
-    rows = []
+    seen, rows = set(), []
     for name, study in Report(report).trained.items():
         ids = [config.run_id for config in study.configs]
         stored = [run for run_id in ids if (run := store.load(run_id))]

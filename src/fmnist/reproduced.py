@@ -52,27 +52,29 @@ def averaging(q: float, batch: int, images: int = 10_000) -> float:
 def judge(table: Table, runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Published numbers beside ours, a row each, in the unit of print; `runs` of a study as `Study.runs()`.
 
-    Columns: trial, metric, published, pm, note, n (finite), diverged, runs, mean, low, high (95 % t interval over
-    seeds), one_low, one_high (95 % prediction interval of one run), batch_std (mean over seeds), difference (ours −
-    published), verdict: "agrees" (inside the prediction interval), "differs", "cannot tell" (fewer than three finite
-    runs, or an interval wider than `WIDEST`), "another machine" for seconds.
+    Where the table has a `scale`, ours are multiplied by it, and everything below is in that unit.
+    Columns: trial, metric, scale, published, pm, note, n (finite), diverged, runs, mean, low, high (95 % t interval
+    over seeds), one_low, one_high (95 % prediction interval of one run), batch_std (mean over seeds), difference
+    (ours − published), verdict: "agrees" (inside the prediction interval), "differs", "cannot tell" (fewer than three
+    finite runs, or an interval wider than `WIDEST`), "another machine" for seconds.
     """
     measure, rows = metric_of(table.metric), []
     for printed in table.rows:
         ours = runs[printed.study or table.study]
         ours = ours[ours["trial"] == printed.trial]
         ours = ours.assign(seconds_per_epoch=ours["seconds"] / ours["epochs"].clip(1))
-        values = measure.scale * ours[table.metric].to_numpy(float)
+        values = table.scale * measure.scale * ours[table.metric].to_numpy(float)
         mean, low, high = interval(values)
-        spread = ours.get(f"{table.metric}_std", pd.Series([np.nan])).mean() * measure.scale
+        spread = ours.get(f"{table.metric}_std", pd.Series([np.nan])).mean() * measure.scale * table.scale
         timed, uneven = table.metric.startswith("seconds"), table.test_batch and measure.unit == "points"
         extra = measure.scale * averaging(mean / measure.scale, table.test_batch) if uneven else 0.0
         n, one = int(np.isfinite(values).sum()), (np.nan, np.nan) if timed else prediction(values, extra)
-        about = [printed.trial, table.metric, printed.value, np.nan if printed.pm is None else printed.pm, printed.note]
+        pm = np.nan if printed.pm is None else printed.pm
+        about = [printed.trial, table.metric, table.scale, printed.value, pm, printed.note]
         verdict = _verdict(table.metric, printed.value, n, *one)
         found = [n, int(ours["diverged"].sum()), len(ours), float(mean), low, high, *one, spread, mean - printed.value]
         rows.append([*about, *found, verdict])
-    names = ["trial", "metric", "published", "pm", "note", "n", "diverged", "runs", "mean", "low", "high"]
+    names = ["trial", "metric", "scale", "published", "pm", "note", "n", "diverged", "runs", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=[*names, "one_low", "one_high", "batch_std", "difference", "verdict"])
 
 
@@ -118,7 +120,7 @@ def across_reports(folder: Path, names: Sequence[str]) -> pd.DataFrame:
 def beside(judged: pd.DataFrame, author: str) -> pd.DataFrame:
     """`judge` for `publish.table`; our spread over batches where the published numbers have a ±, too."""
     measure = metric_of(judged["metric"].iloc[0])
-    digits, unit = (2 if measure.unit == "nats" else 1), {"points": "%"}.get(measure.unit, measure.unit)
+    digits, unit = (2 if measure.unit == "nats" else 1), unit_of(judged)
     table = pd.DataFrame({"Trial": judged["trial"] + [f" ({note})" if note else "" for note in judged["note"]]})
     table[f"{author} ({unit})"] = [_printed(row, judged, digits) for _, row in judged.iterrows()]
     table[f"Ours ({unit}) [95 %]"] = [_mean(row, digits) for _, row in judged.iterrows()]
@@ -129,6 +131,12 @@ def beside(judged: pd.DataFrame, author: str) -> pd.DataFrame:
     table["Difference"] = [number(value, digits, signed=True) for value in judged["difference"]]
     table["Verdict"] = judged["verdict"].to_numpy()
     return table
+
+
+def unit_of(judged: pd.DataFrame) -> str:
+    """What a table of `judge` is in: "%", "nats", "0.1 × nats" where ours were multiplied by a tenth."""
+    unit, scale = metric_of(judged["metric"].iloc[0]).unit, judged["scale"].iloc[0]
+    return (f"{scale:g} × " if scale != 1 else "") + {"points": "%"}.get(unit, unit)
 
 
 def _printed(row: pd.Series, judged: pd.DataFrame, digits: int) -> str:

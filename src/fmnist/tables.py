@@ -70,6 +70,7 @@ def studies_table(studies: pd.DataFrame) -> pd.DataFrame:
         "Trials": studies["trials"].astype(str),
         "Best on validation": studies["best"].fillna(MISSING),
         "Test (%) [95 %]": [_interval_of(row) for _, row in studies.iterrows()],
+        "At best epoch (%)": [number(100 * value) for value in studies["stopped"]],
         "Worst on validation (test %)": [_worst(row) for _, row in studies.iterrows()],
         "Spread (points)": [number(100 * value) for value in studies["spread"]],
         "Diverged": [f"{a} of {b}" if a else "none" for a, b in zip(studies["diverged"], studies["runs"], strict=True)],
