@@ -23,7 +23,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fmnist"
 
 # A module imports only modules that come before it.
-ENGINE = ["config", "wording", "fetch", "data", "model", "optim", "stack", "feed", "gradients", "packing", "train"]
+ENGINE = [
+    "config",
+    "wording",
+    "fetch",
+    "data",
+    "model",
+    "optim",
+    "stack",
+    "feed",
+    "gradients",
+    "packing",
+    "trainer",
+    "train",
+]
 ENGINE += ["pool", "store", "study", "profile", "search", "classifiers"]
 ANALYSIS = ["analysis", "published", "reproduced", "evidence", "claims", "choices"]
 ANALYSIS += ["publish", "style", "curves", "pictures"]

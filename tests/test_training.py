@@ -22,7 +22,8 @@ from fmnist.model import MLP
 from fmnist.packing import STACK_RUNS, footprint, pack, plan, work
 from fmnist.pool import resolve_device
 from fmnist.stack import Stack
-from fmnist.train import Result, Trainer, evaluate, train_stack
+from fmnist.train import Result, evaluate, train_stack
+from fmnist.trainer import Trainer
 
 torch.set_num_threads(1)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")

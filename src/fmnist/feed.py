@@ -8,7 +8,7 @@ from torch import Tensor
 from fmnist.data import Data, epoch_order, scaling, split
 from fmnist.stack import Stack
 
-EVALUATION_ROWS = 1_000  # images that evaluation sends through a stack at a time
+CHUNK = 1_000  # images that are gathered at a time: in evaluation, and for one or more batches of training
 
 
 class Feed:
@@ -49,9 +49,9 @@ class Feed:
     def chunks(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
         """The images of "train", "val" or "test" in order, some at a time, as `batch` gives them."""
         if part != "test":
-            for rows in getattr(self, part).split(EVALUATION_ROWS, 1):
+            for rows in getattr(self, part).split(CHUNK, 1):
                 yield self.batch(rows)
             return
-        tests = self.data.test_images.split(EVALUATION_ROWS), self.data.test_labels.split(EVALUATION_ROWS)
+        tests = self.data.test_images.split(CHUNK), self.data.test_labels.split(CHUNK)
         for pixels, labels in zip(*tests, strict=True):  # one group where all are scaled alike
             yield self._scaled(pixels[None], slice(0, 1 if self.alike else None)), self._of_runs(labels[None])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fmnist.config import OUTPUTS, RunConfig, Strict, UserError, layer_sizes, validate
 from fmnist.data import Data, scaling, split
-from fmnist.stack import Stack, cross_entropy, cross_entropy_gradient
+from fmnist.stack import Stack, cross_entropy_gradient
 
 PRECISIONS = ("float64", "float32")
 LOGISTIC_CURVATURE, LOGISTIC_THIRD = 1 / 4, 3**0.5 / 18  # greatest p (1 − p), and greatest |p (1 − p) (1 − 2p)|
@@ -85,14 +85,15 @@ def check(config: RunConfig, weights: Mapping[str, Mapping], eps: Sequence[float
 
 def _losses(stack: Stack, images: Tensor, labels: Tensor) -> Tensor:
     """The scaled loss of every image, [runs, images]."""
-    _, _, log_p = cross_entropy(stack.forward(images), labels)
+    log_p = stack.forward(images).log_softmax(1)
     return -stack.configs[0].loss_scale * log_p.gather(1, labels[:, None])[:, 0]
 
 
 def _backpropagated(stack: Stack, images: Tensor, labels: Tensor) -> list[Tensor]:
     """Gradients of the sum of `_losses` over the images, as `Stack.backward` orders them."""
-    _, _, log_p = cross_entropy(stack.forward(images, training=True), labels)
-    return stack.backward(images, cross_entropy_gradient(log_p, labels).mul_(stack.configs[0].loss_scale))
+    logits = stack.forward(images, training=True)
+    scale = logits.new_full((len(logits), 1, 1), stack.configs[0].loss_scale)
+    return stack.backward(images, cross_entropy_gradient(logits, labels, scale))
 
 
 def _moved(stack: Stack, places: Sequence[tuple], step: float, images: Tensor, labels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from fmnist.config import TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
-from fmnist.feed import EVALUATION_ROWS
+from fmnist.feed import CHUNK
 
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
 OVERHEAD = 250_000_000  # bytes of each worker on a CPU beside its stack: code that is loaded, kernels, fragments
@@ -36,7 +36,7 @@ def footprint(config: RunConfig) -> tuple[int, int]:
     """Bytes that a run takes in training, an upper bound: for itself, and for what it shares with its group."""
     size = 8 if config.precision == "float64" else 4
     weights = parameter_count(config.hidden_sizes, config.batch_norm)  # also best, both on the host, gradient, state, …
-    rows, units = max(config.batch_size, EVALUATION_ROWS), sum(config.hidden_sizes) + 10
+    rows, units = max(config.batch_size, CHUNK), sum(config.hidden_sizes) + 10
     own = 14 * weights * size + rows * (10 * units * size + 16) + 4 * TRAIN_IMAGES
     return own, 3 * rows * 784 * size + 4 * 8 * TRAIN_IMAGES
 

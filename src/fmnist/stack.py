@@ -211,17 +211,16 @@ class Stack:
         return [first, dz.sum(2), *gradients]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss and predictions: logits [runs, classes, batch], labels [runs, batch].
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and predictions: logits [runs, classes, images], labels [runs, images].
 
-    Returns the sum of the loss over the batch [runs] in nats, the predicted classes [runs, batch], and the logarithms
-    of the predicted probabilities [runs, classes, batch].
+    Returns the sum of the loss over the images [runs] in nats, and the predicted classes [runs, images].
     """
     log_p = logits.log_softmax(1)
-    return -log_p.gather(1, labels[:, None]).sum((1, 2)), logits.max(1).indices, log_p
+    return -log_p.gather(1, labels[:, None]).sum((1, 2)), logits.max(1).indices
 
 
-def cross_entropy_gradient(log_p: Tensor, labels: Tensor) -> Tensor:
-    """d(sum of the loss)/d(logits) = softmax − one-hot, [runs, classes, batch]; takes the memory of `log_p`."""
+def cross_entropy_gradient(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """d(scale · sum of the loss)/d(logits) = scale · (softmax − one-hot), [runs, classes, batch]; scale [runs, 1, 1]"""
     at_label = labels[:, None]
-    return log_p.exp_().scatter_add_(1, at_label, log_p.new_full((), -1).expand(at_label.shape))
+    return logits.softmax(1).mul_(scale).scatter_add_(1, at_label, (-scale).expand(at_label.shape))

@@ -17,14 +17,13 @@ from torch import Tensor
 from fmnist.config import RunConfig
 from fmnist.data import Data
 from fmnist.feed import Feed
-from fmnist.model import dropout_keys, wide
-from fmnist.optim import Optimizer
-from fmnist.stack import Stack, cross_entropy, cross_entropy_gradient
+from fmnist.model import wide
+from fmnist.stack import Stack, cross_entropy
+from fmnist.trainer import Mark, Trainer
 
 TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
 HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "weight_norm")
 Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
-Mark = Callable[[str], None]  # says which phase has just ended, for `fmnist profile`
 
 
 @dataclass(frozen=True)
@@ -46,82 +45,11 @@ def device_name(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
-class Trainer:
-    """A stack in training. `step` is one update of every run; on CUDA it is a graph, captured once for a batch size."""
-
-    def __init__(self, configs: Sequence[RunConfig], data: Data, mark: Mark | None = None, graphs: bool = True):
-        device = data.train_images.device
-        self.stack = Stack(configs, device)
-        self.feed, self.optimizer = Feed(self.stack, data), Optimizer(self.stack.parameters, configs)
-        self.scale = torch.tensor([c.loss_scale for c in configs], dtype=self.stack.dtype, device=device)[:, None, None]
-        self.loss, self.correct = (torch.zeros(len(configs), dtype=wide(device), device=device) for _ in range(2))
-        self.mark = mark or (lambda _: None)
-        self.graphs: dict[int, Graph | None] | None = {} if graphs and device.type == "cuda" and not mark else None
-
-    def epoch(self, epoch: int, stop: threading.Event) -> tuple[Tensor, Tensor]:
-        """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen."""
-        batches = self.feed.order(epoch).split(self.stack.configs[0].batch_size, 1)
-        seeds, first, device = [c.seed for c in self.stack.configs], (epoch - 1) * len(batches), self.scale.device
-        layers = range(self.stack.depth) if self.stack.dropout is not None else ()
-        keys = [dropout_keys(seeds, layer, first, len(batches)).to(device) for layer in layers]  # [layers][steps, runs]
-        self.loss.zero_()
-        self.correct.zero_()
-        self.mark("data")
-        for step, rows in enumerate(batches):
-            if stop.is_set():
-                raise KeyboardInterrupt
-            self.replay(rows, [key[step] for key in keys])
-        images = self.feed.train.shape[1]
-        return self.loss / images, self.correct / images
-
-    def step(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
-        """One update from the images at `rows` [groups, batch]; `keys` [hidden layers][runs] draw dropout's masks."""
-        x, labels = self.feed.batch(rows)
-        self.mark("data")
-        logits = self.stack.forward(x, keys, training=True)
-        loss, predicted, log_p = cross_entropy(logits, labels)
-        self.loss += loss
-        self.correct += (predicted == labels).sum(1)
-        self.mark("forward")
-        dlogits = cross_entropy_gradient(log_p, labels).mul_(self.scale).div_(rows.shape[1])
-        gradients = self.stack.backward(x, dlogits)
-        self.mark("backward")
-        self.optimizer.step(gradients)
-        self.mark("update")
-
-    def replay(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
-        """`step`, on CUDA as a graph: a batch size's first step readies the libraries, its second is captured."""
-        if self.graphs is None:
-            return self.step(rows, keys)
-        if (size := rows.shape[1]) not in self.graphs:
-            self.graphs[size] = None
-            return self.step(rows, keys)
-        if self.graphs[size] is None:
-            self.graphs[size] = Graph(self.step, rows, keys)
-        self.graphs[size].replay(rows, keys)
-
-
-class Graph:
-    """A step captured as one CUDA graph: replaying it costs one launch instead of one for every operation."""
-
-    def __init__(self, step: Callable[[Tensor, Sequence[Tensor]], None], rows: Tensor, keys: Sequence[Tensor]):
-        self.rows, self.keys = rows.clone(), [key.clone() for key in keys]
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            step(self.rows, self.keys)  # recorded, not run
-
-    def replay(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
-        self.rows.copy_(rows)
-        for own, key in zip(self.keys, keys, strict=True):
-            own.copy_(key)
-        self.graph.replay()
-
-
 def evaluate(stack: Stack, feed: Feed, part: str) -> Measured:
     """Mean loss [runs], accuracy [runs] and predictions uint8 [runs, images] on `part`: "train", "val" or "test"."""
     losses, predictions, correct = [], [], []
     for x, labels in feed.chunks(part):
-        loss, predicted, _ = cross_entropy(stack.forward(x), labels)
+        loss, predicted = cross_entropy(stack.forward(x), labels)
         losses.append(loss.to(wide(loss.device)))
         predictions.append(predicted.to(torch.uint8))
         correct.append((predicted == labels).sum(1))
