@@ -45,9 +45,13 @@ def answer(test: dict, means: dict, **options) -> pd.Series:
 
 
 def answered(test: dict, runs: pd.DataFrame, history: pd.DataFrame) -> pd.Series:
-    claim = {"says": "so it is", "tests": [test]}
+    claim = {"says": "so it is", "tests": [test], "otherwise": "For want of seeds."}
     published = Published.model_validate({"author": "A", "cite": "a", "protocol": "p", "claims": [claim]})
     return claims.answers(published, {"s": runs}, {"s": history}).iloc[0]
+
+
+def test_what_a_failure_may_come_from_is_said_of_failures_only():
+    assert answer(HIGHER, BACK).otherwise and not answer(HIGHER, FAR).otherwise
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -301,6 +305,7 @@ def test_epochs_are_read_from_the_history():
         "higher": {"trial": "a", "than": ["b"], "metrics": ["val_accuracy"], "at": 1, "than_at": "end", "at_least": -1}
     }
     row = answer(late, means)
+    assert row.otherwise == "For want of seeds."
     assert row.answer == "does not hold" and "a after one epoch minus b at the end" in row.found
     beyond = answer({"higher": late["higher"] | {"at": [9, 11]}}, means)
     assert beyond.answer == "cannot be decided" and "zero seeds" in beyond.found

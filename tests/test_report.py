@@ -141,19 +141,20 @@ def test_every_figure_has_a_text_for_those_who_cannot_see_it(smoke):
 
 def test_made_again_it_trains_nothing_and_is_the_same_byte_for_byte(smoke):
     folder, _ = smoke
-    papers = [folder / "report" / f"smoke{suffix}" for suffix in (".html", ".pdf")]
+    papers = [folder / "report" / f"smoke{suffix}" for suffix in (".html", ".pdf", ".json")]
     before = [paper.read_bytes() for paper in papers]
     done, seconds = report(folder, "smoke", limit=600)
     assert done.returncode == 0, done.stderr
     assert re.search(r"(\d+) runs: \1 in the store, 0 to train", done.stderr)
     assert [paper.read_bytes() for paper in papers] == before
-    assert seconds < 60 or os.getloadavg()[0] > 1.5 * os.cpu_count(), f"took {seconds:.0f} s"
+    minute_for_nine = 60 / 9 * len(list((folder / "notebooks").glob("*.ipynb")))  # as many as the homework report has
+    assert seconds < minute_for_nine or os.getloadavg()[0] > 1.5 * os.cpu_count(), f"took {seconds:.0f} s"
 
 
 def test_rendering_leaves_no_half_paper(smoke):
     folder, _ = smoke
     there = {path.name for path in (folder / "report").iterdir()}
-    assert there == {"references.bib", "build", "smoke.html", "smoke.pdf"}
+    assert there == {"references.bib", "build", "smoke.html", "smoke.pdf", "smoke.json"}
 
 
 # --- notebooks that fail ----------------------------------------------------------------------------------------------

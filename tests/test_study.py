@@ -84,6 +84,12 @@ def test_seeds_may_be_any_row_of_numbers():
         assert [config.seed for config in Study(seeds=seeds).configs] == [0, 1, 2]
 
 
+def test_a_variant_may_have_fewer_seeds():
+    study = Study(TINY, VARIANTS | {"slow": {"batch_size": 1, "seeds": [0]}}, seeds=[0, 1])
+    assert [len(runs) for _, runs in study.trials.values()] == [2, 2, 1]
+    assert "each with two seeds (but slow with one): five runs" in study.describe()
+
+
 def test_one_setting_in_words():
     said = [setting(*item) for item in {"lr": 0.0001, "weight_decay": 1e-05, "seed": 3, "init": "zeros"}.items()]
     assert said == ["lr 0.0001", "weight decay 1e-05", "seed 3", "zeros"]
@@ -132,6 +138,8 @@ def test_the_same_trial_twice_is_refused(parts, message):
         ({"base": ""}, "base: should be keys with values"),
         ({"seeds": []}, "seeds: should not be empty"),
         ({"seeds": [0, 0]}, "seeds: a seed stands twice"),
+        ({"variants": {"a": {"seeds": [0, 0]}}}, "variants.a: seeds: a seed stands twice"),
+        ({"variants": {"a": {"seeds": []}}}, "variants.a: seeds: "),
         ({"seeds": [-1]}, r"seeds\.0: should be greater than or equal to 0"),
         ({"seeds": 3}, "seeds: should be a valid list"),
         ({"seeds": "12"}, "seeds: should be a valid list"),

@@ -28,7 +28,7 @@ REVERSED = {"higher": "lower", "lower": "higher"}
 
 
 def answers(published: Published, runs: Tables, histories: Tables) -> pd.DataFrame:
-    """One row a claim: says, because, answer (see ANSWERS), found (computed sentences, Markdown)."""
+    """One row a claim: says, because, answer (see ANSWERS), found (computed sentences, Markdown), otherwise."""
     tests = [test.asked for claim in published.claims for test in claim.tests]
     found = iter(_corrected([parts(test, runs, histories) for test in tests]))
     return pd.DataFrame([_answer(claim, found, runs, histories) for claim in published.claims])
@@ -40,9 +40,10 @@ def _answer(claim: Claim, found: Iterator[list[Part]], runs: Tables, histories: 
         mine, asked = next(found), test.asked
         judged.append(_fall(asked, runs, histories) if isinstance(asked, Monotone) else _judged(asked, mine))
     answer = ANSWERS[min(status for status, _ in judged)]
+    otherwise = claim.otherwise if answer == ANSWERS[-1] else ""
     marks = [f"*({i}) {ANSWERS[status]}:* " for i, (status, _) in enumerate(judged, 1)] if len(judged) > 1 else [""]
     text = " ".join(mark + text for mark, (_, text) in zip(marks, judged, strict=True))
-    return {"says": claim.says, "because": claim.because, "answer": answer, "found": text}
+    return {"says": claim.says, "because": claim.because, "answer": answer, "found": text, "otherwise": otherwise}
 
 
 def reached(runs: pd.DataFrame, trial: str, at_least: float) -> tuple[str, str]:

@@ -172,10 +172,15 @@ class ClaimTest(Strict):
 
 
 class Claim(Strict):
-    """A sentence as published; it holds where all of its tests do. `because` says how the tests were chosen."""
+    """A sentence as published; it holds where all of its tests do.
+
+    `because` says how the tests were chosen; `otherwise`, which is printed only where the claim does not hold, why
+    that may be.
+    """
 
     says: str
     because: str = ""
+    otherwise: str = ""
     tests: list[ClaimTest] = Field(min_length=1)
 
 

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 
 from fmnist import store
 from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate, validate_field
-from fmnist.wording import count
+from fmnist.wording import count, joined
 
 Overrides = dict[str, Any]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -25,7 +25,7 @@ class StudySpec(Strict):
     """What a user writes of a study; the fields inside are checked as run configs by `Study`."""
 
     base: Overrides = {}
-    variants: dict[str, Overrides] = {}
+    variants: dict[str, Overrides] = {}  # of run configs, and of `seeds`
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     seeds: Annotated[list[Seed], BeforeValidator(lambda v: list(v) if isinstance(v, range | tuple) else v)] = Field(
         [0], min_length=1
@@ -42,30 +42,39 @@ class Study:
     def __init__(self, base=None, variants=None, grid=None, seeds=(0,), where: str = "study"):
         given = {"base": base, "variants": variants, "grid": grid, "seeds": seeds}
         self.spec = validate(StudySpec, {key: part for key, part in given.items() if part is not None}, where)
-        if len(set(self.spec.seeds)) < len(self.spec.seeds):
-            raise UserError(f"{where}: seeds: a seed stands twice in {self.spec.seeds}")
+        self._seeds(self.spec.seeds, where)
         self.trials: dict[str, tuple[str, list[RunConfig]]] = {}  # label → (variant, its runs)
         self._check_parts(where)
         for name, overrides in (self.spec.variants or {"": {}}).items():
+            place = f"{where}: variants.{name}" if name else where
+            seeds = self._seeds(overrides["seeds"], place) if "seeds" in overrides else self.spec.seeds
             for values in itertools.product(*self.spec.grid.values()):
                 point = dict(zip(self.spec.grid, values, strict=True))
-                fields = {**self.spec.base, **overrides, **point}
+                fields = {
+                    key: value for key, value in {**self.spec.base, **overrides, **point}.items() if key != "seeds"
+                }
                 label = ", ".join([name] * bool(name) + [setting(*item) for item in point.items()]) or "base"
                 if label in self.trials:
                     raise UserError(f"{where}: two trials would have the same name: {label}; remove or rename one")
-                place = f"{where}: variants.{name}" if name else where
-                runs = [validate(RunConfig, {**fields, "seed": seed}, place) for seed in self.spec.seeds]
+                runs = [validate(RunConfig, {**fields, "seed": seed}, place) for seed in seeds]
                 self.trials[label] = (name or label, runs)
         ids = [config.run_id for config in self.configs]
         if len(set(ids)) < len(ids):
             raise UserError(f"{where}: two trials have the same config: {' · '.join(self._twins())}; remove one")
+
+    @staticmethod
+    def _seeds(given: Any, where: str) -> list[int]:
+        seeds = validate(StudySpec, {"seeds": given}, where).seeds
+        if len(set(seeds)) < len(seeds):
+            raise UserError(f"{where}: seeds: a seed stands twice in {seeds}")
+        return seeds
 
     def _check_parts(self, where: str) -> None:
         """Every name, and every value by itself, where it stands: also those that a variant or the grid overrides."""
         fields = [name for name in RunConfig.model_fields if name != "seed"]
         parts = [("base", key, [value]) for key, value in self.spec.base.items()]
         for name, overrides in self.spec.variants.items():
-            parts += [(f"variants.{name}", key, [value]) for key, value in overrides.items()]
+            parts += [(f"variants.{name}", key, [value]) for key, value in overrides.items() if key != "seeds"]
         for part, key, values in [*parts, *(("grid", *item) for item in self.spec.grid.items())]:
             if key not in fields:
                 hint = "; seeds are listed under `seeds`" if key == "seed" else nearest(key, fields)
@@ -139,17 +148,22 @@ class Study:
         of = {"hidden_sizes": "hidden layers ", "bias_init": "initial biases "}
         same = ", ".join(of.get(n, "") + setting(n, getattr(first, n)) for n in fixed)
         names = ", ".join(f"`{name}`" for name in varied) or "only the seed"
+        sizes = {label: len(runs) for label, (_, runs) in self.trials.items()}
+        most = max(sizes.values())
+        few = [f"{label} with {count(n)}" for label, n in sizes.items() if n < most]
+        fewer = f" (but {joined(few)})" if few else ""
         return (
             f"All runs have {same}; what is not named here keeps its default (@sec-config). What varies is {names}. "
-            f"There are {count(len(self.trials), 'trial')}, each with {count(len(self.spec.seeds), 'seed')}: "
+            f"There are {count(len(sizes), 'trial')}, each with {count(most, 'seed')}{fewer}: "
             f"{count(len(rows), 'run')}."
         )
 
     def load(self, trial: str, seed: int) -> store.Run:
         """One run of the study. Raises `UserError` for an unknown trial or seed, or a run not trained yet."""
-        if trial not in self.trials or seed not in self.spec.seeds:
-            raise UserError(f"no run of trial {trial!r} with seed {seed}{nearest(trial, list(self.trials))}")
-        return store.load_run(self.trials[trial][1][self.spec.seeds.index(seed)].run_id)
+        for config in self.trials.get(trial, ("", []))[1]:
+            if config.seed == seed:
+                return store.load_run(config.run_id)
+        raise UserError(f"no run of trial {trial!r} with seed {seed}{nearest(trial, list(self.trials))}")
 
     def _stored(self) -> Iterable[tuple[str, str, store.Run]]:
         for label, (name, configs) in self.trials.items():
