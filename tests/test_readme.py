@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fmnist.reproduced import across_reports
+
+PUBLISHED = ["karki", "wood", "lyu", "lybbert", "dewangan"]
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -49,6 +52,18 @@ def test_its_results_are_those_of_the_committed_report():
     page = re.sub(r"<[^>]+>", "", (ROOT / "report" / "homework.html").read_text(encoding="utf-8"))
     for row in results:
         assert all(cell.replace(" ", "") in re.sub(r"\s", "", page) for cell in row), row
+
+
+def test_its_table_of_published_reports_is_that_of_the_papers():
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in README.splitlines()]
+    shown = {
+        re.search(r"report/(\w+)\.pdf", line[0])[1]: line[1:] for line in lines if len(line) == 9 and "](" in line[0]
+    }
+    found = across_reports(ROOT / "report", list(shown)).set_index("report")
+    assert list(shown) == [name for name in PUBLISHED if (ROOT / "report" / f"{name}.json").exists()]
+    for name, cells in shown.items():
+        counts = found.loc[name].drop(["title", "date", "author"])
+        assert cells == ["–" if count != count else str(int(count)) for count in counts]
 
 
 def test_its_timings_are_those_of_the_committed_benchmark():
