@@ -32,7 +32,8 @@ def summary_table(
     names = table[by].map(name_of)
     found = {_head(by): names}
     if "parameters" in runs and runs["parameters"].nunique() > 1:
-        found["Parameters"] = runs.groupby(by, sort=False)["parameters"].first().map("{:,}".format).to_numpy()
+        sizes = runs.groupby(by, sort=False)["parameters"].first()
+        found["Parameters"] = [MISSING if np.isnan(size) else f"{size:,.0f}" for size in sizes]
     found["Seeds"] = [_seeds(row) for _, row in table.iterrows()]
     selected = np.where(table[by] == chosen, " (best)", "")
     found["Validation (%)"] = [number(100 * mean) + mark for mean, mark in zip(val["mean"], selected, strict=True)]
