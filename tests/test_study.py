@@ -231,9 +231,11 @@ def test_one_run_of_a_study(trained):
         study.load("Adam", 5)
 
 
-def test_an_interrupt_keeps_finished_runs(trained, monkeypatch):
+def test_an_interrupt_keeps_finished_runs(trained, monkeypatch, request):
     """Ctrl-C while the first run is being stored: its whole stack is kept; what is in training is given up at once."""
     interrupted, save = [], store.save
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts without it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def saving(result):
         if not interrupted:
