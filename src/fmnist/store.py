@@ -1,7 +1,7 @@
 """Finished runs on disk: a folder per run, named by the hash of its config, written aside and renamed.
 
 `runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store.
-    run.json              config, metrics, versions, device, data checksum, when
+    run.json              config, metrics, versions, code, device, data checksum, when
     history.parquet       a row per epoch
     predictions.npy       uint8 [2, 10000]: of the last weights, of the best validation epoch's
     weights.safetensors   after the last epoch        best.safetensors   at the best validation epoch
@@ -12,6 +12,7 @@ import json
 import math
 import platform
 import shutil
+import subprocess
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -177,6 +178,7 @@ def _record(result: "Result") -> dict[str, Any]:
         "device": result.device,
         "data_checksum": result.data_checksum,
         "versions": versions(),
+        "code": code(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -186,3 +188,21 @@ def versions() -> dict[str, str]:
     """Of what a result may depend on."""
     packages = {name: version(name) for name in ("fmnist", "torch", "numpy")}
     return {"python": platform.python_version(), **packages, "system": f"{platform.system()} {platform.machine()}"}
+
+
+@cache
+def code() -> dict[str, Any]:
+    """The git commit of the package, and whether its files were as committed ("clean"); without git, "" and None.
+
+    Only the package's own files count: parameters are in every run's config, and reports do not train.
+    """
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not a repository that only happens to be around
+        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain", "--", ".")}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "", "clean": None}
