@@ -141,7 +141,7 @@ def test_every_figure_has_a_text_for_those_who_cannot_see_it(smoke):
 
 def test_made_again_it_trains_nothing_and_is_the_same_byte_for_byte(smoke):
     folder, _ = smoke
-    papers = [folder / "report" / f"smoke{suffix}" for suffix in (".html", ".pdf", ".json")]
+    papers = [folder / "report" / name for name in ("smoke.html", "smoke.pdf", "smoke.json", "index.html")]
     before = [paper.read_bytes() for paper in papers]
     done, seconds = report(folder, "smoke", limit=600)
     assert done.returncode == 0, done.stderr
@@ -154,7 +154,7 @@ def test_made_again_it_trains_nothing_and_is_the_same_byte_for_byte(smoke):
 def test_rendering_leaves_no_half_paper(smoke):
     folder, _ = smoke
     there = {path.name for path in (folder / "report").iterdir()}
-    assert there == {"references.bib", "build", "smoke.html", "smoke.pdf", "smoke.json"}
+    assert there == {"references.bib", "build", "smoke.html", "smoke.pdf", "smoke.json", "index.html"}
 
 
 # --- notebooks that fail ----------------------------------------------------------------------------------------------

@@ -6,6 +6,9 @@ nothing a cell contains, be it an unclosed fence, ``:::`` or a lone ``$``, reach
 
 Outputs that `publish` made carry their role in the metadata (figure, table, text, caption, values). Of any other
 output the richest form that prints is taken; stderr, widgets and progress bars do not print.
+
+Code of our notebooks stands folded beneath what it made, with the code of cells before it that print nothing; each cell
+with a link to its notebook. Code of a foreign notebook stands where it does in Jupyter: above its output.
 """
 
 import base64
@@ -41,7 +44,10 @@ class Document:
         """Write ``document.json``, ``metadata.json`` and the resources into `folder`."""
         tree = {"pandoc-api-version": API_VERSION, "meta": {}, "blocks": self.blocks}
         (folder / "document.json").write_text(json.dumps(tree), encoding="utf-8")
-        (folder / "metadata.json").write_text(json.dumps(self.metadata), encoding="utf-8")
+        metadata = json.dumps(
+            self.metadata, ensure_ascii=False
+        )  # Pandoc reads it as YAML, which has no surrogate pairs
+        (folder / "metadata.json").write_text(metadata, encoding="utf-8")
         for name, data in self.resources.items():
             (folder / name).write_bytes(data)
 
@@ -79,12 +85,14 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
     if "title" not in metadata:
         document.metadata["title"] = name.replace("_", " ") or "Notebook"
     language = nb.metadata.get("kernelspec", {}).get("language") or "python"
+    waiting = []  # code whose place is not yet known
     for number, cell in enumerate(nb.cells):
         tags = {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
         if "remove_cell" in tags:
             continue
         where = {"shift": 0, "notebook": name} | dict(cell.metadata.get("fmnist", {}))
         if cell.cell_type == "markdown":
+            _add_code(document, waiting)
             text = _attachments(document, cell)
             if number == 0 and "title" not in metadata:
                 document.metadata["title"], text = _title(text, document.metadata["title"])
@@ -92,9 +100,17 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
         elif cell.cell_type == "code":
             hidden = "remove_input" in tags or cell.get("transient", {}).get("remove_source")
             if cell.source.strip() and not hidden:
-                _add_code(document, cell.source, language)
+                waiting.append(_code(cell.source.strip("\n"), [language], _origin(cell, tags)))
+            made = Document({})
             for output in cell.outputs if "remove_output" not in tags else []:
-                _add_output(document, output, where)
+                _add_output(made, output, where)
+            if made.blocks and not ours:
+                _add_code(document, waiting)
+            document.blocks += made.blocks
+            document.resources |= made.resources
+            if made.blocks and ours:
+                _add_code(document, waiting)
+    _add_code(document, waiting)
     return document
 
 
@@ -113,14 +129,22 @@ def _code(text: str, classes: list, attributes: dict | None = None) -> dict:
     return {"t": "CodeBlock", "c": [["", classes, pairs], text]}
 
 
-def _add_code(document: Document, source: str, language: str) -> None:
-    """Code cells that nothing separates fold together."""
-    block = _code(source.strip("\n"), [language])
+def _origin(cell: NotebookNode, tags: set) -> dict:
+    """Where a cell of a merged report is to be seen; parameters that papermill put in are in no notebook."""
+    notebook = cell.metadata.get("fmnist", {}).get("notebook")
+    if not notebook or "injected_parameters" in tags:
+        return {}
+    return {"notebook": notebook, "cell": cell.id.removeprefix(f"{notebook}-")}
+
+
+def _add_code(document: Document, blocks: list) -> None:
+    """Put code cells into the document and empty `blocks`; those that nothing separates fold together."""
     last = document.blocks[-1] if document.blocks else {}
-    if last.get("t") == "Div":
-        last["c"][1].append(block)
-    else:
-        document.blocks.append({"t": "Div", "c": [["", ["code"], []], [block]]})
+    if blocks and last.get("t") == "Div":
+        last["c"][1].extend(blocks)
+    elif blocks:
+        document.blocks.append({"t": "Div", "c": [["", ["code"], []], list(blocks)]})
+    blocks.clear()
 
 
 def _add_output(document: Document, output: NotebookNode, where: dict) -> None:
@@ -190,6 +214,7 @@ def _attachments(document: Document, cell: NotebookNode) -> str:
 def _title(text: str, default: str) -> tuple[str, str]:
     """The heading a notebook opens with, and the text without it."""
     match = re.match(r"\s*#\s+(.+?)\s*#*\s*(?:\n|$)", text)
+    match = match or re.match(r"\s*<h1\b[^>]*>\s*([^<]+?)\s*</h1>", text, re.IGNORECASE)
     if not match:
         return default, text
     return re.sub(r"\s*\{[^{}]*\}$", "", match[1]), text[match.end() :]

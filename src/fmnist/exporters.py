@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,7 +37,9 @@ PANDOC = [
 FUNCTION = re.compile("(<m(?:sub|sup|under|over)+>)?<mrow><mi[^>]*>\\w+</mi><mo>(?:\u2061|&#8289;)</mo></mrow>(<mo)?")
 OPERAND = re.compile(r"</m(?:i|n|sub|sup|subsup|frac)>$")
 PRIME = re.compile(r"<msup>(<mi>.</mi>)<mo>′</mo></msup>")
-ACCENT = re.compile('<mover>(<mi[^>]*>.</mi><mo) accent="true">([\u0302\u0303])')
+ACCENT = re.compile('<mover>(<mi[^>]*>.</mi><mo) accent="true">([\u0302\u0303\u0307\u0308])')
+SPACING = {"\u0302": "ˆ", "\u0303": "˜", "\u0307": "˙", "\u0308": "¨"}
+EMPTY_HEAD = re.compile(r"<th( style=\"[^\"]*\")?></th>")
 USER_ERROR = 70  # filter.lua's exit status for a mistake in the text
 
 
@@ -54,7 +57,7 @@ class HomeworkExporter(Exporter):
 
 
 class HomeworkHTML(HomeworkExporter):
-    """One HTML file: MathML, figures, style and fonts inside, no script, nothing to load."""
+    """One HTML file: MathML, figures, style, fonts and one small script inside, nothing to load."""
 
     export_from_notebook = "Homework paper (HTML)"
     output_mimetype = "text/html"
@@ -64,13 +67,14 @@ class HomeworkHTML(HomeworkExporter):
         return ".html"
 
     def render(self, folder: Path) -> str:
-        look = [f"--template={TEMPLATES / 'homework.html'}", f"--css={TEMPLATES / 'homework.css'}"]
-        page = _pandoc(folder, "--to=html5", "--mathml", "--embed-resources", "--toc", "--toc-depth=3", *look)
-        return _mathematics(page.decode())
+        return _mathematics(write_page(folder, "homework.html", "--mathml", "--toc", "--toc-depth=3"))
 
 
 class HomeworkPDF(HomeworkExporter):
-    """A PDF in the look of an AMS article, on US letter paper."""
+    """A PDF in the look of an AMS article, on US letter paper: accessible (PDF/UA-1) and, of a dated report, archival.
+
+    PDF/A-3a wants a date, and allows attachments. Only a report's own date counts; the day of rendering is no date.
+    """
 
     export_from_notebook = "Homework paper (PDF)"
     output_mimetype = "application/pdf"
@@ -81,16 +85,26 @@ class HomeworkPDF(HomeworkExporter):
 
     def render(self, folder: Path) -> bytes:
         source = folder / "document.typ"
-        source.write_bytes(_pandoc(folder, "--to=typst-citations", f"--template={TEMPLATES / 'homework.typ'}"))
-        setting = dict(root=folder, ignore_system_fonts=True, timestamp=0)
-        ours = json.loads((folder / "metadata.json").read_text())["report"]
+        about = json.loads((folder / "metadata.json").read_text("utf-8"))
+        ours, date = about["report"], _date(about.get("date", ""))
+        look = [f"--template={TEMPLATES / 'homework.typ'}", *(["--variable=dated"] if date else [])]
+        source.write_bytes(_pandoc(folder, "--to=typst-citations", *look))
+        setting = dict(root=folder, ignore_system_fonts=True, timestamp=date or 0)
         try:  # notebooks that are no report of ours may lack what the accessibility standard asks for
             with contextlib.nullcontext() if ours else contextlib.suppress(typst.TypstError):
-                return typst.compile(source, pdf_standards="ua-1", **setting)
+                return typst.compile(source, pdf_standards=["a-3a", "ua-1"] if date else ["ua-1"], **setting)
             return typst.compile(source, **setting)
         except typst.TypstError as error:
             line = _where(error, source)
             raise UserError(f"Typst cannot set the PDF: {error.message}{line}") from error
+
+
+def write_page(folder: Path, template: str, *options: str) -> str:
+    """The document in `folder` as one HTML file in the look of all our pages."""
+    look = [f"--template={TEMPLATES / template}", f"--css={TEMPLATES / 'homework.css'}"]
+    script = f"--variable=script:{TEMPLATES / 'homework.js'}"
+    page = _pandoc(folder, "--to=html5", "--embed-resources", script, *look, *options).decode()
+    return EMPTY_HEAD.sub(r"<td\1></td>", page)  # as pandas leaves above an index; it is the head of nothing
 
 
 def _mathematics(page: str) -> str:
@@ -103,10 +117,16 @@ def _mathematics(page: str) -> str:
 
     page = FUNCTION.sub(spaced, page)
     page = PRIME.sub(r"<mrow>\1<mo>′</mo></mrow>", page)
-    page = ACCENT.sub(
-        lambda m: f'<mover accent="true">{m[1]} stretchy="false">{"ˆ" if m[2] == chr(0x302) else "˜"}', page
-    )
+    page = ACCENT.sub(lambda m: f'<mover accent="true">{m[1]} stretchy="false">{SPACING[m[2]]}', page)
     return re.sub('<mo stretchy="true"( form="[a-z]+")>‖', r'<mo stretchy="false"\1>‖', page)
+
+
+def _date(text: str) -> int:
+    """ "November 21, 2026" or "2026-11-21" in seconds since 1970; 0 where the text is no day."""
+    for form in ("%B %d, %Y", "%Y-%m-%d"):
+        with contextlib.suppress(ValueError):
+            return int(datetime.strptime(text, form).replace(tzinfo=UTC).timestamp())
+    return 0
 
 
 def _where(error: typst.TypstError, source: Path) -> str:
@@ -122,6 +142,6 @@ def _pandoc(folder: Path, *options: str) -> bytes:
     if done.returncode == USER_ERROR:
         raise UserError(complaint.split("USER: ", 1)[-1])
     if done.returncode:
-        title = json.loads((folder / "metadata.json").read_text())["title"]
+        title = json.loads((folder / "metadata.json").read_text("utf-8"))["title"]
         raise UserError(f"Pandoc cannot render {title!r}: {complaint or 'no reason given'}".splitlines()[0])
     return done.stdout

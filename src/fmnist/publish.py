@@ -48,7 +48,7 @@ def animate(frames: Sequence[Figure], label: str, caption: str, alt: str, second
         raise UserError(f"{label} has no frames: give one figure or more")
     pictures = [_pixels(frame) for frame in frames]
     colors = pictures[-1].quantize(64)  # one palette for all, without dither: small, and still where nothing moves
-    colors.putpalette([255 if value > 250 else value for value in colors.getpalette()])  # white stays white
+    colors.putpalette([255 if value > 245 else value for value in colors.getpalette()])  # white stays white
     pictures = [picture.quantize(palette=colors, dither=Image.Dither.NONE) for picture in pictures]
     waits = [round(1000 * seconds)] * (len(frames) - 1) + [round(4000 * seconds)]
     png = io.BytesIO()

@@ -212,19 +212,24 @@ class Report:
         return f"{pd.Timestamp(newest):%B %-d, %Y}" if newest else ""
 
     def render(self, paper: nbformat.NotebookNode) -> list[Path]:
-        """Write report/<name>.html, .pdf and .json (each whole or not at all) and return their paths."""
+        """Write report/<name>.html, .pdf, .json and report/index.html, each whole or not at all; their paths."""
         from fmnist.exporters import HomeworkHTML, HomeworkPDF
+        from fmnist.landing import landing
 
         nbformat.write(paper, self.built.with_suffix(".ipynb"))
-        about = {"report": self.name, **{key: paper.metadata["fmnist"][key] for key in ("title", "date", "values")}}
+        about = {key: paper.metadata["fmnist"][key] for key in ("title", "date", "notice", "values")}
+        about = {"report": self.name, **about}
         html, pdf = (exporter.from_notebook_node(paper)[0] for exporter in (HomeworkHTML(), HomeworkPDF()))
-        bodies, written = {".html": html, ".pdf": pdf}, []
-        for suffix, body in (bodies | {".json": json.dumps(about, indent=1, ensure_ascii=False) + "\n"}).items():
-            path = project_root() / "report" / f"{self.name}{suffix}"
-            part = path.with_suffix(f"{suffix}.part")
-            part.write_bytes(body if isinstance(body, bytes) else body.encode())
-            written.append(part.replace(path))
-        return written
+        bodies = {".html": html, ".pdf": pdf, ".json": json.dumps(about, indent=1, ensure_ascii=False) + "\n"}
+        folder = project_root() / "report"
+        written = [_write(folder / f"{self.name}{suffix}", body) for suffix, body in bodies.items()]
+        return [*written, _write(folder / "index.html", landing(folder))]
+
+
+def _write(path: Path, body: str | bytes) -> Path:
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(body if isinstance(body, bytes) else body.encode())
+    return part.replace(path)
 
 
 def cached_table(report: str) -> pd.DataFrame:

@@ -62,6 +62,11 @@ local function picture(image)
   return ("#picture(%s, %s, width: %s)"):format(quoted(image.src), quoted(stringify(image.caption)), width)
 end
 
+local function lone_picture(paragraph)
+  if #paragraph.content ~= 1 or paragraph.content[1].t ~= "Image" then return nil end
+  return { typst("#align(center, block(above: 1.2em, below: 1.2em)["), pandoc.Plain(paragraph.content), typst("])") }
+end
+
 local function figure(element)
   local label = element.identifier
   if not label:match("^fig%-") then return element.content end
@@ -98,9 +103,9 @@ local function data_table(element)
       local name = numbered and { pandoc.Span("Table\u{a0}" .. tables .. ".", { class = "label" }), pandoc.Space() } or {}
       blocks:extend { page("<figcaption>"), pandoc.Plain(pandoc.Inlines(name) .. caption), page("</figcaption>") }
     end
-    local region = '<div class="scroll" role="region" tabindex="0" aria-label="%s">'
-    local about = numbered and "Table " .. tables or "Table"
-    blocks:extend { page(region:format(about)), element, page("</div></figure>") }
+    local box = '<div class="scroll" role="%s" tabindex="0" aria-label="%s">'
+    local about = numbered and box:format("region", "Table " .. tables) or box:format("group", "Table")
+    blocks:extend { page(about), element, page("</div></figure>") }
     return blocks
   end
   local rows = 0
@@ -289,7 +294,19 @@ end
 local function code(div)
   if not div.classes:includes("code") then return nil end
   if pdf then return report and {} or div.content end
-  return pandoc.Blocks { page('<details class="code"><summary>Code</summary>') } .. div.content .. { page("</details>") }
+  local blocks = pandoc.Blocks { page('<details class="code"><summary>Code</summary>') }
+  for _, block in ipairs(div.content) do
+    local notebook, cell = block.attributes.notebook, block.attributes.cell
+    if notebook then
+      local name = pandoc.Inlines { pandoc.Str(notebook .. ".ipynb, "), pandoc.Str(cell) }
+      local link = pandoc.Link(name, "../notebooks/" .. notebook .. ".ipynb#cell-id=" .. cell)
+      blocks:extend { page('<p class="source">'), pandoc.Plain { link }, page("</p>") }
+    end
+    block.attributes = {}
+    blocks:insert(block)
+  end
+  blocks:insert(page("</details>"))
+  return blocks
 end
 
 local function fail(problem, labels)
@@ -331,6 +348,7 @@ function Pandoc(document)
   if document.meta.bibliography then document = pandoc.utils.citeproc(document) end
   document = anchors(bibliography(document))
   if pdf then
+    document = document:walk { Para = lone_picture }
     document = document:walk {
       Math = formula,
       CodeBlock = long_lines,

@@ -35,6 +35,7 @@ local function image(element)
     return { pandoc.Str("[image not found: "), pandoc.Span(caption), pandoc.Str("]") }
   end
   element.src = file
+  element.caption = caption -- nothing stands in the page without words for those who cannot see it
   return element
 end
 
@@ -93,8 +94,25 @@ local function html(text)
   }
 end
 
+-- Headings written as HTML within Markdown, "<h1 align=center>", which Pandoc reads as a tag, a paragraph and a tag.
+local function headings(blocks)
+  local out, i = pandoc.Blocks {}, 1
+  while i <= #blocks do
+    local tag, words, close = blocks[i], blocks[i + 1], blocks[i + 2]
+    local level = close and tag.t == "RawBlock" and tag.text:match("^<[hH]([1-6])[%s>]")
+    if level and close.t == "RawBlock" and close.text:match("^</[hH]" .. level) and words.content then
+      out:insert(pandoc.Header(tonumber(level), words.content))
+      i = i + 3
+    else
+      out:insert(tag)
+      i = i + 1
+    end
+  end
+  return out
+end
+
 local function markdown(text, notebook)
-  return pandoc.read(text, MARKDOWN, { columns = 100000 }).blocks:walk {
+  return headings(pandoc.read(text, MARKDOWN, { columns = 100000 }).blocks):walk {
     Image = image,
     RawInline = raw_inline,
     RawBlock = function(element)

@@ -1,0 +1,140 @@
+"""Notebooks by others: three styles that we would not use, and that the exporters have to render well all the same."""
+
+import base64
+import io
+
+import matplotlib.pyplot as plt
+import nbformat.v4 as nbf
+import pandas as pd
+from nbformat import NotebookNode
+
+
+def picture(form: str = "png", **options) -> str:
+    figure, axes = plt.subplots(figsize=(4, 2.5))
+    axes.plot([1, 2, 3], [3, 1, 2])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, **options)
+    plt.close(figure)
+    return buffer.getvalue().decode() if form == "svg" else base64.b64encode(buffer.getvalue()).decode()
+
+
+def output(kind: str = "display_data", metadata: dict | None = None, **data) -> NotebookNode:
+    """``image_png=…`` is what a kernel stores as image/png."""
+    extra = {"execution_count": 1} if kind == "execute_result" else {}
+    forms = {key.replace("_", "/", 1): value for key, value in data.items()}
+    return nbf.new_output(kind, data=forms, metadata=metadata or {}, **extra)
+
+
+def markdown(text: str, **options) -> NotebookNode:
+    return nbf.new_markdown_cell(text, **options)
+
+
+def code(source: str, *outputs: NotebookNode) -> NotebookNode:
+    return nbf.new_code_cell(source, outputs=list(outputs))
+
+
+def competition() -> NotebookNode:
+    """Centred HTML titles, inline styles, styled and wide tables, a chart by script, progress bars, warnings."""
+    frame = pd.DataFrame(
+        {"model": ["tree", "forest", "boosting"], "score": [0.71, 0.84, 0.86], "rows": [900, 1200, 12000]}
+    )
+    wide = pd.DataFrame({f"feature_{i}": [i, -i * 1.5] for i in range(14)})
+    pivot = frame.pivot_table(values=["score", "rows"], index="model", aggfunc=["mean", "max"])
+    styled = "<style>#T_1 td {color: yellow}</style>" + frame.to_html(index=False, table_id="T_1")
+    script = "<div id='plot'></div><script>require(['plotly'])</script>"
+    return nbf.new_notebook(
+        cells=[
+            markdown(
+                "<h1 style='color:#fa0; text-align:center'>🔥 Beating the Baseline 🔥</h1>\n<hr>\n<a id='top'></a>"
+            ),
+            markdown("**Contents**\n1. [Data](#1)\n2. [Models](#Models-and-more)\n\n<a id='1'></a>\n### Data"),
+            code("!pip install -q x\nimport warnings; warnings.filterwarnings('ignore')\n%matplotlib inline"),
+            code("df.head()", output("execute_result", text_html=wide._repr_html_(), text_plain="WIDEPLAIN")),
+            code("df.pivot_table(…)", output("execute_result", text_html=pivot._repr_html_(), text_plain="PIVOTPLAIN")),
+            markdown('## Models and more\n<div class="alert alert-info">Leaks <b>ahead</b></div>\n\n[up](#top)'),
+            code(
+                "fit()",
+                nbf.new_output("stream", name="stdout", text="\n".join(f"epoch {i}" for i in range(60)) + "\n"),
+                nbf.new_output("stream", name="stderr", text="  0%|    | 0/9\r100%|####| 9/9"),
+            ),
+            code("style(df)", output("execute_result", text_html=styled, text_plain="STYLEDPLAIN")),
+            code("px.line(df)", output(text_html=script, text_plain="INTERACTIVE")),
+            code("plt.show()", output(image_png=picture(), text_plain="PLOTPLAIN")),
+        ]
+    )
+
+
+def lecture() -> NotebookNode:
+    """Mathematics everywhere: environments, macros, matrices, symbols of sympy; levels of headings skipped."""
+    return nbf.new_notebook(
+        cells=[
+            markdown(
+                "# Lecture 3: Damped Oscillations\n\n"
+                "Let $m\\ddot x + c\\dot x + kx = 0$, with $c>0$ and $\\omega_0^2 = k/m$."
+            ),
+            markdown(
+                "#### Solution\n\\begin{equation}\nx(t) = e^{-\\gamma t}\\cos(\\omega t)\\tag{3.1}\n\\end{equation}"
+            ),
+            markdown(
+                "\\begin{align*}\n\\nabla\\cdot\\vec E &= \\frac{\\rho}{\\varepsilon_0} \\\\\n"
+                "\\nabla\\times\\vec B &= \\mu_0\\vec J\n\\end{align*}"
+            ),
+            markdown(
+                "As \\\\(a \\ne b\\\\), and\n\n"
+                "$$\\begin{pmatrix}1 & 2\\\\ 3 & 4\\end{pmatrix}\\mathbf{v} = \\lambda\\mathbf{v}$$\n\n"
+                "it costs $5 or $6."
+            ),
+            markdown("| quantity | value |\n|---|---:|\n| $\\gamma$ | 0.1 |\n| $\\omega$ | 1,234.5 |"),
+            code(
+                "solve(eq)",
+                output(
+                    "execute_result",
+                    text_latex="$\\displaystyle \\left[ - \\frac{c}{2}, \\sqrt{k}\\right]$",
+                    text_plain="SYMPLAIN",
+                ),
+            ),
+            code(
+                "Matrix([[1,2]])",
+                output(
+                    "execute_result",
+                    text_latex="$$\\left[\\begin{matrix}1 & 2\\end{matrix}\\right]$$",
+                    text_plain="MATPLAIN",
+                ),
+            ),
+            code(
+                "odeint(f)",
+                nbf.new_output("display_data", data={"image/svg+xml": picture("svg"), "text/plain": "SVGPLAIN"}),
+            ),
+            markdown(
+                "##### Exercise\n> Show that $\\gamma<\\omega_0$.\n\n- [ ] done\n- [x] not done\n\n"
+                "Unknown: $\\foo{x}$ and $\\unclosed{"
+            ),
+        ]
+    )
+
+
+def diary() -> NotebookNode:
+    """No heading anywhere, another language, raw cells, attachments, errors left in, long lines, other scripts."""
+    text = "x" * 300 + "\n" + " ".join(["value"] * 60)
+    here = "![my plot](attachment:image.png)\n\n<img src='attachment:image.png' width='300'/>"
+    trace = ["\x1b[0;31m---------\x1b[0m", "\x1b[0;31mValueError\x1b[0m: nothing  fits"]
+    return nbf.new_notebook(
+        metadata={"kernelspec": {"name": "ir", "language": "R", "display_name": "R"}},
+        cells=[
+            markdown("tried again today; ΔT ≈ 3 °C, naïve façade, “quotes”, Ελληνικά & <angle> @home #hash $"),
+            nbf.new_raw_cell("RAWCELL \\section{x}"),
+            code('x <- c(1, 2)\nprint("# not a heading")', nbf.new_output("stream", name="stdout", text="[1] 1 2\n")),
+            markdown(here, attachments={"image.png": {"image/png": picture()}}),
+            code(
+                "plot(x)",
+                output(image_jpeg=picture("jpg"), text_plain="JPGPLAIN", metadata={"image/jpeg": {"width": 2000}}),
+            ),
+            code("stop('x')", nbf.new_output("error", ename="ValueError", evalue="nothing", traceback=trace)),
+            code("", nbf.new_output("stream", name="stdout", text="")),
+            code("cat(text)", nbf.new_output("stream", name="stdout", text=text)),
+            code("'a'", output("execute_result", text_plain="'a'")),
+        ],
+    )
+
+
+NOTEBOOKS = {"competition": competition, "lecture": lecture, "diary": diary}

@@ -1,0 +1,340 @@
+"""What a reader has who opens a paper from disk: in Chromium, without network, in both themes, without script."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import foreign
+import nbformat.v4 as nbf
+import pypdf
+import pytest
+from nbformat import NotebookNode
+from PIL import Image
+
+from fmnist.exporters import HomeworkHTML, HomeworkPDF
+from fmnist.landing import landing
+
+THEMES = ["light", "dark"]
+REFERENCES = "See @fig-curve, @tbl-scores, @eq-loss, @sec-second and [@kingma].\n\n$$L = \\sum_i x_i$$ {#eq-loss}"
+SCORES = """| Trial | Test (%) [95 %] | p | Steps |
+|:--|--:|--:|--:|
+| 3 × 42 | 87.7 [87.2, 88.1] | < 0.001 | 1,200 |
+| 1 × 128 | 9.8 ± 0.1 | – | $10^{-3}$ |
+| 12 × 7 | −1.5 | 0.02 | 900 |
+| 2 × 64 | diverged (2 of 6) | 0.3 | 1,100.5 |
+"""
+LONG = "\n\n".join(f"Paragraph {i} says something at some length, so that there is text to scroll." for i in range(40))
+
+
+def marked(form: str, data: str, **mark) -> NotebookNode:
+    return nbf.new_output("display_data", data={form: data}, metadata={"fmnist": mark})
+
+
+def paper(folder: Path) -> NotebookNode:
+    """A small report of ours: two notebooks merged."""
+    about = {"label": "fig-curve", "caption": "A *curve*.", "alt": "It falls, then rises."}
+    curve = marked("image/svg+xml", foreign.picture("svg"), role="figure", **about)
+    scores = marked("text/markdown", SCORES, role="table", label="tbl-scores", caption="The scores.")
+    cells = [
+        nbf.new_markdown_cell(f"# First {{#sec-first}}\n\n{REFERENCES}\n\n{LONG}", id="one-title"),
+        nbf.new_code_cell("from x import y", id="one-imports"),
+        nbf.new_code_cell("z = 1", id="one-9f3", metadata={"tags": ["injected-parameters"]}),
+        nbf.new_code_cell("show(curve)", id="one-curve", outputs=[curve]),
+        nbf.new_markdown_cell(f"# Second {{#sec-second}}\n\nThe second section.\n\n{LONG}", id="two-title"),
+        nbf.new_code_cell("table(scores)", id="two-table", outputs=[scores]),
+        nbf.new_markdown_cell(LONG, id="two-end"),
+    ]
+    for cell in cells:
+        cell.metadata["fmnist"] = {"shift": 0, "notebook": cell.id.split("-")[0]}
+    (folder / "some.bib").write_text("@book{kingma, author={Ann Other}, title={Steps}, year={2014}}")
+    authors = [{"name": "Ann Author", "email": "ann@example.org"}]
+    about = {"title": "A Paper", "authors": authors, "abstract": "Short, see @fig-curve.", "date": "May 4, 2026"}
+    return nbf.new_notebook(cells=cells, metadata={"fmnist": about | {"bibliography": str(folder / "some.bib")}})
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> dict[str, Path]:
+    """Pages on disk by name: the paper, the foreign notebooks, and the page that lists reports."""
+    folder = tmp_path_factory.mktemp("pages")
+    notebooks = {"paper": paper(folder)} | {name: make() for name, make in foreign.NOTEBOOKS.items()}
+    for name, notebook in notebooks.items():
+        (folder / f"{name}.html").write_text(HomeworkHTML().from_notebook_node(notebook)[0], "utf-8")
+    (folder / "paper.pdf").write_bytes(HomeworkPDF().from_notebook_node(notebooks["paper"])[0])
+    values = {"conclusions": {"runs": 324, "best_trial": "SGD"}, "other": {"x": 1}}
+    about = {"report": "paper", "title": "A Paper", "date": "May 4, 2026", "notice": "A trial.", "values": values}
+    (folder / "paper.json").write_text(json.dumps(about))
+    (folder / "other.json").write_text("{}")  # no report
+    (folder / "index.html").write_text(landing(folder), "utf-8")
+    return {path.stem: path for path in folder.glob("*.html")}
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not path:
+        pytest.skip("Chromium is not installed; on Debian: apt install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium, pages):
+    """Opens a page by name with the network cut off; what it asks for or complains about fails the test."""
+    contexts, asked, complaints = [], [], []
+
+    def visit(name: str = "paper", theme: str = "light", width: int = 1400, **options):
+        context = chromium.new_context(
+            offline=True, color_scheme=theme, viewport={"width": width, "height": 900}, **options
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(pages[name].as_uri())
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert [url[:80] for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert complaints == []
+
+
+def violations(page) -> list[str]:
+    """What axe-core, with all of its rules, finds wrong."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(page).response["violations"]
+    return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("name", ["paper", "index", *foreign.NOTEBOOKS])
+def test_axe_finds_nothing_wrong(opened, name, theme):
+    for width in (1400, 390):
+        page = opened(name, theme, width)
+        page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_axe_finds_nothing_wrong_with_what_opens(opened, theme):
+    page = opened(theme=theme)
+    page.locator("main a.reference").first.hover()
+    page.locator(".preview").wait_for()
+    assert violations(page) == []
+    page.locator(".enlarge").click()
+    assert violations(page) == []
+
+
+def test_the_contents_mark_the_section_being_read(opened):
+    page = opened()
+    current = page.locator("nav [aria-current=location]")
+    assert current.count() == 0  # the title and the abstract are in no section
+    for section in ("sec-second", "sec-first"):
+        page.locator(f"nav a[href='#{section}']").click()
+        page.wait_for_function(f"document.querySelector('nav [aria-current]')?.hash === '#{section}'")
+        assert current.count() == 1
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_function("document.querySelector('nav [aria-current]')?.hash === '#references'")
+
+
+def paper_color(page) -> str:
+    return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+
+def test_the_theme_is_the_devices_until_the_reader_chooses(opened):
+    page = opened(theme="dark")
+    dark, button = paper_color(page), page.locator("button.theme")
+    assert button.inner_text() == "Light theme"
+    button.click()
+    light = paper_color(page)
+    assert light != dark and button.inner_text() == "Dark theme"
+    page.reload()
+    assert paper_color(page) == light
+    page.locator("button.theme").click()
+    page.emulate_media(color_scheme="light")  # chosen what the device had: now as the device again
+    assert paper_color(page) == light
+
+
+def test_figures_stand_on_white_in_the_dark(opened):
+    background = "getComputedStyle(document.querySelector('main img')).backgroundColor"
+    assert opened(theme="dark").evaluate(background) == "rgb(255, 255, 255)"
+
+
+def test_a_figure_enlarges_by_keyboard_and_focus_comes_back(opened):
+    page = opened()
+    page.locator(".enlarge").focus()
+    small = page.locator("main figure img").bounding_box()["width"]
+    page.keyboard.press("Enter")
+    dialog = page.locator("dialog")
+    assert dialog.is_visible() and dialog.get_attribute("aria-label") == "Figure\u00a01."
+    assert dialog.locator("img").get_attribute("alt") == "It falls, then rises."
+    assert dialog.locator("img").bounding_box()["width"] > 1.5 * small and "A curve." in dialog.inner_text()
+    assert page.evaluate("document.activeElement.textContent") == "Close"
+    page.keyboard.press("Escape")
+    assert dialog.is_hidden() and page.evaluate("document.activeElement.className") == "enlarge"
+    page.locator(".enlarge").click()
+    dialog.click()
+    assert dialog.is_hidden()
+
+
+@pytest.mark.parametrize(
+    ("column", "rising"),
+    [
+        (0, ["1 × 128", "2 × 64", "3 × 42", "12 × 7"]),
+        (1, ["12 × 7", "1 × 128", "3 × 42", "2 × 64"]),  # 2 × 64 diverged
+        (2, ["3 × 42", "12 × 7", "2 × 64", "1 × 128"]),  # 1 × 128 has no p
+        (3, ["1 × 128", "12 × 7", "2 × 64", "3 × 42"]),
+    ],
+)
+def test_a_table_sorts_by_value(opened, column, rising):
+    page = opened()
+    head = page.locator("#tbl-scores th").nth(column)
+    rows = page.locator("#tbl-scores tbody tr td:first-child")
+    assert head.get_attribute("aria-sort") is None
+    head.locator("button").click()
+    assert rows.all_inner_texts() == rising and head.get_attribute("aria-sort") == "ascending"
+    head.locator("button").focus()
+    page.keyboard.press("Enter")
+    last = {1: ["2 × 64"], 2: ["1 × 128"]}.get(column, [])  # words and gaps stay last
+    assert rows.all_inner_texts() == [row for row in rising[::-1] if row not in last] + last
+    assert head.get_attribute("aria-sort") == "descending"
+    assert page.locator("[aria-sort]").count() == 1
+
+
+SHOWN = {
+    "fig-curve": "A curve.",
+    "tbl-scores": "87.7 [87.2, 88.1]",
+    "eq-loss": "(1)",
+    "sec-second": "The second section.",
+    "ref-kingma": "Steps",
+}
+
+
+@pytest.mark.parametrize("target", SHOWN)
+def test_a_reference_shows_its_target_by_mouse_and_by_keyboard(opened, target):
+    page = opened()
+    link, preview = page.locator(f"main a[href='#{target}']").first, page.locator(".preview")
+    assert preview.is_hidden()
+    link.hover()
+    preview.wait_for()
+    assert SHOWN[target] in preview.inner_text()
+    assert preview.locator("a, button, [id], [tabindex]").count() == 0
+    page.keyboard.press("Escape")
+    assert preview.is_hidden() and link.get_attribute("aria-describedby") is None
+    page.keyboard.press("Tab")  # so that focus comes from the keyboard
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    link.focus()
+    page.wait_for_timeout(200)  # focus scrolled the page, and what it shows has come along
+    assert preview.is_visible() and link.get_attribute("aria-describedby") == "preview"
+
+
+def test_code_is_folded_beneath_what_it_made_with_a_link_to_its_cell(opened):
+    page = opened()
+    fold = page.locator("figure#fig-curve + details.code")
+    assert fold.get_attribute("open") is None and fold.locator("pre").count() == 3
+    links = [link.get_attribute("href") for link in fold.locator(".source a").all()]
+    assert links == [f"../notebooks/one.ipynb#cell-id={cell}" for cell in ("imports", "curve")]
+    foreign_page = opened("lecture")
+    assert foreign_page.locator("details.code .source").count() == 0
+    assert foreign_page.locator("details.code + p math").count() > 0  # above its output, as in Jupyter
+
+
+@pytest.mark.parametrize("name", ["paper", "index", "lecture"])
+def test_without_script_all_is_there_and_no_control_is_dead(opened, name):
+    page = opened(name, java_script_enabled=False)
+    assert page.locator("button, dialog, .preview").count() == 0
+    assert all(image.is_visible() for image in page.locator("img").all())
+    if name == "paper":
+        assert page.get_by_text("The scores.").is_visible() and page.locator("nav a").first.is_visible()
+        page.locator("details.code summary").first.click()
+        assert page.get_by_text("show(curve)").is_visible()
+
+
+def test_print_is_the_paper_alone(opened):
+    page = opened(theme="dark")
+    page.locator("button.theme").click()
+    page.locator("button.theme").click()
+    page.emulate_media(media="print", color_scheme="dark")
+    assert paper_color(page) == "rgb(255, 255, 255)"
+    hidden = [*page.locator("nav, .skip, .theme, details.code, dialog").all()]
+    assert hidden and not any(each.is_visible() for each in hidden)
+    assert page.locator("#tbl-scores").is_visible() and page.locator("figure img").first.is_visible()
+
+
+def test_a_dated_report_is_an_archival_and_accessible_pdf(tmp_path):
+    body, _ = HomeworkPDF().from_notebook_node(paper(tmp_path))
+    reader = pypdf.PdfReader(io.BytesIO(body))
+    about = reader.trailer["/Root"]["/Metadata"].get_data().decode()
+    assert re.search(r"pdfaid:part>3<.*pdfaid:conformance>A<", about, re.S) and "pdfuaid:part>1<" in about
+    assert f"{reader.metadata.creation_date:%Y-%m-%d}" == "2026-05-04"
+    assert [entry.title for entry in reader.outline] == ["1. First", "2. Second", "References"]
+
+
+def test_the_page_of_reports_is_made_of_what_lies_there(pages):
+    folder, page = pages["paper"].parent, pages["index"].read_text("utf-8")
+    assert landing(folder) == page
+    assert page.count("<li>") == 1 and "other" not in re.sub(r"<(style|script)\b.*?</\1>", "", page, flags=re.S)
+    for text in ("A Paper", "May 4, 2026", "A trial.", "324", "SGD", 'href="paper.html"', 'href="paper.pdf"'):
+        assert text in page
+    (picture,) = re.findall(r'<img[^>]*src="data:image/png;base64,([^"]+)"', page)
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("L")
+    assert image.width == 600 and image.height == round(600 * 11 / 8.5)
+    assert 0.001 < sum(image.histogram()[:128]) / (image.width * image.height) < 0.3  # ink on paper
+
+
+KEPT = {
+    "competition": ["Beating the Baseline", "Models and more", "boosting", "epoch 59", "feature_13", "INTERACTIVE"],
+    "lecture": ["Damped Oscillations", "Solution", "1,234.5", "Exercise", "costs $5 or $6", "foo"],
+    "diary": ["ΔT", "façade", "Ελληνικά", "# not a heading", "[1] 1 2", "nothing  fits", "value value"],
+}
+DROPPED = [
+    "100%|",
+    "WIDEPLAIN",
+    "PIVOTPLAIN",
+    "STYLEDPLAIN",
+    "PLOTPLAIN",
+    "SYMPLAIN",
+    "MATPLAIN",
+    "SVGPLAIN",
+    "JPGPLAIN",
+]
+PICTURES = {"competition": 1, "lecture": 1, "diary": 3}
+
+
+def drawn(reader: pypdf.PdfReader) -> int:
+    """How many pictures a PDF tells those who cannot see them about."""
+    todo, found = [reader.trailer["/Root"]["/StructTreeRoot"]], 0
+    while todo:
+        element = todo.pop().get_object()
+        if isinstance(element, dict):
+            found += element.get("/S") == "/Figure" and bool(element.get("/Alt"))
+            element = element.get("/K")
+        todo += element if isinstance(element, list) else [element] if isinstance(element, dict) else []
+    return found
+
+
+@pytest.mark.parametrize("name", foreign.NOTEBOOKS)
+def test_notebooks_in_other_styles_become_papers(name, pages):
+    page = pages[name].read_text("utf-8")
+    text = re.sub(r"<(style|script|annotation)\b.*?</\1>|<[^>]+>", "", page, flags=re.S)
+    notebook = foreign.NOTEBOOKS[name]()
+    body = HomeworkPDF().from_notebook_node(notebook)[0]
+    reader = pypdf.PdfReader(io.BytesIO(body))
+    printed = "\n".join(each.extract_text() for each in reader.pages)
+    assert body == HomeworkPDF().from_notebook_node(notebook)[0]
+    for words in KEPT[name]:
+        assert words in text.replace("&lt;", "<"), words
+        plain = re.sub(r"\W", "", words).lower()
+        assert plain in re.sub(r"\W", "", printed).lower(), words
+    assert [words for words in [*DROPPED, "RAWCELL", "yellow"] if words in text + printed] == []
+    assert page.count("<img") == PICTURES[name] == drawn(reader)
+    assert "<script" not in page.replace("<script>", "", 1)
