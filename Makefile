@@ -5,6 +5,9 @@ REPORT ?= homework
 PUBLISHED := karki wood lyu lybbert dewangan
 DEVICE ?= auto
 MEMORY ?=
+KEEP_GOING ?=
+TITLE ?=
+AUTHOR ?=
 PYTHON ?= python3
 
 BIN := .venv/bin
@@ -23,20 +26,23 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help report reports smoke lab data test test-slow bench lint lock clean
+.PHONY: help report reports smoke new lab data test test-slow bench lint lock clean
 
 help:  ## list what there is to do
 	@echo "make TARGET [REPORT=a folder of params/] [DEVICE=auto|cpu|cuda|mps] [MEMORY=8GB] [PYTHON=python3.12]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 report: $(READY)  ## train, execute the notebooks and write report/REPORT.html, .pdf and .json (REPORT=homework)
-	@$(BIN)/fmnist report "$(REPORT)" --device "$(DEVICE)" $(if $(MEMORY),--memory "$(MEMORY)")
+	@$(BIN)/fmnist report "$(REPORT)" --device "$(DEVICE)" $(if $(MEMORY),--memory "$(MEMORY)") $(if $(KEEP_GOING),--keep-going)
 
 reports: $(READY)  ## the same for the five published reports and homework (about two hours on two cores)
 	@$(BIN)/fmnist report $(PUBLISHED) homework --device "$(DEVICE)" $(if $(MEMORY),--memory "$(MEMORY)")
 
 smoke: $(READY)  ## the same for params/smoke: the whole way in a few minutes, with tiny runs
 	@$(BIN)/fmnist report smoke --device "$(DEVICE)"
+
+new: $(READY)  ## make params/REPORT, a report of your own to edit (REPORT=mine; asks for title and author)
+	@$(BIN)/fmnist new "$(REPORT)" $(if $(TITLE),--title "$(TITLE)") $(if $(AUTHOR),--author "$(AUTHOR)")
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks \

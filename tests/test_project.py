@@ -41,7 +41,8 @@ ENGINE += ["pool", "store", "study", "profile", "search", "classifiers"]
 ANALYSIS = ["analysis", "published", "reproduced", "evidence", "claims", "choices"]
 ANALYSIS += ["publish", "style", "curves", "pictures"]
 ANALYSIS += ["agreement", "figures", "tables", "search_analysis", "search_figures", "document", "exporters", "landing"]
-ORDER = [*ENGINE, *ANALYSIS, "beyond", "notebooks", "report", "cli"]
+ANALYSIS += ["prose", "provenance"]
+ORDER = [*ENGINE, *ANALYSIS, "beyond", "failure", "notebooks", "outline", "report", "new", "verify", "cli"]
 STUDIES = ["shape", "optimizer", "dropout", "init", "batchnorm", "activation", "weight_decay", "choices"]
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
 
@@ -95,7 +96,7 @@ def test_imports_flow_one_way(module):
     assert ours <= set(ORDER[: ORDER.index(module)])
 
 
-@pytest.mark.parametrize("module", ["wording", *ANALYSIS, "notebooks", "report"])
+@pytest.mark.parametrize("module", ["wording", *ANALYSIS, "failure", "notebooks", "outline", "report"])
 def test_analysis_takes_frames_and_does_not_import_torch(module):
     assert not any(name.split(".")[0] in PINNED for name in imports(module))
 

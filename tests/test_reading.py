@@ -51,7 +51,13 @@ def paper(folder: Path) -> NotebookNode:
         cell.metadata["fmnist"] = {"shift": 0, "notebook": cell.id.split("-")[0]}
     (folder / "some.bib").write_text("@book{kingma, author={Ann Other}, title={Steps}, year={2014}}")
     authors = [{"name": "Ann Author", "email": "ann@example.org"}]
-    about = {"title": "A Paper", "authors": authors, "abstract": "Short, see @fig-curve.", "date": "May 4, 2026"}
+    about = {
+        "title": "A Paper",
+        "authors": authors,
+        "abstract": "Short, see @fig-curve.",
+        "date": "May 4, 2026",
+        "timestamp": 1777852800,
+    }
     return nbf.new_notebook(cells=cells, metadata={"fmnist": about | {"bibliography": str(folder / "some.bib")}})
 
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fmnist.reproduced import unit_of
-from fmnist.style import FAINT, INK, figure, fold_legend, in_order, look, percent_axis, style
+from fmnist.style import FAINT, INK, drawn, figure, fold_legend, in_order, look, percent_axis, style
 from fmnist.wording import metric_of, number
 
 COLORS = {"agrees": "#0072B2", "differs": "#D55E00"}
@@ -46,7 +46,7 @@ def agreement(judged: pd.DataFrame, author: str) -> Figure:
             Line2D([], [], marker="x", color=INK, mew=1.4, lw=0.7 * plus),
         ]
         fold_legend(fig, handles, ["our mean", "one run of ours, 95 %", f"{author}, ± as printed" if plus else author])
-    return fig
+    return drawn(fig, judged)
 
 
 def _range(metric: str) -> tuple[float, float]:
@@ -79,4 +79,4 @@ def choices(judged: pd.DataFrame, baseline: str) -> Figure:
         percent_axis(ax, np.concatenate([judged["mean"], published]), judged["metric"].iloc[0], "x")
         labels = [f"{name} (ours)" if name == baseline else name for name in names]
         fold_legend(fig, handles, [*labels, "published"])
-    return fig
+    return drawn(fig, judged)

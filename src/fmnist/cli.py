@@ -11,10 +11,12 @@ from fmnist.config import FASHION, UserError, nearest, project_root, validate_fi
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; 0 if it worked, 2 for a mistake of the user's, said in one line, 130 when interrupted."""
+    """Run one subcommand; 0 if it worked, 1 if a paper has gaps or a number does not hold, 2 for a mistake of the
+    user's, said in one line, 130 when interrupted.
+    """
     options = _parser().parse_args(arguments)
     try:
-        options.call(options)
+        return options.call(options) or 0
     except UserError as error:
         print(f"fmnist: {error}", file=sys.stderr)
         return 2
@@ -37,6 +39,16 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", _report, "train, execute the notebooks and write report/NAME.html, .pdf and .json")
     report.add_argument("names", nargs="*", default=["homework"], help="folders of params/ (default: homework)")
+    report.add_argument("--keep-going", action="store_true", help="where a notebook fails, leave a marked gap")
+    fresh = command("new", _new, "make a folder of parameters for a report of your own")
+    fresh.add_argument("name", help="params/NAME is made, and NAME is what make report REPORT=NAME takes")
+    fresh.add_argument("--title", help="of the paper (asked for where left out)")
+    fresh.add_argument("--author", help="your name (asked for where left out)")
+    verify = command("verify", _verify, "train a sample of a report's runs again and say whether its numbers hold")
+    verify.add_argument("path", type=Path, help="report/NAME.json")
+    verify.add_argument("--sample", type=int, default=5, help="how many runs (default: 5)")
+    verify.add_argument("--seed", type=int, default=0, help="of the sample, which is the same each time (default: 0)")
+    verify.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     train = command("train", _train, "train what is missing and print the summary table")
     train.add_argument("path", help="params/NAME or params/NAME/NOTEBOOK.yaml")
     profile = command("profile", _profile, "say where the time of training goes; trains a little and stores nothing")
@@ -53,11 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _report(options: argparse.Namespace) -> None:
+def _report(options: argparse.Namespace) -> int:
+    from fmnist.failure import gaps
     from fmnist.report import Report
 
-    device, memory = _device(options.device), _bytes(options.memory)
+    device, memory, incomplete = _device(options.device), _bytes(options.memory), False
     reports = [Report(name, device) for name in options.names]  # a mistake in any shows before training
+    for report in reports:
+        report.check_prose()
     for number, report in enumerate(reports, 1):
         start = time.perf_counter()
         if len(reports) > 1:
@@ -65,10 +80,30 @@ def _report(options: argparse.Namespace) -> None:
         _check_writable(report.built)
         _train_all(report.configs, device, memory)
         _say(f"executing {len(report.chapters)} notebooks")
-        executed = report.execute(lambda done, total, name: _say(f"  {done} of {total}: {name}"))
+        executed = report.execute(lambda done, total, name: _say(f"  {done} of {total}: {name}"), options.keep_going)
+        for name, why in gaps(executed).items():
+            incomplete = True
+            _say(f"notebook {name} failed, and the paper has a gap: {why}; see {report.built / name}.html")
         for path in report.render(report.merge(executed)):
             _say(f"wrote {path.relative_to(project_root())} ({path.stat().st_size / 1e6:.1f} MB)")
         _say(f"{report.name}: {time.perf_counter() - start:.0f} s")
+    return int(incomplete)
+
+
+def _new(options: argparse.Namespace) -> None:
+    from fmnist.new import new
+
+    folder = new(options.name, options.title, options.author)
+    for path in sorted(folder.iterdir()):
+        _say(f"wrote params/{folder.name}/{path.name}")
+    _say(f"edit them, then: make report REPORT={folder.name}")
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from fmnist.verify import read, verify
+
+    about = read(options.path)
+    return int(not verify(about, options.sample, options.seed, _device(options.device), print))
 
 
 def _train(options: argparse.Namespace) -> None:

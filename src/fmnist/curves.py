@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from fmnist import wording
 from fmnist.analysis import interval, require_replications
-from fmnist.style import FAINT, INK, figure, fold_legend, legend_title, look, name_of, percent_axis, style
+from fmnist.style import FAINT, INK, drawn, figure, fold_legend, legend_title, look, name_of, percent_axis, style
 
 
 def curves(
@@ -43,7 +43,7 @@ def curves(
                 ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
             _limit(axes, seen, metric)
         _curve_legend(fig, history, ended, by, groups)
-    return fig
+    return drawn(fig, history, panels, by, "seed", "epoch", *metrics)
 
 
 def _grid(metrics: int, panels: int) -> tuple[Figure, list[list[Axes]]]:
@@ -160,7 +160,7 @@ def layer_scales(frame: pd.DataFrame) -> Figure:
         if zero:
             handles.append(Line2D([], [], marker=7, color=FAINT, linestyle="none", ms=6))
         fold_legend(fig, handles, [str(group) for group in groups] + ["exactly zero"] * zero)
-    return fig
+    return drawn(fig, frame)
 
 
 def _scale_line(ax: Axes, part: pd.DataFrame, layers: list, wear: dict) -> None:
@@ -205,7 +205,7 @@ def error_lines(checked: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
         handles = [Line2D([], [], mec="white", mew=0.4, **_plain(look(i))) for i in range(len(weights))]
         handles += [Line2D([], [], color=INK, linestyle=line) for line in ((0, (4, 2)), ":")]
         fold_legend(fig, handles, [*weights, "C ε²", "rounding takes over"])
-    return fig
+    return drawn(fig, checked)
 
 
 def _plain(wear: dict) -> dict:

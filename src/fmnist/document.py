@@ -4,8 +4,9 @@ A document is a list of *pieces* in Pandoc's JSON syntax tree. What has to be pa
 travels as a code block whose first class tells its kind; ``templates/pieces.lua`` parses each piece by itself. So
 nothing a cell contains, be it an unclosed fence, ``:::`` or a lone ``$``, reaches beyond the cell.
 
-Outputs that `publish` made carry their role in the metadata (figure, table, text, caption, values). Of any other
-output the richest form that prints is taken; stderr, widgets and progress bars do not print.
+Outputs that `publish` made carry their role in the metadata (figure, table, text, caption, values), their data and a
+note of their provenance. Of any other output the richest form that prints is taken; stderr, widgets and progress bars
+do not print.
 
 Code of our notebooks stands folded beneath what it made, with the code of cells before it that print nothing; each cell
 with a link to its notebook. Code of a foreign notebook stands where it does in Jupyter: above its output.
@@ -44,9 +45,7 @@ class Document:
         """Write ``document.json``, ``metadata.json`` and the resources into `folder`."""
         tree = {"pandoc-api-version": API_VERSION, "meta": {}, "blocks": self.blocks}
         (folder / "document.json").write_text(json.dumps(tree), encoding="utf-8")
-        metadata = json.dumps(
-            self.metadata, ensure_ascii=False
-        )  # Pandoc reads it as YAML, which has no surrogate pairs
+        metadata = json.dumps(self.metadata, ensure_ascii=False)  # Pandoc reads YAML, which has no surrogate pairs
         (folder / "metadata.json").write_text(metadata, encoding="utf-8")
         for name, data in self.resources.items():
             (folder / name).write_bytes(data)
@@ -81,6 +80,8 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
     metadata = {key: value for key, value in nb.metadata.get("fmnist", {}).items() if value}
     ours = bool(metadata) or any(_mark(output) for cell in nb.cells for output in cell.get("outputs", []))
     document = Document(metadata | {"ours": ours, "report": "title" in metadata, "folder": str(folder), "lang": "en"})
+    appendix = document.metadata.pop("appendix", "")
+    document.metadata["gaps"] = bool(document.metadata.get("gaps"))  # then references may lead to what is missing
     document.metadata["bibliography"] = _bibliography(metadata.get("bibliography"), folder)
     if "title" not in metadata:
         document.metadata["title"] = name.replace("_", " ") or "Notebook"
@@ -111,6 +112,8 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
             if made.blocks and ours:
                 _add_code(document, waiting)
     _add_code(document, waiting)
+    if appendix:
+        document.piece("appendix", appendix)
     return document
 
 
@@ -161,12 +164,21 @@ def _add_output(document: Document, output: NotebookNode, where: dict) -> None:
         about = {"label": mark["label"], "alt": mark["alt"], "src": document.resource(still.encode(), "svg")}
         if "still" in mark:
             about["moving"] = document.resource(base64.b64decode(_text(output.data["image/png"])), "png")
-        document.piece("figure", mark["caption"], **about, **where)
+        document.piece("figure", mark["caption"], **about, **_origin(document, mark), **where)
     elif mark.get("role") == "table":
         about = {"label": mark["label"], "caption": mark["caption"]}
-        document.piece("table", _text(output.data["text/markdown"]), **about, **where)
+        document.piece("table", _text(output.data["text/markdown"]), **about, **_origin(document, mark), **where)
     elif WIDGET not in output.data:
         _add_result(document, output, where)
+
+
+def _origin(document: Document, mark: dict) -> dict:
+    """The note below a figure or table (Markdown), and the file with its data; where there are any."""
+    found = {"note": mark["note"]} if mark.get("note") else {}
+    if mark.get("data"):
+        found["data"] = f"{mark['label']}.csv"
+        document.resources[found["data"]] = mark["data"].encode()
+    return found
 
 
 def _add_result(document: Document, output: NotebookNode, where: dict) -> None:

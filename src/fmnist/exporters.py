@@ -10,7 +10,6 @@ import contextlib
 import json
 import re
 import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -73,7 +72,7 @@ class HomeworkHTML(HomeworkExporter):
 class HomeworkPDF(HomeworkExporter):
     """A PDF in the look of an AMS article, on US letter paper: accessible (PDF/UA-1) and, of a dated report, archival.
 
-    PDF/A-3a wants a date, and allows attachments. Only a report's own date counts; the day of rendering is no date.
+    PDF/A-3a wants a date, and allows attachments. A report's is that of its newest run, never the day of rendering.
     """
 
     export_from_notebook = "Homework paper (PDF)"
@@ -86,13 +85,12 @@ class HomeworkPDF(HomeworkExporter):
     def render(self, folder: Path) -> bytes:
         source = folder / "document.typ"
         about = json.loads((folder / "metadata.json").read_text("utf-8"))
-        ours, date = about["report"], _date(about.get("date", ""))
-        look = [f"--template={TEMPLATES / 'homework.typ'}", *(["--variable=dated"] if date else [])]
-        source.write_bytes(_pandoc(folder, "--to=typst-citations", *look))
-        setting = dict(root=folder, ignore_system_fonts=True, timestamp=date or 0)
-        try:  # notebooks that are no report of ours may lack what the accessibility standard asks for
-            with contextlib.nullcontext() if ours else contextlib.suppress(typst.TypstError):
-                return typst.compile(source, pdf_standards=["a-3a", "ua-1"] if date else ["ua-1"], **setting)
+        source.write_bytes(_pandoc(folder, "--to=typst-citations", f"--template={TEMPLATES / 'homework.typ'}"))
+        setting = dict(root=folder, ignore_system_fonts=True, timestamp=about.get("timestamp", 0))
+        archive = ["a-3a"] * ("timestamp" in about)
+        try:  # notebooks that are no report of ours may lack what the standards ask for
+            with contextlib.nullcontext() if about["report"] else contextlib.suppress(typst.TypstError):
+                return typst.compile(source, pdf_standards=[*archive, "ua-1"], **setting)
             return typst.compile(source, **setting)
         except typst.TypstError as error:
             line = _where(error, source)
@@ -119,14 +117,6 @@ def _mathematics(page: str) -> str:
     page = PRIME.sub(r"<mrow>\1<mo>′</mo></mrow>", page)
     page = ACCENT.sub(lambda m: f'<mover accent="true">{m[1]} stretchy="false">{SPACING[m[2]]}', page)
     return re.sub('<mo stretchy="true"( form="[a-z]+")>‖', r'<mo stretchy="false"\1>‖', page)
-
-
-def _date(text: str) -> int:
-    """ "November 21, 2026" or "2026-11-21" in seconds since 1970; 0 where the text is no day."""
-    for form in ("%B %d, %Y", "%Y-%m-%d"):
-        with contextlib.suppress(ValueError):
-            return int(datetime.strptime(text, form).replace(tzinfo=UTC).timestamp())
-    return 0
 
 
 def _where(error: typst.TypstError, source: Path) -> str:

@@ -31,6 +31,7 @@ from fmnist.style import (
     BAD,
     FAINT,
     INK,
+    drawn,
     figure,
     fold_legend,
     in_order,
@@ -74,7 +75,7 @@ def accuracy_dots(runs: pd.DataFrame, by: str = "trial", metric: str = "test_acc
         ax.set_ylabel(AXES.get(by, by))
         percent_axis(ax, scale * np.r_[runs[metric], table["low"], table["high"]], metric, "x")
         fold_legend(fig, *_dots_key())
-    return fig
+    return drawn(fig, runs, "run_id", by, "seed", metric, "val_accuracy", "diverged")
 
 
 def _dots_key() -> tuple[list, list[str]]:
@@ -130,7 +131,7 @@ def heatmap(runs: pd.DataFrame, rows: str = "variant", columns: str = "lr", metr
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         fold_legend(fig, [Patch(fill=False, edgecolor=INK, linewidth=2)], ["best of its row on validation"])
-    return fig
+    return drawn(fig, table)
 
 
 def _cell(ax: Axes, x: int, y: int, row: pd.Series, measure: wording.Metric, color: str) -> None:
@@ -169,7 +170,7 @@ def against_lr(runs: pd.DataFrame, by: str = "variant", metric: str = "test_accu
         if failing:
             _divergence_strip(last, table[table[by].isin(failing)], by, x, failing)
         fold_legend(fig, *ax.get_legend_handles_labels(), legend_title(by))
-    return fig
+    return drawn(fig, table)
 
 
 def _intervals(ax: Axes, x: pd.Series, rows: pd.DataFrame, scale: float, wear: dict, label: str | None) -> None:
@@ -218,7 +219,7 @@ def gap_plot(runs: pd.DataFrame, x: str = "dropout", by: str = "hidden_sizes") -
         handles = [Line2D([], [], **look(i) | {"linestyle": "-"}) for i in range(len(groups))]
         handles += [Line2D([], [], color=FAINT, marker="o", **k) for k in ({"mfc": "white", "ls": "--"}, {})]
         fold_legend(fig, handles, [_counted(tables["gap"], by, group) for group in groups] + ["training", "validation"])
-    return fig
+    return drawn(fig, runs, "run_id", by, x, "seed", *tables)
 
 
 def _gap_line(ax: Axes, rows: pd.DataFrame, x: str, wear: dict, hollow: dict) -> None:

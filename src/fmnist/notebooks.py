@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 
+from fmnist import failure
 from fmnist.config import UserError
 
 
@@ -51,6 +52,8 @@ def execute(notebook: Path, parameters: dict[str, Any], target: Path) -> str:
     with target.with_suffix(".log").open("w") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())  # what the kernel prints, kept from the terminal
     options = {"kernel_name": "python3", "cwd": str(notebook.parent), "progress_bar": False, "log_output": False}
+    lines, index = [], None
+    target.with_suffix(".html").unlink(missing_ok=True)  # of an earlier failure
     try:
         papermill.execute_notebook(str(notebook), str(target), parameters, **options)
         return ""
@@ -61,10 +64,14 @@ def execute(notebook: Path, parameters: dict[str, Any], target: Path) -> str:
         arrow = re.findall(r"^-+> ?(\d+) (.*)$", plain, flags=re.M)
         line = f", line {arrow[0][0]}: {arrow[0][1].strip()}" if arrow else ""
         where = f"cell {_cell(notebook, error.cell_index)}{line}: {error.ename}: {error.evalue}"
+        lines, index = error.traceback, _failing(target)
     except Exception as error:  # the kernel did not start, or died
         where = f"the kernel failed: {type(error).__name__}: {error}"
+    page = failure.page(notebook, target, parameters, where, lines, index)
     return (
-        f"{where}\n  see it:   {target}\n  mend it:  jupyter lab {notebook}\n"
+        f"{where}\n"
+        + f"  read it:  {page}\n" * bool(page)
+        + f"  see it:   {target}\n  mend it:  jupyter lab {notebook}\n"
         f"  rerun it: make report REPORT={target.parent.name} (finished runs are kept)"
     )
 
@@ -74,3 +81,10 @@ def _cell(notebook: Path, index: int) -> int:
     cells = nbformat.read(notebook, as_version=4).cells
     tagged = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
     return index if tagged and index > tagged[0] else index + 1
+
+
+def _failing(target: Path) -> int | None:
+    """Index of the cell that failed in the executed notebook, where papermill has put notes between the cells."""
+    failing = nbformat.read(target, as_version=4).cells
+    wrong = [i for i, cell in enumerate(failing) for out in cell.get("outputs", []) if out.output_type == "error"]
+    return wrong[0] if wrong else None

@@ -6,11 +6,12 @@ Images are uint8 [n, 28, 28] (0 background, 255 ink) and are printed dark on whi
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from fmnist.style import COLORS, FAINT, WIDTH, figure, style
+from fmnist.style import COLORS, FAINT, WIDTH, drawn, figure, style
 
 GAP = 4  # pixels between images
 SHARP = 4  # every pixel is embedded as SHARP x SHARP, since some viewers smooth what they enlarge
@@ -37,7 +38,7 @@ def image_grid(images: np.ndarray, titles: Sequence[str] | None = None, columns:
                 ax.text(x + width / 2, y - 0.045 / inch, titles[i], ha="center", va="baseline", fontsize=7)
         ax.set(xlim=(0, columns * (width + GAP)), ylim=(rows * step, 0))
         ax.set_axis_off()
-    return fig
+    return fig if titles is None else drawn(fig, pd.DataFrame({"picture": range(1, n + 1), "title": titles}))
 
 
 def class_means(images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Figure:
@@ -56,11 +57,12 @@ def confused_pairs(
 
 def class_balance(labels_by_split: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
     """Images of each class, a panel a split: {"train": labels, "val": labels, "test": labels}."""
+    table = {"class": list(names)}
     with style():
         fig = figure(0.65 + 0.19 * len(names))
         axes = fig.subplots(1, len(labels_by_split), sharey=True, squeeze=False)[0]
         for i, (ax, (split, labels)) in enumerate(zip(axes, labels_by_split.items(), strict=True)):
-            counts = np.bincount(np.asarray(labels).astype(int), minlength=len(names))
+            table[split] = counts = np.bincount(np.asarray(labels).astype(int), minlength=len(names))
             bars = ax.barh(range(len(names)), counts, color=COLORS[i % len(COLORS)], height=0.7, alpha=0.85)
             ax.bar_label(bars, [f"{value:,}" for value in counts], fontsize=7, padding=2)
             ax.set(xlim=(0, counts.max() * 1.3), xlabel="images", title=f"{split} ({len(labels):,})")
@@ -69,7 +71,7 @@ def class_balance(labels_by_split: Mapping[str, np.ndarray], names: Sequence[str
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylabel("class")
         axes[0].invert_yaxis()
-    return fig
+    return drawn(fig, pd.DataFrame(table))
 
 
 def confusion_matrix(matrix: np.ndarray, names: Sequence[str]) -> Figure:
@@ -97,7 +99,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str]) -> Figure:
         ax.set(xlabel="predicted class", ylabel="true class", title="Share of each true class (%)")
         ax.grid(visible=False)
         ax.tick_params(length=0)
-    return fig
+    return drawn(fig, pd.DataFrame(matrix, columns=names).assign(true=names)[["true", *names]])
 
 
 def network_diagram(

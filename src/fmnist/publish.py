@@ -2,7 +2,8 @@
 
 Each call is one rich display, so JupyterLab shows it at once, plus output metadata under the key ``fmnist`` from
 which `document` builds the numbered, captioned and cross-referenced paper. Captions, table cells and sentences are
-Pandoc Markdown: ``@fig-x`` refers, ``[@key]`` cites, ``$x$`` is mathematics.
+Pandoc Markdown: ``@fig-x`` refers, ``[@key]`` cites, ``$x$`` is mathematics. Figures and tables take their data along
+as CSV, and the ids of the runs that the notebook had read by then, for `provenance` to make a note of.
 """
 
 import base64
@@ -18,21 +19,23 @@ from PIL import Image
 from tabulate import tabulate
 
 from fmnist.config import UserError
+from fmnist.store import READ
 
 SVG_STYLE = {"svg.fonttype": "path", "svg.hashsalt": "fmnist"}
 
 
-def show(figure: Figure, label: str, caption: str, alt: str) -> None:
+def show(figure: Figure, label: str, caption: str, alt: str, data: pd.DataFrame | None = None) -> None:
     """Publish a figure as SVG and close it.
 
     `label` (``fig-…``) is what ``@fig-…`` refers to, `caption` says what the figure shows (Markdown), and `alt` says
-    it to those who cannot see it (plain text). The SVG of equal figures is equal byte by byte.
+    it to those who cannot see it (plain text). `data` is what readers of the report can save as CSV; the functions of
+    `figures` know it themselves. The SVG of equal figures is equal byte by byte.
     Raises UserError for a malformed label, or without caption or alt text.
     """
     _check(label, "fig", caption=caption, alt=alt)
     _publish(
         {"image/svg+xml": _svg(figure), "text/plain": alt},
-        {"role": "figure", "label": label, "caption": caption, "alt": alt},
+        {"role": "figure", "label": label, "caption": caption, "alt": alt, **_origin(_behind(figure, data))},
     )
     _caption("Figure", caption)
 
@@ -53,9 +56,10 @@ def animate(frames: Sequence[Figure], label: str, caption: str, alt: str, second
     waits = [round(1000 * seconds)] * (len(frames) - 1) + [round(4000 * seconds)]
     png = io.BytesIO()
     pictures[0].save(png, "PNG", save_all=True, append_images=pictures[1:], duration=waits, loop=0, optimize=True)
+    about = {"role": "figure", "label": label, "caption": caption, "alt": alt, "still": _svg(frames[-1])}
     _publish(
         {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt},
-        {"role": "figure", "label": label, "caption": caption, "alt": alt, "still": _svg(frames[-1])},
+        about | _origin(_behind(frames[-1])),
     )
     _caption("Figure", caption)
 
@@ -97,7 +101,7 @@ def table(frame: pd.DataFrame, label: str, caption: str, formats: dict | None = 
     markdown = tabulate(cells, tablefmt="pipe", colalign=[sides[a] for a in align] if len(cells) else None, **look)
     _publish(
         {"text/html": tabulate(cells, tablefmt="html", **look), "text/markdown": markdown, "text/plain": markdown},
-        {"role": "table", "label": label, "caption": caption, "align": align},
+        {"role": "table", "label": label, "caption": caption, "align": align, **_origin(frame)},
     )
     _caption("Table", caption)
 
@@ -134,6 +138,17 @@ def _cells(column: pd.Series, form) -> list[str]:
         form = "{:.4g}" if pd.api.types.is_float_dtype(column) else "{}"
     write = form if callable(form) else form.format
     return ["–" if pd.isna(value) else re.sub(r"(?<!\\)\|", r"\|", str(write(value))) for value in column]
+
+
+def _behind(figure: Figure, data: pd.DataFrame | None = None) -> pd.DataFrame | None:
+    """What a figure shows: as given, or as the function that drew it noted (`style.drawn`)."""
+    return getattr(figure, "fmnist_data", None) if data is None else data
+
+
+def _origin(frame: pd.DataFrame | None) -> dict:
+    """The data as CSV, floats to six digits ("" where there are none), and the runs read so far, in order."""
+    csv = "" if frame is None else frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return {"data": csv, "runs": sorted(READ)}
 
 
 def _caption(kind: str, caption: str) -> None:

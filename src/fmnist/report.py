@@ -5,76 +5,30 @@ notebook's parameters. All of it is checked first, then every study's missing ru
 notebooks run, and last the executed notebooks become one notebook that the exporters turn into HTML and PDF.
 """
 
-import json
 import os
 import re
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import nbformat
 import pandas as pd
-from pydantic import Discriminator, Field, Tag
 
-from fmnist import store
+from fmnist import failure, prose, provenance, store
 from fmnist.beyond import check_parameters
 from fmnist.choices import Asked, check
-from fmnist.config import RunConfig, Strict, UserError, nearest, project_root, read_yaml, validate
+from fmnist.config import RunConfig, UserError, nearest, project_root, read_yaml, validate
 from fmnist.document import values
 from fmnist.notebooks import check_parameter, execute, parameters_of
+from fmnist.outline import Chapter, Group, ReportSpec
 from fmnist.published import read
 from fmnist.search import SEARCH_KEYS, Search
 from fmnist.study import Study, StudySpec
 
 STUDY_KEYS = tuple(StudySpec.model_fields)
-
-
-class Author(Strict):
-    name: str
-    affiliation: str = ""
-    email: str = ""
-
-
-class Group(Strict):
-    """A section of the paper made of several notebooks, each a subsection."""
-
-    title: str
-    id: str = Field(pattern=r"^sec-[a-z0-9-]+$")
-    notebooks: list[str] = Field(min_length=1)
-
-
-Section = Annotated[  # a notebook's name or a group of them; told apart so that messages speak of one of the two
-    Annotated[str, Tag("notebook")] | Annotated[Group, Tag("group")],
-    Discriminator(lambda value: "group" if isinstance(value, dict | Group) else "notebook"),
-]
-
-
-class ReportSpec(Strict):
-    """report.yaml. `{notebook.name}` in the abstract is what that notebook recorded under that name."""
-
-    title: str
-    authors: list[Author]
-    date: str = ""  # empty: the day on which the newest run was finished
-    abstract: str
-    notice: str = ""  # for the first page, such as "this is a smoke run"
-    acknowledgements: str = ""
-    base: dict[str, Any] = {}  # for every study, under what its own YAML says
-    seeds: list[int] = [0]
-    sections: list[Section] = Field(min_length=1)
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """One notebook of a report with the parameters it will be executed with."""
-
-    name: str
-    notebook: Path
-    parameters: dict[str, Any]
-    study: Study | Search | None
 
 
 class Report:
@@ -154,10 +108,26 @@ class Report:
         """Where executed notebooks are kept."""
         return project_root() / "report" / "build" / self.name
 
-    def execute(self, progress=lambda done, total, name: None) -> dict[str, nbformat.NotebookNode]:
-        """Run every notebook, several at a time; raises `UserError` that names each failing notebook, cell and line."""
+    def check_prose(self) -> None:
+        """Raises `UserError` that names every notebook and cell with a number typed in (the rule is in `prose`)."""
+        place = f"params/{self.name}/report.yaml"
+        texts = {"abstract": self.spec.abstract, "notice": self.spec.notice}
+        lines = [f"{place}: {key}: {', '.join(found)}" for key, t in texts.items() if (found := prose.typed_in(t))]
+        for chapter in self.chapters:
+            lines += prose.findings(nbformat.read(chapter.notebook, as_version=4), chapter.name)
+        if lines:
+            rule = "\nCompute it; or, if it is a setting, write it as $0.1$ or in backticks; or cite where it is from."
+            raise UserError("a number in the text that nothing computed:\n" + "\n".join(lines) + rule)
+
+    def execute(
+        self, progress=lambda done, total, name: None, keep_going: bool = False
+    ) -> dict[str, nbformat.NotebookNode]:
+        """Run every notebook, several at a time; raises `UserError` that names each failing notebook, cell and line.
+
+        With `keep_going` a failing notebook is replaced by a marked gap instead, see `failure.gap`.
+        """
         (to := self.built).mkdir(parents=True, exist_ok=True)
-        failures, done = [], {}
+        problems, done = {}, {}
         pool = ProcessPoolExecutor(min(len(self.chapters), os.cpu_count() or 1), get_context("spawn"))
         try:
             jobs = {pool.submit(execute, c.notebook, c.parameters, to / c.notebook.name): c for c in self.chapters}
@@ -167,14 +137,19 @@ class Report:
                     problem = job.result()
                 except BrokenProcessPool:
                     problem = "its process was killed, perhaps for want of memory; try again"
-                failures += [f"{name}: {problem}"] if problem else []
+                problems |= {name: problem} if problem else {}
                 done[name] = True
                 progress(len(done), len(jobs), name)
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C, what has not begun does not begin
-        if failures:
-            raise UserError("\n".join(f"notebook {failure}" for failure in sorted(failures)))
-        return {c.name: nbformat.read(self.built / c.notebook.name, as_version=4) for c in self.chapters}
+        if problems and not keep_going:
+            raise UserError("\n".join(f"notebook {name}: {problem}" for name, problem in sorted(problems.items())))
+        return {
+            c.name: failure.gap(c.notebook, problems[c.name])
+            if c.name in problems
+            else nbformat.read(self.built / c.notebook.name, as_version=4)
+            for c in self.chapters
+        }
 
     def merge(self, executed: dict[str, nbformat.NotebookNode]) -> nbformat.NotebookNode:
         """The executed notebooks as one, with title, authors and abstract in its metadata."""
@@ -183,22 +158,29 @@ class Report:
             if isinstance(section, Group):
                 paper.cells.append(nbformat.v4.new_markdown_cell(f"# {section.title} {{#{section.id}}}", id=section.id))
             for name in section.notebooks if isinstance(section, Group) else [section]:
-                for cell in executed[name].cells:
+                for cell in provenance.noted(executed[name], name, self.folder).cells:
                     cell.id = f"{name}-{cell.id}"[:64]
                     cell.metadata["fmnist"] = {"notebook": name, "shift": int(isinstance(section, Group))}
                     paper.cells.append(cell)
         about = self.spec.model_dump(include={"title", "authors", "notice", "acknowledgements"})
-        about["date"] = self.spec.date or self._newest_run()
+        if newest := self._newest_run(paper):
+            about["timestamp"] = int(newest.timestamp())
+        about["date"] = self.spec.date or (f"{newest:%B %-d, %Y}" if newest else "")
+        about["gaps"] = failure.gaps(executed)
+        about["notice"] = " ".join(filter(None, [about["notice"], failure.notice(about["gaps"])]))
         about["values"] = {name: values(notebook) for name, notebook in executed.items()}
-        about["abstract"] = self._filled(self.spec.abstract, about["values"])
+        about["abstract"] = self._filled(self.spec.abstract, about["values"], about["gaps"])
+        about["appendix"] = provenance.appendix(paper)
         about["bibliography"] = str(project_root() / "report" / "references.bib")
         paper.metadata["fmnist"] = about
         return paper
 
-    def _filled(self, text: str, known: dict[str, dict[str, Any]]) -> str:
+    def _filled(self, text: str, known: dict[str, dict[str, Any]], gaps: dict[str, str]) -> str:
         names = [f"{notebook}.{name}" for notebook, recorded in known.items() for name in recorded]
 
         def value(match: re.Match) -> str:
+            if match[1].split(".")[0] in gaps:
+                return failure.MISSING
             if match[1] not in names:
                 where, hint = f"params/{self.name}/report.yaml: abstract", nearest(match[1], names)
                 raise UserError(f"{where}: no notebook recorded {{{match[1]}}}{hint}")
@@ -206,10 +188,10 @@ class Report:
 
         return re.sub(r"\{([A-Za-z][\w-]*\.\w+)\}", value, text)
 
-    def _newest_run(self) -> str:
-        stored = (store.load(config.run_id) for config in self.configs)
-        newest = max((run.record["finished"] for run in stored if run), default="")
-        return f"{pd.Timestamp(newest):%B %-d, %Y}" if newest else ""
+    def _newest_run(self, paper: nbformat.NotebookNode) -> pd.Timestamp | None:
+        """When the newest run of the studies, or behind a figure or table, was finished."""
+        stored = (store.load(run_id) for run_id in {*(c.run_id for c in self.configs), *provenance.runs(paper)})
+        return max((pd.Timestamp(run.record["finished"]) for run in stored if run), default=None)
 
     def render(self, paper: nbformat.NotebookNode) -> list[Path]:
         """Write report/<name>.html, .pdf, .json and report/index.html, each whole or not at all; their paths."""
@@ -217,10 +199,11 @@ class Report:
         from fmnist.landing import landing
 
         nbformat.write(paper, self.built.with_suffix(".ipynb"))
-        about = {key: paper.metadata["fmnist"][key] for key in ("title", "date", "notice", "values")}
-        about = {"report": self.name, **about}
+        metadata = paper.metadata["fmnist"]
+        about = {key: metadata[key] for key in ("title", "date", "notice", "values", "gaps")}
+        about = {"report": self.name, **about, **provenance.record(paper, self.trained)}
         html, pdf = (exporter.from_notebook_node(paper)[0] for exporter in (HomeworkHTML(), HomeworkPDF()))
-        bodies = {".html": html, ".pdf": pdf, ".json": json.dumps(about, indent=1, ensure_ascii=False) + "\n"}
+        bodies = {".html": html, ".pdf": pdf, ".json": provenance.written(about)}
         folder = project_root() / "report"
         written = [_write(folder / f"{self.name}{suffix}", body) for suffix, body in bodies.items()]
         return [*written, _write(folder / "index.html", landing(folder))]
@@ -238,7 +221,7 @@ def cached_table(report: str) -> pd.DataFrame:
     for name, study in Report(report).trained.items():
         ids = [config.run_id for config in study.configs]
         stored = [run for run_id in ids if (run := store.load(run_id))]
-        minutes = sum(run.metrics["seconds"] for run in stored if run.run_id not in seen) / 60
+        minutes = sum(run.row()["seconds"] for run in stored if run.run_id not in seen) / 60
         devices, words = ", ".join(sorted({run.record["device"] for run in stored})), name.replace("_", " ")
         rows.append((words, len(study.trials), len(ids), len(seen & set(ids)), f"{minutes:.1f}", devices))
         seen |= set(ids)

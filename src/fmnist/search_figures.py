@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from fmnist.search_analysis import CHANCE, error_depth, ranked
-from fmnist.style import AXES, COLORS, FAINT, INK, MARKERS, figure, fold_legend, look, percent_axis, style
+from fmnist.style import AXES, COLORS, FAINT, INK, MARKERS, drawn, figure, fold_legend, look, percent_axis, style
 
 GREY = {"colors": "#b0b0b0", "linewidths": 0.35, "alpha": 0.4}
 BOX = {"boxstyle": "square,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.8}
@@ -45,7 +45,7 @@ def trial_curves(runs: pd.DataFrame, history: pd.DataFrame, axes: Sequence[str],
         _parallel(bottom, order, axes, shown)
         fig.canvas.draw()  # the limits are known now
         _ranks(top, last, best.iloc[-1].to_numpy())
-    return fig
+    return drawn(fig, order, "run_id", "trial", *axes, "val_accuracy", "test_accuracy")
 
 
 def _ranks(ax: Axes, x: float, values: np.ndarray) -> None:
@@ -150,7 +150,7 @@ def importance_dots(tables: dict[str, pd.DataFrame]) -> Figure:
         ax.grid(axis="y", visible=False)
         handles = [Line2D([], [], mec="white", mew=0.5, **{**look(i), "linestyle": "-"}) for i in range(len(tables))]
         fold_legend(fig, handles, list(tables))
-    return fig
+    return drawn(fig, pd.concat([table.assign(of=name) for name, table in tables.items()]))
 
 
 def budget_curves(curve: pd.DataFrame) -> Figure:
@@ -186,7 +186,7 @@ def budget_curves(curve: pd.DataFrame) -> Figure:
             ax.set_xticks(marks, [str(mark) for mark in marks])
         names = ["validation, mean over orders", "test of the selected, mean over orders"]
         fold_legend(fig, handles, [*names, "validation, this search", "test, this search"])
-    return fig
+    return drawn(fig, curve)
 
 
 def growing(runs: pd.DataFrame, history: pd.DataFrame, shown: int = 5, by: str = "optimizer") -> list[Figure]:
@@ -214,4 +214,4 @@ def _cloud(order: pd.DataFrame, values: np.ndarray, epoch: int, everything: np.n
         ax.set(xscale="log", xlabel="learning rate", title=f"epoch {epoch}")
         percent_axis(ax, everything.ravel(), "val_accuracy")
         fold_legend(fig, handles, [str(group) for group in groups])
-    return fig
+    return drawn(fig, order.assign(epoch=epoch, accuracy=values), "run_id", by, "lr", "epoch", "accuracy")

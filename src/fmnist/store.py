@@ -40,6 +40,9 @@ METRICS = (
 )
 
 
+READ: dict[str, None] = {}  # the runs whose results this process has read, in order: what a figure may rest on
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run in the store; its parts are read when they are asked for."""
@@ -65,10 +68,12 @@ class Run:
 
         weight_norm is that of all weights, biases left out; runs of earlier versions do not have it.
         """
+        READ[self.run_id] = None
         return pd.read_parquet(self.folder / "history.parquet")
 
     def predictions(self, best: bool = False) -> np.ndarray:
         """Predicted classes of the test images, uint8 [10000]; `best`: with the best validation epoch's weights."""
+        READ[self.run_id] = None
         return np.load(self.folder / "predictions.npy")[int(best)]
 
     def model(self, best: bool = False) -> "MLP":
@@ -77,6 +82,7 @@ class Run:
 
         from fmnist.model import MLP
 
+        READ[self.run_id] = None
         weights = safetensors.numpy.load_file(self.folder / ("best.safetensors" if best else "weights.safetensors"))
         model = MLP(self.config)
         found = model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
@@ -86,6 +92,10 @@ class Run:
 
     def row(self) -> dict[str, Any]:
         """The run as one row of a table: run_id, every config field, METRICS, device."""
+        READ[self.run_id] = None
+        return self._row()
+
+    def _row(self) -> dict[str, Any]:
         metrics = {name: np.nan if self.metrics[name] is None else self.metrics[name] for name in METRICS}
         return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
 
@@ -141,7 +151,7 @@ def load(run_id: str) -> Run | None:
         run = Run(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
         known = run.config.run_id == run_id and run.record.keys() >= {"device", "finished"}
         whole = {*run.metrics} >= {*METRICS} and all((folder / name).stat().st_size for name in FILES)
-        run.row()  # has a value for every column
+        run._row()  # has a value for every column
     except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
         return None
     return run if known and whole else None

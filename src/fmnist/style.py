@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -61,6 +62,13 @@ class StyledFigure(Figure):
 def figure(height: float, width: float = WIDTH, layout: str | None = "constrained") -> StyledFigure:
     """An empty figure of `width` × `height` inches; call it inside `style()`."""
     return StyledFigure(figsize=(width, height), layout=layout)
+
+
+def drawn(fig: Figure, frame: pd.DataFrame, *columns: str | None) -> Figure:
+    """`fig`, knowing the data it shows, which `publish.show` hands on: all of `frame`, or those of `columns` it has."""
+    wanted = [name for name in dict.fromkeys(columns) if name is not None and name in frame]
+    fig.fmnist_data = frame[wanted] if columns else frame
+    return fig
 
 
 def look(index: int) -> dict[str, Any]:

@@ -254,6 +254,15 @@ local function acknowledgements(document)
   document.blocks:extend(pandoc.utils.type(text) == "Blocks" and text or { pandoc.Para(text) })
 end
 
+-- The appendix comes last, after the references.
+local function appendix(document)
+  local last, rest = pandoc.Blocks {}, pandoc.Blocks {}
+  for _, block in ipairs(document.blocks) do
+    if block.t == "Div" and block.identifier == "appendix" then last = block.content else rest:insert(block) end
+  end
+  return pandoc.Pandoc(rest .. last, document.meta)
+end
+
 local function bibliography(document)
   local entries, rest = nil, pandoc.Blocks {}
   for _, block in ipairs(document.blocks) do
@@ -331,7 +340,7 @@ end
 function Pandoc(document)
   pdf = FORMAT:match("typst") ~= nil
   report = document.meta.ours == true
-  local strict = document.meta.report == true
+  local strict = document.meta.report == true and document.meta.gaps ~= true -- a gap leaves references to nothing
   if stringify(document.meta.bibliography or "") == "" then document.meta.bibliography = nil end
   names(document.meta)
   document.blocks = sections(document.blocks)
@@ -346,7 +355,7 @@ function Pandoc(document)
   fail("labels used twice (each names one thing)", twice)
   fail("references to nothing (no such label, no such entry in the bibliography)", strict and unresolved or {})
   if document.meta.bibliography then document = pandoc.utils.citeproc(document) end
-  document = anchors(bibliography(document))
+  document = anchors(appendix(bibliography(document)))
   if pdf then
     document = document:walk { Para = lone_picture }
     document = document:walk {

@@ -128,6 +128,33 @@ end
 
 local function inlines(text, notebook) return pandoc.utils.blocks_to_inlines(markdown(text, notebook)) end
 
+-- What a figure or table has beside it: its data to save, and where it comes from. HTML has a link and a note below, the
+-- PDF the data as an attachment and the rest in an appendix.
+local function with_origin(element, attributes)
+  local blocks, data = pandoc.Blocks { element }, attributes.data
+  if pdf then
+    local attach = '#pdf.attach("%s", relationship: "data", mime-type: "text/csv", description: "Data of %s")'
+    if data then blocks:insert(pandoc.RawBlock("typst", attach:format(data, attributes.label))) end
+    return blocks
+  end
+  if not data and not attributes.note then return blocks end
+  blocks:insert(pandoc.RawBlock("html", '<div class="origin">'))
+  if data then
+    local file = assert(io.open(data, "rb"))
+    local encoded = file:read("a"):gsub("[^%w,._~:;/?@$+*'()|-]", function(c) return ("%%%02X"):format(c:byte()) end)
+    file:close()
+    local link = '<a class="data" download="%s" href="data:text/csv;charset=utf-8,%s" aria-label="Data (CSV) of %s">Data (CSV)</a>'
+    blocks:insert(pandoc.RawBlock("html", link:format(data, encoded, attributes.label)))
+  end
+  if attributes.note then
+    blocks:insert(pandoc.RawBlock("html", '<details class="provenance"><summary>Provenance</summary>'))
+    blocks:extend(markdown(attributes.note, attributes.notebook))
+    blocks:insert(pandoc.RawBlock("html", "</details>"))
+  end
+  blocks:insert(pandoc.RawBlock("html", "</div>"))
+  return blocks
+end
+
 local read = {}
 
 function read.markdown(text, attributes)
@@ -151,17 +178,22 @@ function read.figure(text, attributes)
     content:insert(2, pandoc.Plain { pandoc.Image(attributes.alt, attributes.moving, "", { class = "moving" }) })
     content:insert(3, pandoc.RawBlock("html", "</details>"))
   end
-  return pandoc.Figure(content, { pandoc.Plain(inlines(text, attributes.notebook)) }, attributes.label)
+  local caption = { pandoc.Plain(inlines(text, attributes.notebook)) }
+  return with_origin(pandoc.Figure(content, caption, attributes.label), attributes)
 end
 
 function read.table(text, attributes)
-  return markdown(text, attributes.notebook):walk {
+  return with_origin(markdown(text, attributes.notebook):walk {
     Table = function(element)
       element.identifier = attributes.label
       element.caption = { long = { pandoc.Plain(inlines(attributes.caption, attributes.notebook)) } }
       return element
     end,
-  }
+  }[1], attributes)
+end
+
+function read.appendix(text)
+  return pdf and pandoc.Div(markdown(text), { id = "appendix" }) or {}
 end
 
 function read.image(_, attributes)
