@@ -8,8 +8,9 @@ Outputs that `publish` made carry their role in the metadata (figure, table, tex
 note of their provenance. Of any other output the richest form that prints is taken; stderr, widgets and progress bars
 do not print.
 
-Code of our notebooks stands folded beneath what it made, with the code of cells before it that print nothing; each cell
-with a link to its notebook. Code of a foreign notebook stands where it does in Jupyter: above its output.
+Code of our notebooks stands folded beneath the figures and tables that it made, with the code of cells before it that
+made text or nothing; each cell with a link to its notebook. Code of a foreign notebook stands where it does in Jupyter:
+above its output.
 """
 
 import base64
@@ -109,7 +110,7 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
                 _add_code(document, waiting)
             document.blocks += made.blocks
             document.resources |= made.resources
-            if made.blocks and ours:
+            if ours and any(block["c"][0][1] != ["markdown"] for block in made.blocks):
                 _add_code(document, waiting)
     _add_code(document, waiting)
     if appendix:

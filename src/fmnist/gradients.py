@@ -109,6 +109,26 @@ def _moved(stack: Stack, places: Sequence[tuple], step: float, images: Tensor, l
     return loss
 
 
+def beside(checked: pd.DataFrame, others: pd.DataFrame, eps: float, published: Mapping[str, float]) -> pd.DataFrame:
+    """Backpropagated minus numerical gradient at `eps` in float64, a row per weight, beside what was published.
+
+    `others` are checks of networks with other weights, for the largest absolute difference among them.
+    """
+    at = checked[(checked["eps"] == eps) & (checked["precision"] == "float64")]
+    more = others[others["precision"] == "float64"].assign(size=lambda frame: frame["difference"].abs())
+    networks = len(more) // len(at)
+    return pd.DataFrame(
+        {
+            "Weight": at["weight"],
+            "Published": at["weight"].map(published),
+            "Ours, central": at["difference"],
+            "Ours, one-sided": at["backprop"] - at["one_sided"],
+            "Gradient": at["backprop"],
+            f"Largest of {networks}, central": at["weight"].map(more.groupby("weight")["size"].max()),
+        }
+    ).reset_index(drop=True)
+
+
 def crossings(checked: pd.DataFrame) -> pd.DataFrame:
     """Where truncation ends and rounding takes over: one row per precision of `check`.
 
