@@ -15,11 +15,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_its_python_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path))
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Adam") == 2
-    assert len(list(tmp_path.glob("[!.]*"))) == 4
+    printed = []
+    for code in (blocks := re.findall(r"```python\n(.*?)```", README, flags=re.S)):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert len(blocks) == 2 and printed[0].count("Adam") == 2 and "val_accuracy" in printed[1]
+    assert len(list(tmp_path.glob("[!.]*"))) == 6
 
 
 def test_links_lead_somewhere():

@@ -4,8 +4,16 @@ Names are imported when first used: `import fmnist` costs nothing.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors complete from
+    from fmnist.config import RunConfig, UserError
+    from fmnist.publish import record, say, show, table
+    from fmnist.store import Run, load_run
+    from fmnist.study import Study, train
 
 _HOME = {
+    "Run": "store",
     "RunConfig": "config",
     "UserError": "config",
     "Study": "study",
@@ -16,7 +24,7 @@ _HOME = {
     "show": "publish",
     "table": "publish",
 }
-__all__ = sorted(_HOME)
+__all__ = ["Run", "RunConfig", "Study", "UserError", "load_run", "record", "say", "show", "table", "train"]
 
 
 def __getattr__(name: str):

@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         )
     results = command("results", _results, "one row per finished run")
     results.add_argument("--format", choices=["table", "csv", "json"], default="table")
+    export = command("export", _export, "write the finished runs for other tools")
+    export.add_argument("form", choices=["csv", "tensorboard", "mlflow"])
+    export.add_argument("folder", type=Path, metavar="DIR", help="a folder that is new or empty")
     data = command("data", _data, "find or fetch a data set and say where it is")
     data.add_argument("dataset", nargs="?", default=FASHION, help="FashionMNIST, MNIST or KMNIST (default: the first)")
     return parser
@@ -174,6 +177,13 @@ def _results(options: argparse.Namespace) -> None:
             "diverged",
         ]
         print(table[shown].to_string(index=False) if len(table) else "no finished runs yet")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from fmnist.export import export
+
+    paths = export(options.form, options.folder)
+    _say(f"wrote {paths[0].name if len(paths) == 1 else f'{len(paths)} files or folders'} into {options.folder}")
 
 
 def _data(options: argparse.Namespace) -> None:

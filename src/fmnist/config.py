@@ -51,9 +51,11 @@ class Strict(BaseModel):
 
 
 class RunConfig(Strict):
-    """Every hyperparameter of one training. Names and meanings are PyTorch's.
+    """Every hyperparameter of one training, frozen. Names and meanings are PyTorch's.
 
-    Raises `UserError` through `validate`, pydantic's `ValidationError` when built directly.
+    `RunConfig(hidden_sizes=(400, 400), lr=0.1, epochs=10, seed=3)`: widths in neurons, `batch_size` and `val_size` in
+    images, `epochs` in passes through the train split, `dropout` a probability in [0, 1). `run_id` is its address in
+    the store. Raises `UserError` through `validate`, pydantic's `ValidationError` when built directly.
     """
 
     dataset: Literal["FashionMNIST", "MNIST", "KMNIST"] = "FashionMNIST"  # as torchvision calls them; all of one form

@@ -23,21 +23,27 @@ from fmnist.packing import evenly, plan, work
 from fmnist.train import Result, train_stack
 
 
-def resolve_device(name: str = "auto") -> torch.device:
-    """`auto` (the accelerator if there is one), `cpu`, `cuda`, `cuda:1` or `mps`; UserError if it is not there."""
+def devices() -> list[str]:
+    """What `device` may be on this machine: auto, cpu, and cuda, cuda:0, … or mps where there is one."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     mps = ["mps"] if torch.backends.mps.is_available() else []
-    there = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count)), *mps]
+    return ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count)), *mps]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto` (the accelerator if there is one), `cpu`, `cuda`, `cuda:1` or `mps`; UserError if it is not there."""
+    there = devices()
     if name not in there:
         known = name == "mps" or name == "cuda" or name.startswith("cuda:") and name[5:].isdigit()
         problem = "this machine has no such device" if known else "unknown device"
         raise UserError(f"device: {name}: {problem}. Allowed here: {', '.join(there)}")
     if name == "auto":
-        name = "cuda" if count else "mps" if mps else "cpu"
+        name = next((best for best in ("cuda", "mps") if best in there), "cpu")
     return torch.device(name)
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+BESIDE = threading.Event()  # set while a thread of this process trains by itself, see `live`
 Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
 
 
@@ -91,12 +97,13 @@ class Crew:
     """The workers of one `train`: each takes a stack at a time and reports every epoch.
 
     Several on the cores of a Linux machine are forked processes, which share the data sets. Threads would do for long
-    operations; between short ones they wait for each other's turn in Python.
+    operations; between short ones they wait for each other's turn in Python. They have to do where something else
+    trains in this process already: what that has locked would stay locked in a fork.
     """
 
     def __init__(self, data: dict[str, Data], device: torch.device, workers: int):
         self.data, self.device, self.threads = data, device, torch.get_num_threads()
-        self.forked = workers > 1 and sys.platform == "linux"
+        self.forked = workers > 1 and sys.platform == "linux" and not BESIDE.is_set()
         if self.forked:
             context = get_context("fork")
             self.reports, self.stop = context.Queue(), context.Event()

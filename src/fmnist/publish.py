@@ -34,7 +34,7 @@ def show(figure: Figure, label: str, caption: str, alt: str, data: pd.DataFrame 
     """
     _check(label, "fig", caption=caption, alt=alt)
     _publish(
-        {"image/svg+xml": _svg(figure), "text/plain": alt},
+        {"image/svg+xml": svg(figure), "text/plain": alt},
         {"role": "figure", "label": label, "caption": caption, "alt": alt, **_origin(_behind(figure, data))},
     )
     _caption("Figure", caption)
@@ -56,7 +56,7 @@ def animate(frames: Sequence[Figure], label: str, caption: str, alt: str, second
     waits = [round(1000 * seconds)] * (len(frames) - 1) + [round(4000 * seconds)]
     png = io.BytesIO()
     pictures[0].save(png, "PNG", save_all=True, append_images=pictures[1:], duration=waits, loop=0, optimize=True)
-    about = {"role": "figure", "label": label, "caption": caption, "alt": alt, "still": _svg(frames[-1])}
+    about = {"role": "figure", "label": label, "caption": caption, "alt": alt, "still": svg(frames[-1])}
     _publish(
         {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt},
         about | _origin(_behind(frames[-1])),
@@ -64,12 +64,13 @@ def animate(frames: Sequence[Figure], label: str, caption: str, alt: str, second
     _caption("Figure", caption)
 
 
-def _svg(figure: Figure) -> str:
-    svg = io.StringIO()
+def svg(figure: Figure) -> str:
+    """The figure as SVG, equal for equal figures, which is then closed."""
+    text = io.StringIO()
     with plt.rc_context(SVG_STYLE):
-        figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     plt.close(figure)
-    return svg.getvalue()
+    return text.getvalue()
 
 
 def _pixels(figure: Figure) -> Image.Image:

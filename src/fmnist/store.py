@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -48,7 +48,7 @@ class Run:
     """A finished run in the store; its parts are read when they are asked for."""
 
     folder: Path
-    record: dict[str, Any]  # run.json
+    record: dict[str, Any] = field(repr=False)  # run.json
 
     @property
     def run_id(self) -> str:
@@ -166,6 +166,19 @@ def load_run(run_id: str) -> Run:
         problem = f"begins {len(ids)} runs: {', '.join(sorted(ids))}" if ids else "no such finished run"
         raise UserError(f"run {run_id!r}: {problem} in {runs_folder()}; `fmnist results` lists them")
     return load(ids[0])
+
+
+def remove(run_id: str) -> None:
+    """Take the run with this whole id out of the store, for good. Raises `UserError` if it is not there or stays."""
+    folder = load_run(run_id).folder
+    if folder.name != run_id:
+        raise UserError(f"run {run_id!r}: to remove a run give its whole id, {folder.name}")
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")  # renamed first: it is there or gone, never half
+    try:
+        folder.rename(aside)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise UserError(f"{folder}: the run cannot be removed: {error.strerror or error}") from None
 
 
 def all_runs() -> list[Run]:

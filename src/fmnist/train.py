@@ -97,6 +97,49 @@ class Record:
 Watch = Callable[[int, float], None]  # (epoch, mean validation accuracy of the stack)
 
 
+class Training:
+    """A stack in training, an epoch at a time: between two of them `record` may be read, or the rest be called off."""
+
+    def __init__(self, configs: Sequence[RunConfig], data: Data, mark: Mark | None = None):
+        self.begin, self.epochs, self.trainer = time.perf_counter(), 0, Trainer(configs, data, mark)
+        self.stack, self.feed = self.trainer.stack, self.trainer.feed
+        self.record = Record(self.stack)
+        self.record.add(0, None, evaluate(self.stack, self.feed, "val")[:2], 0.0)
+        self.trainer.mark("evaluation")
+
+    @property
+    def over(self) -> bool:
+        """After the last epoch, or once every run has diverged."""
+        diverged = self.epochs > 0 and not self.record.alive.any()
+        return self.epochs == self.stack.configs[0].epochs or diverged
+
+    def epoch(self, stop: threading.Event) -> float:
+        """Train for one more epoch; the stack's mean validation accuracy. KeyboardInterrupt once `stop` is set."""
+        start = time.perf_counter()
+        train = self.trainer.epoch(self.epochs + 1, stop)
+        val = evaluate(self.stack, self.feed, "val")[:2]
+        accuracy = float(val[1].mean())  # waits for the device, so that the time is the epoch's
+        self.epochs += 1
+        self.record.add(self.epochs, train, val, (time.perf_counter() - start) / len(self.stack.configs))
+        self.trainer.mark("evaluation")
+        return accuracy
+
+    def end(self, state: dict[str, Tensor]) -> None:
+        """Call the rest off: these are runs of the epochs there were, after which the stack's tensors were `state`.
+
+        No schedule depends on how many epochs are to come, so that such a run is the one its config would give.
+        """
+        for name, tensor in self.stack.state.items():
+            tensor.copy_(state[name])
+        self.stack.configs = [c.model_copy(update={"epochs": self.epochs}) for c in self.stack.configs]
+
+    def finish(self) -> list[Result]:
+        """Every run's result."""
+        results = finish(self.stack, self.feed, self.record, self.begin)
+        self.trainer.mark("evaluation")
+        return results
+
+
 @torch.inference_mode()
 def train_stack(
     configs: Sequence[RunConfig],
@@ -106,24 +149,11 @@ def train_stack(
     mark: Mark | None = None,
 ) -> list[Result]:
     """Train runs of one architecture; `data` is on the device that trains. KeyboardInterrupt once `stop` is set."""
-    stop, begin = stop or threading.Event(), time.perf_counter()
-    trainer = Trainer(configs, data, mark)
-    stack, feed, record = trainer.stack, trainer.feed, Record(trainer.stack)
-    record.add(0, None, evaluate(stack, feed, "val")[:2], 0.0)
-    trainer.mark("evaluation")
-    for epoch in range(1, configs[0].epochs + 1):
-        start = time.perf_counter()
-        train = trainer.epoch(epoch, stop)
-        val = evaluate(stack, feed, "val")[:2]
-        accuracy = float(val[1].mean())  # waits for the device, so that the time is the epoch's
-        record.add(epoch, train, val, (time.perf_counter() - start) / len(configs))
-        trainer.mark("evaluation")
-        watch(epoch, accuracy)
-        if not record.alive.any():
-            break
-    results = finish(stack, feed, record, begin)
-    trainer.mark("evaluation")
-    return results
+    stop, training = stop or threading.Event(), Training(configs, data, mark)
+    while not training.over:
+        accuracy = training.epoch(stop)
+        watch(training.epochs, accuracy)
+    return training.finish()
 
 
 def finish(stack: Stack, feed: Feed, record: Record, begin: float) -> list[Result]:

@@ -1,0 +1,235 @@
+"""JupyterLab as `make lab` starts it, used as a person would: train, stop, compare, copy, look inside, export a PDF."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pypdf
+import pytest
+from ruamel.yaml import YAML
+from test_report import make_project
+
+from fmnist.config import UserError
+from fmnist.data import locate
+from fmnist.study import Study
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HARMLESS = re.compile(r"favicon|ResizeObserver loop")
+PICTURES = os.environ.get("FMNIST_PICTURES")  # a folder: leave pictures of the panels there
+
+if not CHROMIUM:
+    pytest.skip("Chromium is not installed", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api")
+sync_api.expect.set_options(timeout=60_000)
+
+
+def lab_options() -> list[str]:
+    """What `make lab` hands to JupyterLab."""
+    recipe = (ROOT / "Makefile").read_text("utf-8").split("\nlab:")[1].split("\n\n")[0].replace("\\\n", " ")
+    return shlex.split(re.sub(r"\$\(if .*", "", recipe.split("jupyter lab ")[1]))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab in a project of its own with an empty store, and that project's folder."""
+    try:
+        locate()
+    except UserError as error:
+        pytest.skip(f"the data set is nowhere to be had: {error}")
+    folder, port = make_project(tmp_path_factory.mktemp("lab")), free_port()
+    own = {"FMNIST_RUNS": str(folder / "runs"), "JUPYTER_PREFER_ENV_PATH": "1", "HOME": str(folder / "home")}
+    own |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_RUNTIME_DIR": str(folder / "runtime")}
+    command = [sys.executable, "-m", "jupyterlab", *lab_options(), "--no-browser", f"--ServerApp.port={port}"]
+    command += ["--ServerApp.port_retries=0", "--IdentityProvider.token=secret", "--allow-root"]
+    (folder / "home").mkdir()
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env={**os.environ, **own}, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token=secret", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}", folder
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    """A page on the notebook with which JupyterLab opens; afterwards nothing may be in the console."""
+    address, _ = lab
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context(viewport={"width": 1180, "height": 1500}, accept_downloads=True)
+        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+        page, errors = context.new_page(), []
+        page.set_default_timeout(60_000)
+        page.on("console", lambda m: errors.append(f"{m.text} {m.location['url']}") if m.type == "error" else None)
+        page.on("dialog", lambda dialog: dialog.accept())  # leaves a notebook that is not saved
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        news = page.get_by_text("official Jupyter news")
+        page.add_locator_handler(news, lambda: page.get_by_role("button", name="No", exact=True).click())
+        page.goto(f"{address}/?token=secret")
+        yield page
+        browser.close()
+    assert [error for error in errors if not HARMLESS.search(error)] == []
+
+
+def menu(page, *names: str) -> None:
+    """Choose an entry of the menu bar."""
+    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile(f"^{names[0]}$")).click()
+    for name in names[1:]:
+        page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{name}$")).last.click()
+
+
+def shown(page):
+    """The notebook in view."""
+    return page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+
+
+def run_all(page, seconds: int = 120) -> None:
+    """Run All Cells, and wait until all have run; none may have failed. Cells out of view need not be in the page."""
+    status = shown(page).locator(".jp-Notebook-ExecutionIndicator")
+    sync_api.expect(status).to_have_attribute("data-status", "idle")
+    menu(page, "Run", "Run All Cells")
+    sync_api.expect(shown(page).locator(".jp-InputPrompt", has_text=re.compile(r"^\[1\]:$"))).to_be_attached()
+    sync_api.expect(status).to_have_attribute("data-status", "idle", timeout=1_000 * seconds)
+    sync_api.expect(shown(page).locator(".jp-InputPrompt", has_text="[*]:")).to_have_count(0)
+    assert shown(page).locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
+    assert shown(page).locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+
+
+def picture(page, name: str) -> None:
+    if PICTURES:
+        shown(page).screenshot(path=Path(PICTURES) / f"{name}.png")
+
+
+def field(page, name: str):
+    return shown(page).locator(".widget-inline-hbox", has_text=re.compile(f"^{name}")).locator("input, select").first
+
+
+def says(page, text: str, seconds: int = 120) -> None:
+    sync_api.expect(shown(page).get_by_text(re.compile(text)).first).to_be_visible(timeout=1_000 * seconds)
+
+
+def test_it_opens_on_the_welcome_notebook_with_a_kernel(page):
+    sync_api.expect(shown(page).locator("h1", has_text="Welcome")).to_be_visible()
+    sync_api.expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first).to_be_attached()
+    shown(page).get_by_role("link", name="explore").click()
+    sync_api.expect(shown(page).locator("h1", has_text="Explore")).to_be_visible()
+    page.locator(".jp-SideBar.jp-mod-left .lm-TabBar-tab.lm-mod-current").click()  # folds the list of files away
+
+
+def test_two_trials_are_trained_live_one_is_stopped_and_both_are_compared(page, lab):
+    run_all(page)
+    button = shown(page).get_by_role("button", name="Train")
+    field(page, "epochs").fill("4")
+    plot = shown(page).locator("img.widget-image").first
+    button.click()
+    says(page, r"^epoch \d+ of 4")
+    first = plot.get_attribute("src")
+    says(page, "^finished")
+    assert plot.get_attribute("src") != first  # one picture, updated in place
+    field(page, "optimizer").select_option("Adam")
+    field(page, "learning rate").fill("0.001")
+    field(page, "epochs").fill("300")
+    field(page, "epochs").press("Tab")
+    button.click()
+    says(page, r"^epoch [2-9] of 300")
+    begin = time.monotonic()
+    shown(page).get_by_role("button", name="Stop").click()
+    says(page, r"^stopped; kept as runs of")
+    assert time.monotonic() - begin < 15 or os.getloadavg()[0] > 1.5 * os.cpu_count()
+    picture(page, "explore")
+    table = shown(page).locator("table.dataframe").first
+    sync_api.expect(table.locator("tbody tr")).to_have_count(2)
+    assert table.locator("th").all_inner_texts()[:3] == ["optimizer", "lr", "epochs"]
+    picture(page, "explore")
+    records = [json.loads(path.read_text()) for path in (lab[1] / "runs").glob("[!.]*/run.json")]
+    assert len(records) == 6 and {r["config"]["optimizer"] for r in records} == {"SGD", "Adam"}
+    assert all(r["config"]["epochs"] < 300 for r in records)
+
+
+def test_what_is_shown_is_copied_as_a_study(page):
+    shown(page).get_by_role("button", name="Copy as study").click()
+    sync_api.expect(shown(page).get_by_role("button", name="Copied")).to_be_visible()
+    text = page.evaluate("navigator.clipboard.readText()")
+    study = Study(**YAML(typ="safe").load(text))
+    assert len(study.trials) == 2 and len(study.configs) == 6
+
+
+def test_the_network_is_opened_up(page):
+    for index, name in enumerate(("Most confused", "First-layer weights", "Layers")):
+        shown(page).locator(".lm-TabBar-tabLabel", has_text=re.compile(f"^{name}$")).click()
+        sync_api.expect(shown(page).locator(".widget-tab-contents img:visible")).to_have_count(1)
+        picture(page, f"inside-{index}")
+    shown(page).locator(".lm-TabBar-tabLabel", has_text="Draw or pick").click()
+    says(page, "^It is:")
+    canvas = shown(page).locator("canvas.fmnist-sketch")
+    shown(page).get_by_role("button", name="Clear").click()
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 40)
+    page.mouse.down()
+    for x, y in ((160, 40), (160, 180), (60, 180), (60, 40), (110, 100)):
+        page.mouse.move(box["x"] + x, box["y"] + y, steps=5)
+    page.mouse.up()
+    says(page, "^Drawn by hand")
+    picture(page, "inside-draw")
+
+
+def test_the_runs_are_listed_compared_opened_and_removed(page, lab):
+    page.goto(f"{lab[0]}/lab/tree/notebooks/runs.ipynb?token=secret")
+    sync_api.expect(shown(page).locator("h1", has_text="Runs")).to_be_visible()
+    run_all(page)
+    rows = shown(page).locator(".dt-scroll-body tbody tr")
+    sync_api.expect(rows).to_have_count(6)
+    rows.nth(0).click()
+    rows.nth(5).click(modifiers=["Shift"])
+    says(page, "six runs picked")
+    shown(page).get_by_role("button", name="Compare").click()
+    sync_api.expect(shown(page).locator("table.dataframe tbody tr")).to_have_count(2)
+    shown(page).get_by_role("button", name="Open network").click()
+    says(page, "^Inside")
+    picture(page, "runs")
+    rows.nth(0).click()
+    says(page, "one run picked")
+    shown(page).get_by_role("button", name="Remove …").click()
+    shown(page).get_by_role("button", name="Yes, remove").click()
+    says(page, "5 finished runs")
+    assert len(list((lab[1] / "runs").glob("[!.]*"))) == 5
+
+
+def test_a_study_is_run_and_exported_to_pdf_by_the_menu(page, lab):
+    page.goto(f"{lab[0]}/lab/tree/notebooks/shape.ipynb?token=secret")
+    sync_api.expect(shown(page).locator("h1", has_text="Network shape")).to_be_visible()
+    run_all(page, 600)
+    menu(page, "File", "Save Notebook")
+    with page.context.expect_page() as opened:
+        menu(page, "File", "Save and Export Notebook As", "Homework_pdf")
+    with opened.value.expect_download() as download:
+        pass
+    target = lab[1] / "shape.pdf"
+    download.value.save_as(target)
+    text = " ".join(page.extract_text() for page in pypdf.PdfReader(target).pages)
+    assert "Network shape" in text and "Figure 1" in text

@@ -1,0 +1,204 @@
+"""Training that is watched, stopped and interrupted: what is kept is what an unwatched training would have given."""
+
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jupyter_client.manager import start_new_kernel
+from ruamel.yaml import YAML
+
+from fmnist import live, pool, store
+from fmnist.beside import study_yaml
+from fmnist.config import RunConfig, UserError
+from fmnist.export import export
+from fmnist.live import Live
+from fmnist.study import Study, train
+
+ROOT = Path(__file__).parents[1]
+TINY = {"hidden_sizes": (8,), "val_size": 500, "batch_size": 64, "lr": 0.1, "dropout": 0.2, "batch_norm": True}
+
+
+def configs(epochs: int, seeds=(0, 1), **more) -> list[RunConfig]:
+    return [RunConfig(**{**TINY, "epochs": epochs, "seed": seed, **more}) for seed in seeds]
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch, small):
+    """An empty store, and training on the first images."""
+    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
+    for module in (pool, live):
+        monkeypatch.setattr(module, "load", lambda *_: small)
+    return tmp_path / "runs"
+
+
+def test_what_is_watched_is_what_is_stored(runs):
+    seen = []
+    training = Live(configs(3), changed=lambda: seen.append(training.history()))
+    training.start().wait()
+    assert (training.state, training.epochs, len(training.runs)) == ("finished", 3, 2)
+    assert [frame["epoch"].max() for frame in seen] == [0, 1, 2, 3, 3]
+    for column in ("train_loss", "val_accuracy"):
+        np.testing.assert_array_equal(seen[-1][column], seen[-2][column])
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_stopped_in_an_epoch_it_keeps_the_runs_of_the_epochs_before_bit_by_bit(runs, monkeypatch, optimizer):
+    chunks = []
+    plain = live.Training.epoch
+
+    def epoch(self, stop):
+        if self.epochs == 2:  # in the middle of the third
+            inner = self.trainer.replay
+            self.trainer.replay = lambda *a: (inner(*a), chunks.append(1), stop.set())[0]
+        return plain(self, stop)
+
+    monkeypatch.setattr(live.Training, "epoch", epoch)
+    training = Live(configs(5, optimizer=optimizer))
+    training.start().wait()
+    assert chunks and (training.state, training.epochs) == ("stopped", 2)
+    assert [run.config for run in training.runs] == configs(2, optimizer=optimizer)
+    kept = [(run.model().state_dict(), run.predictions(), run.history(), run.metrics) for run in training.runs]
+
+    monkeypatch.setattr(live.Training, "epoch", plain)
+    monkeypatch.setenv("FMNIST_RUNS", str(runs.parent / "other"))
+    whole = Live(configs(2, optimizer=optimizer)).start().wait()
+    for (state, predictions, history, metrics), run in zip(kept, whole.runs, strict=True):
+        assert all((state[name] == tensor).all() for name, tensor in run.model().state_dict().items())
+        assert (predictions == run.predictions()).all()
+        assert history.drop(columns="seconds").equals(run.history().drop(columns="seconds"))
+        assert {**metrics, "seconds": 0} == {**run.metrics, "seconds": 0}
+
+
+def test_stopped_before_an_epoch_has_ended_it_keeps_nothing(runs):
+    training = Live(configs(100_000))
+    training.stop()
+    training.start().wait()
+    assert (training.state, training.runs, store.all_runs()) == ("stopped", [], [])
+
+
+def test_what_is_in_the_store_is_not_trained_again(runs):
+    train(configs(1), "cpu")
+    training = Live(configs(1)).start().wait()
+    assert training.state == "finished" and training.missing == [] and len(training.runs) == 2
+    assert len(training.history()) == 4
+
+
+def test_a_failure_in_the_thread_is_said(runs, monkeypatch):
+    monkeypatch.setattr(live, "load", lambda *_: (_ for _ in ()).throw(UserError("no data")))
+    training = Live(configs(1)).start().wait()
+    assert (training.state, training.error) == ("failed", "no data")
+    assert not pool.BESIDE.is_set()
+
+
+def test_a_study_trains_beside_it_without_a_fork(runs):
+    training = Live(configs(100_000, seeds=[5])).start()
+    while not training.epochs:
+        threading.Event().wait(0.05)
+    assert len(train([*configs(1), *configs(1, hidden_sizes=(9,))], "cpu")) == 4
+    training.stop()
+    assert training.wait(60).state == "stopped"
+
+
+def test_trials_side_by_side_become_a_study(runs):
+    wanted = [*configs(1), *configs(2, optimizer="Adam", seeds=(3,))]
+    text = study_yaml(wanted)
+    assert "&" not in text and "*" not in text
+    assert {c.run_id for c in Study(**YAML(typ="safe").load(text)).configs} == {c.run_id for c in wanted}
+    assert Study(**YAML(typ="safe").load(study_yaml(wanted[:2]))).configs == wanted[:2]
+
+
+def test_a_removed_run_is_gone_and_is_trained_again(runs):
+    run = train(configs(1, seeds=[0]), "cpu")[0]
+    with pytest.raises(UserError, match="whole id"):
+        store.remove(run.run_id[:6])
+    store.remove(run.run_id)
+    assert store.all_runs() == [] and list(runs.iterdir()) == []
+    with pytest.raises(UserError, match="no such finished run"):
+        store.remove(run.run_id)
+    assert len(train(configs(1, seeds=[0]), "cpu")) == 1
+
+
+# --- other tools' forms -----------------------------------------------------------------------------------------------
+
+
+def test_export_to_csv_has_every_run_and_epoch(runs, tmp_path):
+    import pandas as pd
+
+    stored = train(configs(2), "cpu")
+    export("csv", tmp_path / "csv")
+    table, history = (pd.read_csv(tmp_path / "csv" / name) for name in ("runs.csv", "history.csv"))
+    assert set(table["run_id"]) == {run.run_id for run in stored} and len(history) == 6
+    with pytest.raises(UserError, match="not empty"):
+        export("csv", tmp_path / "csv")
+
+
+def test_export_to_tensorboard_is_read_by_it(runs, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (run,) = train(configs(2, seeds=[0]), "cpu")
+    (folder,) = export("tensorboard", tmp_path / "tb")
+    read = EventAccumulator(str(folder)).Reload()
+    points = read.Scalars("val_accuracy")
+    assert [point.step for point in points] == [0, 1, 2]
+    np.testing.assert_allclose([point.value for point in points], run.history()["val_accuracy"], rtol=1e-6)
+
+
+def test_export_to_mlflow_is_read_by_it(runs, tmp_path):
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    (run,) = train(configs(2, seeds=[0]), "cpu")
+    (path,) = export("mlflow", tmp_path / "ml")
+    client = MlflowClient(f"sqlite:///{path}")
+    (there,) = client.search_runs([client.get_experiment_by_name("fmnist").experiment_id])
+    assert there.data.params["hidden_sizes"] == "8" and there.data.tags["run_id"] == run.run_id
+    assert there.data.metrics["final_test_accuracy"] == run.metrics["test_accuracy"]
+    assert len(client.get_metric_history(there.info.run_id, "val_accuracy")) == 3
+
+
+@pytest.mark.parametrize("form", ["tensorboard", "mlflow"])
+def test_export_says_what_to_install(runs, tmp_path, monkeypatch, form):
+    monkeypatch.setattr("fmnist.export.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=rf"pip install 'fmnist\[{form}\]'"):
+        export(form, tmp_path / "out")
+
+
+# --- a kernel that is interrupted -------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_kernel_leaves_the_store_whole_and_goes_on(tmp_path, monkeypatch, small):
+    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT / "notebooks"))
+    try:
+        said = []
+
+        def hook(message):
+            said.append(message["msg_type"])
+
+        setup = """
+            from fmnist import Study, pool
+            from fmnist.data import load
+            small = load().subset(3_000, 1_000)
+            pool.load = lambda *_: small
+            base = {"hidden_sizes": [4], "val_size": 500, "batch_size": 64, "lr": 0.1}
+            Study({**base, "epochs": 1}, seeds=[0, 1]).run("cpu")
+        """
+        reply = client.execute_interactive(textwrap.dedent(setup), timeout=120, output_hook=hook)
+        assert reply["content"]["status"] == "ok"
+        before = {run.run_id for run in store.all_runs()}
+        timer = threading.Timer(5, manager.interrupt_kernel)
+        timer.start()
+        long = 'Study({**base, "epochs": 1_000_000}, grid={"dropout": [0.0, 0.1]}, seeds=[0, 1]).run("cpu")'
+        reply = client.execute_interactive(long, timeout=120, output_hook=hook)
+        assert (reply["content"]["status"], reply["content"]["ename"]) == ("error", "KeyboardInterrupt")
+        assert {run.run_id for run in store.all_runs()} == before
+        assert {path.name for path in (tmp_path / "runs").iterdir()} == before
+        again = 'len(Study({**base, "epochs": 2}, seeds=[0, 1]).run("cpu").runs())'
+        assert client.execute_interactive(again, timeout=120, output_hook=hook)["content"]["status"] == "ok"
+        assert len(store.all_runs()) == 4
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
