@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import figure
 import report
-from fmnist.pool import resolve_device
+from fmnist.engine.pool import resolve_device
 from limit import machine, versions
 from measure import NETWORKS, PRECISIONS, Measurement, measured
 from peers import PEERS

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fmnist.analysis import interval
+from fmnist.analysis.statistics import interval
 from fmnist.config import RunConfig
-from fmnist.pool import train
-from fmnist.train import Result
+from fmnist.engine.pool import train
+from fmnist.engine.train import Result
 from limit import limit
 from peers import PEERS
 from task import Task

@@ -7,7 +7,7 @@ import pytest
 def small():
     """The first 3,000 train and 1,000 test images."""
     from fmnist.config import UserError
-    from fmnist.data import load
+    from fmnist.engine.data import load
 
     try:
         return load().subset(3_000, 1_000)

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fmnist import analysis, tables, wording
+from fmnist import wording
+from fmnist.analysis import statistics
 from fmnist.config import UserError
+from fmnist.presentation import tables
 
 
 def simulated_runs(means, seeds=6, noise=0.002, lost=(), generator=0):
@@ -32,7 +34,7 @@ TWO = {"SGD, lr 0.01": 0.85, "Adam, lr 0.001": 0.88}
 
 def test_intervals_are_scipys():
     runs = simulated_runs(TWO)
-    row = analysis.summary(runs).iloc[0]
+    row = statistics.summary(runs).iloc[0]
     values = runs.loc[runs.trial == row.trial, "test_accuracy"]
     low, high = stats.t.interval(0.95, 5, values.mean(), stats.sem(values))
     assert (row.n, row["mean"]) == (6, pytest.approx(values.mean()))
@@ -41,18 +43,18 @@ def test_intervals_are_scipys():
 
 
 def test_one_seed_has_a_mean_and_no_interval():
-    row = analysis.summary(simulated_runs(TWO, seeds=1)).iloc[0]
+    row = statistics.summary(simulated_runs(TWO, seeds=1)).iloc[0]
     assert row.n == 1 and np.isfinite(row["mean"]) and np.isnan([row.low, row.high]).all()
 
 
 def test_groups_keep_their_order():
     means = {"b": 0.8, "c": 0.7, "a": 0.9}
-    assert list(analysis.summary(simulated_runs(means)).trial) == list(means)
+    assert list(statistics.summary(simulated_runs(means)).trial) == list(means)
 
 
 def test_differences_are_paired_by_seed():
     runs = simulated_runs(TWO).sample(frac=1, random_state=1)  # the order of rows does not matter
-    row = analysis.compare(runs, "SGD, lr 0.01").iloc[0]
+    row = statistics.compare(runs, "SGD, lr 0.01").iloc[0]
     wide = runs.pivot(index="seed", columns="trial", values="test_accuracy")
     expected = stats.ttest_rel(wide["Adam, lr 0.001"], wide["SGD, lr 0.01"])
     limits = expected.confidence_interval(0.95)
@@ -63,7 +65,7 @@ def test_differences_are_paired_by_seed():
 
 def test_holm_on_the_textbook_example():
     table = pd.DataFrame({"n": 6, "p": [0.01, 0.04, 0.03, 0.005], "difference": 1.0})
-    judged = analysis._judge(table)
+    judged = statistics._judge(table)
     assert judged.p_holm.tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert judged.verdict.tolist() == ["higher", "no difference detectable", "no difference detectable", "higher"]
     assert set(judged.family) == {4}
@@ -73,19 +75,19 @@ def test_no_effect_claims_nothing():
     means = dict.fromkeys("abcde", 0.88)
     silent = 0
     for repetition in range(100):
-        verdicts = analysis.compare(simulated_runs(means, generator=repetition), "a").verdict
+        verdicts = statistics.compare(simulated_runs(means, generator=repetition), "a").verdict
         silent += set(verdicts) == {"no difference detectable"}
     assert silent >= 90
 
 
 def test_a_large_effect_is_found():
-    found = [analysis.compare(simulated_runs(TWO, generator=i), "SGD, lr 0.01").verdict[0] for i in range(20)]
+    found = [statistics.compare(simulated_runs(TWO, generator=i), "SGD, lr 0.01").verdict[0] for i in range(20)]
     assert found.count("higher") >= 19
 
 
 def test_fewer_than_six_pairs_claim_nothing():
     for runs in (simulated_runs(TWO, seeds=5), simulated_runs(TWO, lost=[("Adam, lr 0.001", 2)])):
-        row = analysis.compare(runs, "SGD, lr 0.01").iloc[0]
+        row = statistics.compare(runs, "SGD, lr 0.01").iloc[0]
         assert row.verdict == "too few seeds" and row.n == 5 and np.isnan(row.p_holm)
         assert "is claimed" in wording.claim(row) and " above " not in wording.claim(row)
 
@@ -93,56 +95,56 @@ def test_fewer_than_six_pairs_claim_nothing():
 def test_differences_without_variance_are_handled():
     runs = simulated_runs(TWO)
     runs["test_accuracy"] = 0.1
-    row = analysis.compare(runs, "SGD, lr 0.01").iloc[0]
+    row = statistics.compare(runs, "SGD, lr 0.01").iloc[0]
     assert (row.difference, row.low, row.high, row.p) == (0, 0, 0, 1)
     assert row.verdict == "no difference detectable"
     runs.loc[runs.trial == "SGD, lr 0.01", "test_accuracy"] = 0.2
-    row = analysis.compare(runs, "SGD, lr 0.01").iloc[0]
+    row = statistics.compare(runs, "SGD, lr 0.01").iloc[0]
     assert row.p == row.p_signflip == pytest.approx(2 / 2**6)
 
 
 def test_an_unknown_baseline_is_named_with_the_known_ones():
     with pytest.raises(UserError, match="'SDG'.*SGD, lr 0.01, Adam"):
-        analysis.compare(simulated_runs(TWO), "SDG")
+        statistics.compare(simulated_runs(TWO), "SDG")
 
 
 def test_runs_of_several_trials_are_not_replications():
     runs = simulated_runs({"SGD, lr 0.01": 0.85, "SGD, lr 0.1": 0.88})
     with pytest.raises(UserError, match="not replications"):
-        analysis.summary(runs, by="variant")
+        statistics.summary(runs, by="variant")
 
 
 def test_selection_never_reads_test_columns():
     runs = simulated_runs({f"SGD, lr {i}": 0.88 for i in range(8)})
-    chosen, per = analysis.best(runs), analysis.best_per(runs)
+    chosen, per = statistics.best(runs), statistics.best_per(runs)
     for seed in range(5):
         shuffled = runs.copy()
         for column in [name for name in runs if name.startswith("test")]:
             shuffled[column] = runs[column].sample(frac=1, random_state=seed).to_numpy()
-        assert analysis.best(shuffled) == chosen and analysis.best_per(shuffled).equals(per)
+        assert statistics.best(shuffled) == chosen and statistics.best_per(shuffled).equals(per)
     with pytest.raises(UserError, match="not of the validation split"):
-        analysis.best(runs, metric="test_accuracy")
+        statistics.best(runs, metric="test_accuracy")
 
 
 def test_a_trial_that_diverged_is_not_selected_on_its_survivors():
     runs = simulated_runs(TWO, lost=[("Adam, lr 0.001", 0)])
-    assert analysis.best(runs) == "SGD, lr 0.01"
+    assert statistics.best(runs) == "SGD, lr 0.01"
     everything = simulated_runs(TWO, lost=[(trial, seed) for trial in TWO for seed in range(6)])
     with pytest.raises(UserError, match="every run diverged"):
-        analysis.best(everything)
+        statistics.best(everything)
 
 
 def test_diverged_runs_are_counted_and_shown():
     lost = [("Adam, lr 0.001", 1), ("Adam, lr 0.001", 4)]
     runs = simulated_runs(TWO, lost=lost)
-    row = analysis.summary(runs).iloc[1]
+    row = statistics.summary(runs).iloc[1]
     assert (row.n, row.diverged, row.runs) == (4, 2, 6)
     assert "diverged (2 of 6)" in tables.summary_table(runs).to_string()
     assert "diverged (2 of 6)" in tables.accuracy_grid(runs).to_string()
-    assert "two pairs lost to divergence" in wording.claim(analysis.compare(runs, "SGD, lr 0.01").iloc[0])
+    assert "two pairs lost to divergence" in wording.claim(statistics.compare(runs, "SGD, lr 0.01").iloc[0])
     gone = simulated_runs(TWO, lost=[("Adam, lr 0.001", seed) for seed in range(6)])
     assert tables.summary_table(gone, baseline="SGD, lr 0.01").iloc[1]["Test (%) [95 %]"] == "diverged (6 of 6)"
-    assert tables.studies_table(analysis.across_studies({"optimizer": gone})).Diverged[0] == "6 of 12"
+    assert tables.studies_table(statistics.across_studies({"optimizer": gone})).Diverged[0] == "6 of 12"
 
 
 def test_a_claim_says_what_its_row_says():
@@ -164,7 +166,7 @@ def test_a_claim_says_what_its_row_says():
 
 def test_the_overview_counts_every_comparison():
     means = {"a": 0.85, "b": 0.9, "c": 0.8, "d": 0.85}
-    text = wording.overview(analysis.compare(simulated_runs(means), "a"))
+    text = wording.overview(statistics.compare(simulated_runs(means), "a"))
     assert text == (
         "Of three alternatives to a, compared on the test set: one is higher (b), one is lower (c), "
         "and for one no difference is detectable (d)."
@@ -188,26 +190,26 @@ def test_tables_fit_a_page():
     assert len(table.columns) <= 8 and table.map(lambda cell: isinstance(cell, str)).all(axis=None)
     assert list(table["Difference [95 %]"])[0] == wording.MISSING
     assert list(table["Validation (%)"])[1].endswith("(best)")
-    assert len(tables.studies_table(analysis.across_studies({"optimizer": runs})).columns) <= 8
+    assert len(tables.studies_table(statistics.across_studies({"optimizer": runs})).columns) <= 8
 
 
 def test_studies_side_by_side():
-    row = analysis.across_studies({"optimizer": simulated_runs(TWO)}).iloc[0]
+    row = statistics.across_studies({"optimizer": simulated_runs(TWO)}).iloc[0]
     assert (row.study, row.trials, row.runs, row.diverged, row.best) == ("optimizer", 2, 12, 0, "Adam, lr 0.001")
     assert row.worst == "SGD, lr 0.01" and row.spread == pytest.approx(row.test - row.worst_test)
 
 
 def test_the_gap_is_training_minus_validation():
-    assert analysis.gap(simulated_runs(TWO)).gap.to_numpy() == pytest.approx(0.03)
+    assert statistics.gap(simulated_runs(TWO)).gap.to_numpy() == pytest.approx(0.03)
 
 
 def test_confusion_counts_labels_by_predictions():
-    matrix = analysis.confusion([0, 0, 0, 1, 2], [0, 1, 1, 1, 0], classes=3)
+    matrix = statistics.confusion([0, 0, 0, 1, 2], [0, 1, 1, 1, 0], classes=3)
     assert matrix.tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
-    pairs = analysis.worst_pairs(matrix, ["a", "b", "c"], k=5)
+    pairs = statistics.worst_pairs(matrix, ["a", "b", "c"], k=5)
     assert pairs.to_numpy().tolist() == [["a", "b", 2, pytest.approx(2 / 3)], ["c", "a", 1, 1.0]]
     with pytest.raises(UserError):
-        analysis.confusion([0, 1], [0])
+        statistics.confusion([0, 1], [0])
 
 
 def test_the_analysis_side_does_not_import_torch():
@@ -228,9 +230,9 @@ def _environment():
 
 def test_tables_corrected_together_are_one_family():
     runs = simulated_runs({"A": 0.80, "B": 0.81, "C": 0.80, "D": 0.83})
-    first = analysis.compare(runs[runs.trial.isin(["A", "B"])], "A")
-    second = analysis.compare(runs[runs.trial.isin(["C", "D"])], "C")
-    both = analysis.together([first, second])
+    first = statistics.compare(runs[runs.trial.isin(["A", "B"])], "A")
+    second = statistics.compare(runs[runs.trial.isin(["C", "D"])], "C")
+    both = statistics.together([first, second])
     assert list(both.family) == [2, 2]
     ordered = both.sort_values("p")
     assert ordered.p_holm.iloc[0] == pytest.approx(min(1, 2 * ordered.p.iloc[0]))
@@ -239,8 +241,8 @@ def test_tables_corrected_together_are_one_family():
 
 def test_a_selected_rate_at_the_edge_of_the_grid_is_named():
     runs = pd.DataFrame({"variant": ["SGD", "Adam"], "lr": [1.0, 0.01]})
-    assert "for: SGD." in analysis.at_edge(runs, [0.01, 0.1, 1.0][::-1] + [0.001])
-    assert analysis.at_edge(runs, [0.001, 0.01, 1.0, 10.0]) == "Every selected rate lies inside the grid."
+    assert "for: SGD." in statistics.at_edge(runs, [0.01, 0.1, 1.0][::-1] + [0.001])
+    assert statistics.at_edge(runs, [0.001, 0.01, 1.0, 10.0]) == "Every selected rate lies inside the grid."
 
 
 def test_significant_digits_come_without_an_exponent():

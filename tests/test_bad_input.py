@@ -14,10 +14,11 @@ import nbformat
 import pytest
 import torch
 
-from fmnist import cli, pool
+from fmnist import cli
 from fmnist.config import UserError, project_root, read_yaml
-from fmnist.publish import table
-from fmnist.report import Report, values
+from fmnist.engine import pool
+from fmnist.paper.report import Report, values
+from fmnist.presentation.publish import table
 
 ROOT = Path(__file__).parents[1]
 PLACE = "params/smoke/"

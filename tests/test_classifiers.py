@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from fmnist import classifiers, data, pool
-from fmnist.beyond import check_parameters, elsewhere, networks
-from fmnist.claims import reached
+from fmnist.analysis.beyond import check_parameters, elsewhere, networks
+from fmnist.analysis.claims import reached
 from fmnist.config import RunConfig, UserError
-from fmnist.study import Study
+from fmnist.engine import data, pool
+from fmnist.studies import classifiers
+from fmnist.studies.study import Study
 
 TREES = {"trees": {"model": "ExtraTreesClassifier", "n_estimators": 3}}
 

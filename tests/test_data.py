@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from fmnist import data, fetch, store, study
 from fmnist.config import RunConfig, UserError
+from fmnist.engine import data, fetch
+from fmnist.studies import store, study
 
 IMAGES = "train-images-idx3-ubyte"
 FILES = [f"{name}.gz" for name in fetch.SHA256]

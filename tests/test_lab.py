@@ -18,8 +18,8 @@ from ruamel.yaml import YAML
 from test_report import make_project
 
 from fmnist.config import UserError
-from fmnist.data import locate
-from fmnist.study import Study
+from fmnist.engine.data import locate
+from fmnist.studies.study import Study
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -9,12 +9,13 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 from ruamel.yaml import YAML
 
-from fmnist import live, pool, store
-from fmnist.beside import study_yaml
 from fmnist.config import RunConfig, UserError
-from fmnist.export import export
-from fmnist.live import Live
-from fmnist.study import Study, train
+from fmnist.engine import pool
+from fmnist.lab.beside import study_yaml
+from fmnist.lab.export import export
+from fmnist.studies import live, store
+from fmnist.studies.live import Live
+from fmnist.studies.study import Study, train
 
 ROOT = Path(__file__).parents[1]
 TINY = {"hidden_sizes": (8,), "val_size": 500, "batch_size": 64, "lr": 0.1, "dropout": 0.2, "batch_norm": True}
@@ -161,7 +162,7 @@ def test_export_to_mlflow_is_read_by_it(runs, tmp_path):
 
 @pytest.mark.parametrize("form", ["tensorboard", "mlflow"])
 def test_export_says_what_to_install(runs, tmp_path, monkeypatch, form):
-    monkeypatch.setattr("fmnist.export.find_spec", lambda _: None)
+    monkeypatch.setattr("fmnist.lab.export.find_spec", lambda _: None)
     with pytest.raises(UserError, match=rf"pip install 'fmnist\[{form}\]'"):
         export(form, tmp_path / "out")
 
@@ -179,8 +180,9 @@ def test_an_interrupted_kernel_leaves_the_store_whole_and_goes_on(tmp_path, monk
             said.append(message["msg_type"])
 
         setup = """
-            from fmnist import Study, pool
-            from fmnist.data import load
+            from fmnist import Study
+            from fmnist.engine import pool
+            from fmnist.engine.data import load
             small = load().subset(3_000, 1_000)
             pool.load = lambda *_: small
             base = {"hidden_sizes": [4], "val_size": 500, "batch_size": 64, "lr": 0.1}

@@ -5,7 +5,7 @@ import torch
 from reference import OPTIMIZERS, torch_optimizer
 
 from fmnist.config import RunConfig
-from fmnist.optim import LARGE, Optimizer
+from fmnist.engine.optim import LARGE, Optimizer
 
 torch.set_num_threads(1)
 SHAPES = [(5, 7), (5,), (LARGE // 64 + 1, 64)]  # a weight, a bias, and a weight that the CPU takes run by run

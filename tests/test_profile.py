@@ -2,9 +2,10 @@
 
 import pytest
 
-from fmnist import cli, profile, store
+from fmnist import cli
 from fmnist.config import RunConfig, UserError
-from fmnist.tables import profile_table
+from fmnist.presentation.tables import profile_table
+from fmnist.studies import profile, store
 
 
 @pytest.fixture

@@ -23,46 +23,41 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fmnist"
 
 # A module imports only modules that come before it.
-ENGINE = [
-    "config",
-    "wording",
-    "fetch",
-    "data",
-    "model",
-    "optim",
-    "stack",
-    "feed",
-    "gradients",
-    "packing",
-    "trainer",
-    "train",
-]
-ENGINE += ["pool", "store", "study", "profile", "search", "classifiers", "live"]
-ANALYSIS = ["analysis", "published", "reproduced", "evidence", "claims", "choices"]
-ANALYSIS += ["publish", "style", "curves", "pictures"]
-ANALYSIS += ["agreement", "figures", "tables", "search_analysis", "search_figures", "document", "exporters", "landing"]
-ANALYSIS += ["prose", "provenance", "beyond"]
-LAB = ["beside", "export", "loop", "sketch", "anatomy", "inside", "form", "explore", "browse"]
-REPORT = ["failure", "notebooks", "outline", "report", "new", "verify"]
-ORDER = [*ENGINE, *ANALYSIS, *LAB, *REPORT, "cli"]
+PARTS = {
+    "": "config wording",
+    "engine": "fetch data model optim stack feed gradients packing trainer train pool",
+    "studies": "store study profile search classifiers live",
+    "analysis": "statistics published reproduced evidence claims choices searched beyond",
+    "presentation": "publish style curves pictures agreement figures tables search_figures",
+    "lab": "beside export loop sketch anatomy inside form explore browse",
+    "paper": "document exporters landing prose provenance failure notebooks outline report new verify",
+}
+ORDER = [f"{part}.{module}".lstrip(".") for part, modules in PARTS.items() for module in modules.split()] + ["cli"]
+FRAMES = [name for name in ORDER if name.split(".")[0] in ("wording", "analysis", "presentation", "paper")]
+FRAMES.remove("paper.verify")  # trains
 STUDIES = ["shape", "optimizer", "dropout", "init", "batchnorm", "activation", "weight_decay", "choices"]
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
 
 
 @cache
 def tree(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))
+    return ast.parse(path(module).read_text("utf-8"))
+
+
+def path(module: str) -> Path:
+    return (PACKAGE / module.replace(".", "/")).with_suffix(".py")
 
 
 def imports(module: str) -> set[str]:
-    """Dotted names of all that a module imports, inside functions too; `from fmnist import x` as `fmnist.x`."""
+    """Dotted names of all that a module imports, inside functions too; `from package import x` as `package.x`."""
     found = set()
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: imports are absolute"
-            found |= {f"fmnist.{name.name}" for name in node.names} if node.module == "fmnist" else {node.module}
+            inside = {f"{node.module}.{name.name}" for name in node.names}
+            found |= inside if node.module in ("fmnist", *(f"fmnist.{part}" for part in PARTS)) else {node.module}
     return found
 
 
@@ -89,22 +84,23 @@ def run(*command, **options) -> str:
 
 
 def test_every_module_has_its_place():
-    assert sorted(ORDER) == sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+    there = {".".join(found.relative_to(PACKAGE).with_suffix("").parts) for found in PACKAGE.rglob("*.py")}
+    assert {*ORDER, "__init__", *(f"{part}.__init__" for part in PARTS if part)} == there
 
 
 @pytest.mark.parametrize("module", ORDER)
 def test_imports_flow_one_way(module):
-    ours = {name.split(".")[1] for name in imports(module) if name.startswith("fmnist.")}
+    ours = {name.removeprefix("fmnist.") for name in imports(module) if name.startswith("fmnist.")}
     assert ours <= set(ORDER[: ORDER.index(module)])
 
 
-@pytest.mark.parametrize("module", ["wording", *ANALYSIS, "failure", "notebooks", "outline", "report"])
+@pytest.mark.parametrize("module", FRAMES)
 def test_analysis_takes_frames_and_does_not_import_torch(module):
     assert not any(name.split(".")[0] in PINNED for name in imports(module))
 
 
 def test_nothing_analysis_imports_brings_torch():
-    modules = ", ".join(f"fmnist.{name}" for name in ANALYSIS)
+    modules = ", ".join(f"fmnist.{name}" for name in FRAMES)
     run(sys.executable, "-c", f"import sys, {modules}; assert 'torch' not in sys.modules")
 
 
@@ -115,13 +111,13 @@ def test_importing_the_package_costs_nothing():
 
 @pytest.mark.parametrize("module", ["__init__", *ORDER])
 def test_modules_and_functions_stay_short(module):
-    lines = (PACKAGE / f"{module}.py").read_text("utf-8").count("\n")
+    lines = path(module).read_text("utf-8").count("\n")
     assert lines <= 250
     functions = [node for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert [node.name for node in functions if node.end_lineno - node.lineno >= 50] == []
 
 
-@pytest.mark.parametrize("module", ["__init__", *ORDER])
+@pytest.mark.parametrize("module", ["__init__", *(f"{part}.__init__" for part in PARTS if part), *ORDER])
 def test_modules_say_why_they_exist(module):
     assert ast.get_docstring(tree(module))
 
@@ -218,7 +214,7 @@ def test_make_alone_lists_every_target():
 
 
 def test_nbconvert_knows_the_exporters():
-    from fmnist.exporters import HomeworkHTML, HomeworkPDF
+    from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
 
     assert get_exporter("homework_html") is HomeworkHTML
     assert get_exporter("homework_pdf") is HomeworkPDF
@@ -243,7 +239,7 @@ def test_an_installed_package_renders_a_foreign_notebook(tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Foreign\n\n$E = m c^2$")])
     nbformat.write(notebook, tmp_path / "foreign.ipynb")
     code = (
-        "import fmnist.exporters as e; assert 'installed' in e.__file__; "
+        "import fmnist.paper.exporters as e; assert 'installed' in e.__file__; "
         "print(e.HomeworkHTML().from_filename('foreign.ipynb')[0])"
     )
     page = run(sys.executable, "-c", code, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")})

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fmnist import agreement, choices, claims, reproduced
+from fmnist.analysis import choices, claims, reproduced
+from fmnist.analysis.published import Published, Table, read
 from fmnist.config import UserError
-from fmnist.published import Published, Table, read
-from fmnist.report import Report
+from fmnist.paper.report import Report
+from fmnist.presentation import agreement
 
 ROOT = Path(__file__).parents[1]
 REPORTS = sorted(path.parent.name for path in (ROOT / "params").glob("*/published.yaml"))

@@ -14,8 +14,8 @@ import pytest
 from nbformat import NotebookNode
 from PIL import Image
 
-from fmnist.exporters import HomeworkHTML, HomeworkPDF
-from fmnist.landing import landing
+from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
+from fmnist.paper.landing import landing
 
 THEMES = ["light", "dark"]
 REFERENCES = "See @fig-curve, @tbl-scores, @eq-loss, @sec-second and [@kingma].\n\n$$L = \\sum_i x_i$$ {#eq-loss}"

@@ -10,10 +10,10 @@ import pandas as pd
 import pypdf
 import pytest
 
-from fmnist import publish
 from fmnist.config import UserError
-from fmnist.document import values
-from fmnist.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
+from fmnist.paper.document import values
+from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
+from fmnist.presentation import publish
 
 SCRIPT = f"<script>{(TEMPLATES / 'homework.js').read_text('utf-8')}</script>"
 REFERENCES = "MARK @fig-curve, @fig-second, @tbl-scores, @eq-loss, @sec-first and @sec-second END"

@@ -14,8 +14,8 @@ import pypdf
 import pytest
 
 from fmnist.config import UserError
-from fmnist.data import locate
-from fmnist.report import Report
+from fmnist.engine.data import locate
+from fmnist.paper.report import Report
 
 ROOT = Path(__file__).parents[1]
 KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}

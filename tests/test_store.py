@@ -17,20 +17,22 @@ import pandas as pd
 import pytest
 import torch
 
-from fmnist import pool, store, study
 from fmnist.config import RunConfig, UserError
-from fmnist.data import scaling, split
-from fmnist.store import FILES, METRICS
-from fmnist.train import train_stack
+from fmnist.engine import pool
+from fmnist.engine.data import scaling, split
+from fmnist.engine.train import train_stack
+from fmnist.studies import store, study
+from fmnist.studies.store import FILES, METRICS
 
 CONFIG = RunConfig(hidden_sizes=(4,), epochs=1, val_size=500, batch_size=64, lr=0.1)
 
 # What another process does: train `runs` tiny runs on the first images, with more of its own around it.
 SCRIPT = """
 import os, signal, sys
-from fmnist import pool, store, study
+from fmnist.engine import pool
+from fmnist.studies import store, study
 from fmnist.config import RunConfig
-from fmnist.data import load
+from fmnist.engine.data import load
 small = load().subset(3_000, 1_000)
 pool.load = lambda *_: small
 def configs(**more):

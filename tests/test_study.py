@@ -10,10 +10,11 @@ import time
 import pandas as pd
 import pytest
 
-from fmnist import pool, store
 from fmnist.config import RunConfig, UserError
-from fmnist.store import METRICS
-from fmnist.study import Study, setting
+from fmnist.engine import pool
+from fmnist.studies import store
+from fmnist.studies.store import METRICS
+from fmnist.studies.study import Study, setting
 
 TINY = {"hidden_sizes": [4], "epochs": 1, "val_size": 500, "batch_size": 64}
 VARIANTS = {"SGD": {"optimizer": "SGD"}, "Adam": {"optimizer": "Adam"}}
@@ -174,7 +175,7 @@ def test_only_what_is_missing_is_trained(trained):
 
 
 def test_a_run_that_two_trials_want_is_trained_once(trained):
-    from fmnist.study import train
+    from fmnist.studies.study import train
 
     configs = Study(TINY, seeds=[0]).configs * 3
     assert [run.config for run in train(configs, "cpu")] == configs

@@ -13,17 +13,17 @@ import torch
 from reference import OPTIMIZERS, plain_evaluation, plain_training, scaled
 from torch.utils.data import DataLoader, TensorDataset
 
-from fmnist import pool
-from fmnist import stack as stack_module
 from fmnist.config import RunConfig, UserError
-from fmnist.data import Data
-from fmnist.feed import Feed
-from fmnist.model import MLP
-from fmnist.packing import STACK_RUNS, footprint, pack, plan, work
-from fmnist.pool import resolve_device
-from fmnist.stack import Stack
-from fmnist.train import Result, evaluate, train_stack
-from fmnist.trainer import Trainer
+from fmnist.engine import pool
+from fmnist.engine import stack as stack_module
+from fmnist.engine.data import Data
+from fmnist.engine.feed import Feed
+from fmnist.engine.model import MLP
+from fmnist.engine.packing import STACK_RUNS, footprint, pack, plan, work
+from fmnist.engine.pool import resolve_device
+from fmnist.engine.stack import Stack
+from fmnist.engine.train import Result, evaluate, train_stack
+from fmnist.engine.trainer import Trainer
 
 torch.set_num_threads(1)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
@@ -559,10 +559,10 @@ def test_a_stack_that_finds_too_little_memory_is_split(tiny, monkeypatch):
 
 MEMORY = """
 import random, sys, threading, psutil, torch
-from fmnist import pool
-from fmnist import stack as stack_module
+from fmnist.engine import pool
+from fmnist.engine import stack as stack_module
 from fmnist.config import RunConfig
-from fmnist.data import load
+from fmnist.engine.data import load
 
 draw, small = random.Random(0), load().subset(3_000, 1_000)
 pool.load = lambda *_: small

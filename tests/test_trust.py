@@ -17,13 +17,15 @@ import pandas as pd
 import pypdf
 import pytest
 
-from fmnist import figures, prose, provenance, publish, store, verify
 from fmnist.cli import main
 from fmnist.config import RunConfig, UserError
-from fmnist.data import locate
-from fmnist.exporters import HomeworkHTML, HomeworkPDF
-from fmnist.new import new
-from fmnist.report import Report
+from fmnist.engine.data import locate
+from fmnist.paper import prose, provenance, verify
+from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
+from fmnist.paper.new import new
+from fmnist.paper.report import Report
+from fmnist.presentation import figures, publish
+from fmnist.studies import store
 
 ROOT = Path(__file__).parents[1]
 KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
@@ -68,7 +70,7 @@ def data_set():
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, data_set):
     """A store with four trained runs: two trials, two seeds."""
-    from fmnist.study import Study
+    from fmnist.studies.study import Study
 
     here = os.environ.get("FMNIST_RUNS")
     os.environ["FMNIST_RUNS"] = str(tmp_path_factory.mktemp("store"))

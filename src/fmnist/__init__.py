@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors complete from
     from fmnist.config import RunConfig, UserError
-    from fmnist.publish import record, say, show, table
-    from fmnist.store import Run, load_run
-    from fmnist.study import Study, train
+    from fmnist.presentation.publish import record, say, show, table
+    from fmnist.studies.store import Run, load_run
+    from fmnist.studies.study import Study, train
 
 _HOME = {
-    "Run": "store",
+    "Run": "studies.store",
     "RunConfig": "config",
     "UserError": "config",
-    "Study": "study",
-    "load_run": "store",
-    "train": "study",
-    "record": "publish",
-    "say": "publish",
-    "show": "publish",
-    "table": "publish",
+    "Study": "studies.study",
+    "load_run": "studies.store",
+    "train": "studies.study",
+    "record": "presentation.publish",
+    "say": "presentation.publish",
+    "show": "presentation.publish",
+    "table": "presentation.publish",
 }
 __all__ = ["Run", "RunConfig", "Study", "UserError", "load_run", "record", "say", "show", "table", "train"]
 

@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from fmnist.failure import gaps
-    from fmnist.report import Report
+    from fmnist.paper.failure import gaps
+    from fmnist.paper.report import Report
 
     device, memory, incomplete = _device(options.device), _bytes(options.memory), False
     reports = [Report(name, device) for name in options.names]  # a mistake in any shows before training
@@ -94,7 +94,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _new(options: argparse.Namespace) -> None:
-    from fmnist.new import new
+    from fmnist.paper.new import new
 
     folder = new(options.name, options.title, options.author)
     for path in sorted(folder.iterdir()):
@@ -103,14 +103,14 @@ def _new(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from fmnist.verify import read, verify
+    from fmnist.paper.verify import read, verify
 
     about = read(options.path)
     return int(not verify(about, options.sample, options.seed, _device(options.device), print))
 
 
 def _train(options: argparse.Namespace) -> None:
-    from fmnist.tables import summary_table
+    from fmnist.presentation.tables import summary_table
 
     device, memory = _device(options.device), _bytes(options.memory)
     studies = _studies(options.path, device)
@@ -120,8 +120,8 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _profile(options: argparse.Namespace) -> None:
-    from fmnist.profile import profile
-    from fmnist.tables import profile_table
+    from fmnist.presentation.tables import profile_table
+    from fmnist.studies.profile import profile
 
     device, memory = _device(options.device), _bytes(options.memory)
     print(profile_table(profile(_configs(_studies(options.path, device)), device, memory)))
@@ -129,7 +129,7 @@ def _profile(options: argparse.Namespace) -> None:
 
 def _studies(given: str, device: str) -> dict:
     """The studies of a report's folder, or the one of a file in it, by name."""
-    from fmnist.report import Report
+    from fmnist.paper.report import Report
 
     path = Path(given)
     single = path.suffix == ".yaml"
@@ -157,7 +157,7 @@ def _bytes(text: str | None) -> int | None:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from fmnist.store import results
+    from fmnist.studies.store import results
 
     table = results()
     if options.format == "csv":
@@ -180,21 +180,21 @@ def _results(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from fmnist.export import export
+    from fmnist.lab.export import export
 
     paths = export(options.form, options.folder)
     _say(f"wrote {paths[0].name if len(paths) == 1 else f'{len(paths)} files or folders'} into {options.folder}")
 
 
 def _data(options: argparse.Namespace) -> None:
-    from fmnist.data import locate
+    from fmnist.engine.data import locate
 
     validate_field("dataset", options.dataset, "fmnist data")
     print(locate(dataset=options.dataset))
 
 
 def _device(name: str) -> str:
-    from fmnist.pool import resolve_device
+    from fmnist.engine.pool import resolve_device
 
     return str(resolve_device(name))
 
@@ -209,8 +209,8 @@ def _check_writable(folder: Path) -> None:
 
 
 def _train_all(configs: list, device: str, memory: int | None) -> None:
-    from fmnist import store
-    from fmnist.study import train
+    from fmnist.studies import store
+    from fmnist.studies.study import train
 
     missing = sum(store.load(config.run_id) is None for config in configs)
     _say(f"{len(configs)} runs: {len(configs) - missing} in the store, {missing} to train on {device}")

@@ -1,7 +1,7 @@
 """Numbers as text, in one place: what a table cell, an axis and a sentence of the report print.
 
 Accuracies are in [0, 1] in data and in percent here, their differences in percentage points, losses in nats.
-`claim` turns one row of `analysis.compare` into English that says no more than the row does.
+`claim` turns one row of `statistics.compare` into English that says no more than the row does.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
 PER_CENT = " %"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-VERDICTS = {  # verdict of `analysis.compare`: (for one, for several)
+VERDICTS = {  # verdict of `statistics.compare`: (for one, for several)
     "higher": ("{} is higher", "{} are higher"),
     "lower": ("{} is lower", "{} are lower"),
     "no difference detectable": ("for {} no difference is detectable",) * 2,
@@ -51,6 +51,12 @@ METRICS = {
     "seconds": Metric("share of the stack's wall time", "in wall time", 1.0, "s", False),
     "seconds_per_epoch": Metric("wall time of an epoch", "in wall time of an epoch", 1.0, "s", False),
 }
+AXES = {  # fields and groups in words
+    "lr": "learning rate", "dropout": "dropout probability", "batch_size": "batch size", "weight_decay": "weight decay",
+    "hidden_sizes": "hidden layers", "variant": "variant", "optimizer": "optimizer", "init": "initialization",
+    "trial": "trial", "activation": "activation", "parameters": "parameters", "seed": "seed",
+    "init_std": "standard deviation",
+}  # fmt: skip
 
 
 def metric_of(name: str) -> Metric:
@@ -123,7 +129,7 @@ def sentence(text: str) -> str:
 
 
 def claim(row: Mapping | pd.Series) -> str:
-    """One row of `analysis.compare` as a clause, e.g. "Adam is 2.1 points above SGD on the test set (95 % interval …)".
+    """A row of `statistics.compare` as a clause, e.g. "Adam is 2.1 points above SGD on the test set (95 % interval …)".
 
     The verdict of the row decides the wording: a difference is stated only where the row claims one.
     The interval is that of this comparison alone; the p value is the corrected one.
@@ -152,13 +158,13 @@ def claim(row: Mapping | pd.Series) -> str:
 
 
 def sentences(comparison: pd.DataFrame) -> str:
-    """The claims of a table of `analysis.compare`, a sentence each; too few seeds claim nothing and have none."""
+    """The claims of a table of `statistics.compare`, a sentence each; too few seeds claim nothing and have none."""
     decided = comparison[comparison["verdict"] != "too few seeds"]
     return " ".join(sentence(claim(row)) for _, row in decided.iterrows())
 
 
 def overview(comparison: pd.DataFrame) -> str:
-    """A whole table of `analysis.compare` in one sentence: how many are higher, lower, undecided, and which."""
+    """A whole table of `statistics.compare` in one sentence: how many are higher, lower, undecided, and which."""
     if comparison.empty:
         return "There is nothing to compare."
     baseline, place = comparison["baseline"].iloc[0], metric_of(comparison["metric"].iloc[0]).place

@@ -1,0 +1,147 @@
+"""One network, as PyTorch users would write it: the readable reference that stacks are tested against,
+and what `load_run(run_id).model()` gives back.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fmnist.config import RunConfig, layer_sizes
+from fmnist.engine.data import generator
+
+LEAKY_SLOPE = 0.01  # torch.nn.LeakyReLU's default
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+PARAMETER_DTYPE = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.float32}
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """For sums and counts: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class MLP(nn.Module):
+    """784 → hidden_sizes → 10 fully connected; a hidden layer is linear, [batch norm], activation, [dropout].
+
+    The weights come from the config's seed alone. `forward`: scaled images [batch, 784] → logits [batch, 10].
+    """
+
+    def __init__(self, config: RunConfig):
+        super().__init__()
+        dtype = PARAMETER_DTYPE[config.precision]
+        draw = generator(config.seed, "weights")
+        sizes = layer_sizes(config.hidden_sizes)
+        self.linears = nn.ModuleList(nn.utils.skip_init(nn.Linear, *size, dtype=dtype) for size in sizes)
+        self.norms = nn.ModuleList(
+            nn.BatchNorm1d(width, dtype=dtype) for width in config.hidden_sizes if config.batch_norm
+        )
+        self.activation = ACTIVATIONS[config.activation]()
+        self.dropouts = nn.ModuleList(
+            SeededDropout(config.dropout, config.seed, layer) for layer in range(len(config.hidden_sizes))
+        )
+        for linear in self.linears:
+            initialize(linear, config, draw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, linear in enumerate(self.linears[:-1]):
+            x = linear(x)
+            x = self.norms[layer](x) if self.norms else x
+            x = self.dropouts[layer](self.activation(x))
+        return self.linears[-1](x)
+
+
+def layer_signals(model: MLP, x: Tensor, labels: Tensor) -> list[tuple[float, float]]:
+    """Per hidden layer, the standard deviation of its activations and of the loss's gradient at them."""
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: tuple, out: Tensor) -> None:
+        out.retain_grad()
+        seen.append(out)
+
+    handle = model.activation.register_forward_hook(keep)
+    nn.functional.cross_entropy(model(x), labels).backward()
+    handle.remove()
+    return [(float(a.std()), float(a.grad.std())) for a in seen]
+
+
+@torch.no_grad()
+def initialize(linear: nn.Linear, config: RunConfig, draw: torch.Generator) -> None:
+    """Draw weights and biases in place, in float64, so that every precision starts from the same numbers.
+
+    `default` is torch.nn.Linear's own: U(-1/√n_in, 1/√n_in) for weights and biases (Kaiming uniform with a = √5).
+    """
+    weight, bias = linear.weight.double(), linear.bias.double()
+    bound = linear.in_features**-0.5
+    match config.init:
+        case "default":
+            weight.uniform_(-bound, bound, generator=draw)
+        case "normal":
+            weight.normal_(0, config.init_std, generator=draw)
+        case "zeros":
+            weight.zero_()
+        case name if name.startswith("kaiming"):
+            getattr(nn.init, f"{name}_")(weight, nonlinearity="relu", generator=draw)
+        case name:
+            getattr(nn.init, f"{name}_")(weight, generator=draw)
+    match config.bias_init:
+        case "default":
+            bias.uniform_(-bound, bound, generator=draw)
+        case "normal":
+            bias.normal_(0, config.init_std, generator=draw)
+        case "zeros":
+            bias.zero_()
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias)
+
+
+class SeededDropout(nn.Module):
+    """Inverted dropout whose masks depend on seed, layer and step alone, so that any stack can draw the same ones."""
+
+    def __init__(self, p: float, seed: int, layer: int):
+        super().__init__()
+        self.p, self.seed, self.layer, self.step = p, seed, layer, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        key = dropout_keys([self.seed], self.layer, self.step, 1)[0].to(x.device)
+        self.step += 1
+        p = torch.tensor([self.p], dtype=x.dtype, device=x.device)
+        return x * dropout_mask(key, p, *x.shape[::-1])[0].t()
+
+
+def dropout_keys(seeds: Sequence[int], layer: int, first_step: int, steps: int) -> Tensor:
+    """One 32-bit key per step and run, int32 [steps, runs]."""
+    seed = np.asarray(seeds, np.uint64)[None, :] << np.uint64(32)
+    place = (np.arange(first_step, first_step + steps, dtype=np.uint64)[:, None] << np.uint64(8)) + np.uint64(layer)
+    z = _splitmix(_splitmix(seed) ^ place)
+    return torch.from_numpy((z >> np.uint64(32)).astype(np.uint32).view(np.int32))
+
+
+def _splitmix(z: np.ndarray) -> np.ndarray:
+    """splitmix64, Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195."""
+    with np.errstate(over="ignore"):
+        z = z + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def dropout_mask(keys: Tensor, p: Tensor, width: int, batch: int, dtype: torch.dtype | None = None) -> Tensor:
+    """0 with probability p, else 1/(1 - p); keys int32 [runs], p floating [runs] → [runs, width, batch] of `dtype`
+    (left out: p's).
+
+    A counter-based generator: every element hashes its own position with the run's key, so the mask is the same on
+    every device and in every stack. p is rounded to 1/32,768: each 32-bit hash serves two elements.
+    """
+    count, dtype = width * batch, dtype or p.dtype
+    bits = torch.arange((count + 1) // 2, dtype=torch.int32, device=keys.device)[None] * 0x1E3779B1 + keys[:, None]
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97), (15, None)):  # Wellons' 32-bit mixer, public domain
+        bits ^= (bits >> shift) & ((1 << (32 - shift)) - 1)  # int32 shifts keep the sign: mask it off
+        if factor:
+            bits *= factor
+    halves = ((bits >> 1) & 0x7FFF7FFF).view(torch.int16)[:, :count].view(-1, width, batch)  # 0 … 32,767
+    threshold = (p * 32768).round().clamp(max=32767).to(torch.int16)[:, None, None]
+    dropped = (halves - threshold) >> 15  # -1 below the threshold, else 0: arithmetic is faster than a comparison
+    return dropped.to(dtype).add_(1).mul_((1 / (1 - p)).to(dtype)[:, None, None])

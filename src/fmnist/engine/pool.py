@@ -1,0 +1,188 @@
+"""Training many runs: keep the device, or every core, busy with stacks until all are done."""
+
+import ctypes
+import gc
+import os
+import queue
+import signal
+import sys
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+
+import torch
+
+from fmnist.config import RunConfig, UserError
+from fmnist.engine.data import Data, load
+from fmnist.engine.packing import evenly, plan, work
+from fmnist.engine.train import Result, train_stack
+
+
+def devices() -> list[str]:
+    """What `device` may be on this machine: auto, cpu, and cuda, cuda:0, … or mps where there is one."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count)), *mps]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto` (the accelerator if there is one), `cpu`, `cuda`, `cuda:1` or `mps`; UserError if it is not there."""
+    there = devices()
+    if name not in there:
+        known = name == "mps" or name == "cuda" or name.startswith("cuda:") and name[5:].isdigit()
+        problem = "this machine has no such device" if known else "unknown device"
+        raise UserError(f"device: {name}: {problem}. Allowed here: {', '.join(there)}")
+    if name == "auto":
+        name = next((best for best in ("cuda", "mps") if best in there), "cpu")
+    return torch.device(name)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+BESIDE = threading.Event()  # set while a thread of this process trains by itself, see `live`
+Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
+
+
+def train(
+    configs: Sequence[RunConfig],
+    finished: Callable[[Result], None],
+    device: str = "auto",
+    progress: Progress = lambda *_: None,
+    memory: int | None = None,
+) -> None:
+    """Train all runs; `finished` takes each as its stack ends, `progress` is called after every epoch of a stack.
+
+    On the CPU each core trains a stack of its own while there are several. Ctrl-C ends all; what has been trained by
+    then has been given to `finished`. `memory` bounds the bytes that are taken: of the process and its workers on the
+    CPU, of the device elsewhere; left out, most of what is free. UserError if a run needs more.
+    """
+    on = resolve_device(device)
+    if on.type == "mps" and any(config.precision == "float64" for config in configs):
+        raise UserError("precision: float64 does not exist on mps; use device cpu, or precision float32")
+    stacks, workers = plan(configs, on, memory)
+    with settings(on, workers):
+        crew = Crew({name: load(on, name) for name in dict.fromkeys(c.dataset for c in configs)}, on, workers)
+        waiting, trained = {crew.submit(stack) for stack in stacks}, deque()
+
+        def deliver() -> None:
+            for future in [future for future in waiting if future.done()]:
+                waiting.remove(future)
+                trained.extend(future.result())
+            while trained:
+                finished(trained[0])
+                trained.popleft()
+
+        try:
+            while waiting:
+                with suppress(queue.Empty):
+                    progress(*crew.reports.get(timeout=0.1))
+                deliver()
+        except BrokenProcessPool:
+            raise UserError(
+                "training: a worker was killed, perhaps for want of memory; try a smaller --memory"
+            ) from None
+        finally:
+            crew.dismiss()
+            waiting = {future for future in waiting if not future.cancelled() and not future.exception()}
+            deliver()
+        while not crew.reports.empty():
+            progress(*crew.reports.get())
+
+
+class Crew:
+    """The workers of one `train`: each takes a stack at a time and reports every epoch.
+
+    Several on the cores of a Linux machine are forked processes, which share the data sets. Threads would do for long
+    operations; between short ones they wait for each other's turn in Python. They have to do where something else
+    trains in this process already: what that has locked would stay locked in a fork.
+    """
+
+    def __init__(self, data: dict[str, Data], device: torch.device, workers: int):
+        self.data, self.device, self.threads = data, device, torch.get_num_threads()
+        self.forked = workers > 1 and sys.platform == "linux" and not BESIDE.is_set()
+        if self.forked:
+            context = get_context("fork")
+            self.reports, self.stop = context.Queue(), context.Event()
+            self.pool = ProcessPoolExecutor(workers, context, initializer=_join, initargs=(self,))
+        else:
+            self.reports, self.stop = queue.Queue(), threading.Event()
+            self.pool = ThreadPoolExecutor(workers, "stack")
+
+    def submit(self, stack: list[RunConfig]) -> Future:
+        with warnings.catch_warnings():  # Python 3.12 on warns of forking beside threads; none of them is used there
+            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+            return self.pool.submit(_work, stack) if self.forked else self.pool.submit(self.work, stack)
+
+    def dismiss(self) -> None:
+        """Stop what is in training and wait for it."""
+        self.stop.set()
+        self.pool.shutdown(cancel_futures=True)
+
+    def work(self, stack: list[RunConfig]) -> list[Result]:
+        """Train one stack; where the device's memory does not suffice after all, its halves."""
+        each, done, seen = sum(map(work, stack)) / max(stack[0].epochs, 1), 0, 0.0
+
+        def report(epoch: int, accuracy: float) -> None:
+            nonlocal done, seen
+            if epoch != done:
+                self.reports.put(((epoch - done) * len(stack), (epoch - done) * each, accuracy))
+            done, seen = epoch, accuracy
+
+        release(self.device)
+        with suppress(torch.OutOfMemoryError):
+            results = train_stack(stack, self.data[stack[0].dataset], report, self.stop)
+            report(stack[0].epochs, seen)  # all of them, if every run has diverged before
+            return results
+        if len(stack) == 1:
+            raise UserError(f"device: {self.device} has too little free memory for a single run; use another device")
+        report(0, 0.0)
+        return [result for half in evenly(stack, -(-len(stack) // 2)) for result in self.work(half)]
+
+
+def _join(crew: Crew) -> None:
+    """In a forked process, at its start: Ctrl-C is the parent's, which says when to stop.
+
+    The C library is to keep what a step has freed for the next one, instead of fetching it page by page again.
+    """
+    global _crew
+    _crew = crew
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(crew.threads)
+    with suppress(AttributeError, OSError):  # not every Linux has glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most it takes
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def _work(stack: list[RunConfig]) -> list[Result]:
+    return _crew.work(stack)
+
+
+def release(device: torch.device) -> None:
+    """Give back what the last stack took: freed memory that the allocator keeps counts against the bound, too."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # not every Linux has glibc
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def settings(device: torch.device, workers: int):
+    """Each worker its share of the cores; on CUDA, products of float32 in TensorFloat-32. Both are the process's."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")  # of 1,024 kernels, each of a few MB
+    try:
+        if device.type == "cpu":
+            torch.set_num_threads(max(1, threads // workers))
+        elif device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)

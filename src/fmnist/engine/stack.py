@@ -1,0 +1,226 @@
+"""A stack: runs trained together as one batched network, with forward and backward pass written out.
+
+Everything is laid out features first: weights [runs, out, in], activations [runs, width, batch], logits
+[runs, classes, batch]. So nothing is ever transposed in memory, and all that runs share a batch with, the first layer
+multiplies in one product, [runs · width, 784] · [784, batch]: those of one *group*, which have their seed in common.
+A stack's groups are equally large neighbours; where they would not be, every run is a group of its own.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from fmnist.config import RunConfig
+from fmnist.engine.model import LEAKY_SLOPE, MLP, PARAMETER_DTYPE, dropout_mask
+
+BN_MOMENTUM, BN_EPS = 0.1, 1e-5  # torch.nn.BatchNorm1d's defaults
+NORM = ("weight", "bias", "running_mean", "running_var")
+
+LARGE = 1 << 20  # multiply-adds of a product that is worth a call of its own
+
+aten = torch.ops.aten
+FORWARD = {
+    "relu": torch.relu_,
+    "leaky_relu": lambda z: aten.leaky_relu_(z, LEAKY_SLOPE),
+    "tanh": torch.tanh_,
+    "sigmoid": torch.sigmoid_,
+}
+BACKWARD = {  # the gradient from the activation's own output
+    "relu": lambda gradient, a: aten.threshold_backward(gradient, a, 0),
+    "leaky_relu": lambda gradient, a: aten.leaky_relu_backward(gradient, a, LEAKY_SLOPE, True),
+    "tanh": aten.tanh_backward,
+    "sigmoid": aten.sigmoid_backward,
+}
+
+
+def onednn(a: Tensor, b: Tensor) -> Tensor:
+    """a · bᵀ of two matrices by oneDNN's linear layer; views that are strided cost nothing."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """The fastest of five calls."""
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+@functools.cache
+def native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 faster than float32: measured once, in some 50 ms."""
+    single = torch.ones(512, 784)
+    half = single.bfloat16()
+    try:
+        return seconds(lambda: onednn(half, half)) < seconds(lambda: onednn(single, single))
+    except (RuntimeError, AttributeError):  # oneDNN has no such product here, or there is no oneDNN
+        return False
+
+
+@functools.cache
+def onednn_leads() -> bool:
+    """Whether oneDNN's float32 products are far faster than torch.bmm's here (MKL's on some AMD): measured once."""
+    a = torch.ones(1, 512, 512)
+    return has_onednn(a.dtype) and seconds(lambda: onednn(a[0], a[0])) < seconds(lambda: a @ a) / 1.3
+
+
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this type here."""
+    available = torch.backends.mkldnn.is_available()
+    return available and (dtype == torch.float32 or dtype == torch.bfloat16 and native_bfloat16())
+
+
+def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a · b + bias run by run, [runs, m, k] · [runs, k, n]; where the CPU has no bfloat16, in float32 of the same."""
+    if a.shape[2] == 1 and bias is None:  # a batch of one image: the libraries' products take ten times as long
+        return a * b
+    if a.device.type == "cpu":
+        if a.dtype == torch.bfloat16 and not native_bfloat16():
+            return matmul(a.float(), b.float(), None if bias is None else bias.float()).bfloat16()
+        if a.dtype == torch.float32 and a[0].numel() * b.shape[2] > 8 * LARGE and onednn_leads():
+            c = torch.stack([onednn(*pair) for pair in zip(a, b.mT, strict=True)])
+            return c if bias is None else c.add_(bias)
+    return torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a · bᵀ group by group: [groups, m, k] and [groups, n, k] → [groups, m, n]; on the CPU large ones by oneDNN."""
+    if a.device.type == "cpu" and a[0].numel() * b.shape[1] > LARGE and has_onednn(a.dtype):
+        parts = [onednn(*pair) for pair in zip(a, b, strict=True)]
+        return parts[0][None] if len(parts) == 1 else torch.stack(parts)
+    return matmul(a, b.mT)
+
+
+def group_starts(configs: Sequence[RunConfig]) -> list[int]:
+    """The first run of every group: neighbours of one seed and scaling, if all groups are equally large, else each."""
+    sizes = [len(list(members)) for _, members in groupby(configs, key=lambda c: (c.seed, c.input_scaling))]
+    return list(range(0, len(configs), sizes[0] if len(set(sizes)) == 1 else 1))
+
+
+@dataclass
+class Layer:
+    """What the backward pass needs of one hidden layer; all [runs, width, batch]."""
+
+    activated: Tensor  # before dropout
+    mask: Tensor | None  # dropout's
+    norm: tuple[Tensor, ...] | None  # batch norm's input [1, runs · width, batch], mean and 1/std
+    out: Tensor  # what the next layer sees
+
+
+class Stack:
+    """Networks of one architecture, `len(configs)` of them, initialized as `MLP(config)` each.
+
+    `parameters` lists weight, bias and, with batch norm, scale and shift, layer by layer, each [runs, …].
+    """
+
+    def __init__(self, configs: Sequence[RunConfig], device: torch.device | str = "cpu"):
+        first, states = configs[0], [MLP(config).state_dict() for config in configs]
+        self.configs, self.starts = list(configs), group_starts(configs)
+        self.activation = first.activation
+        self.depth, self.batch_norm = len(first.hidden_sizes), first.batch_norm
+        self.dtype, self.compute_dtype = PARAMETER_DTYPE[first.precision], getattr(torch, first.precision)
+        self.state = {
+            name: torch.stack([state[name] for state in states]).to(device)
+            for name in states[0]
+            if not name.endswith("num_batches_tracked")
+        }
+        drops = [config.dropout for config in configs]
+        self.dropout = torch.tensor(drops, dtype=self.dtype, device=device) if any(drops) else None
+        self.parameters = [self.state[name] for name in self.parameter_names()]
+        self.weights = [self.state[f"linears.{layer}.weight"] for layer in range(self.depth + 1)]
+        biases = [self.state[f"linears.{layer}.bias"] for layer in range(self.depth + 1)]
+        if self.compute_dtype != self.dtype:  # the products take copies, which each forward brings up to date
+            self.exact = [*self.weights, *biases]
+            self.rounded = [tensor.to(self.compute_dtype) for tensor in self.exact]
+            self.weights, biases = self.rounded[: self.depth + 1], self.rounded[self.depth + 1 :]
+        self.columns = [bias[:, :, None] for bias in biases]
+        self.tape: list[Layer] = []
+
+    def parameter_names(self) -> list[str]:
+        names = []
+        for layer in range(self.depth + 1):
+            names += [f"linears.{layer}.weight", f"linears.{layer}.bias"]
+            if self.batch_norm and layer < self.depth:
+                names += [f"norms.{layer}.weight", f"norms.{layer}.bias"]
+        return names
+
+    def weight_norm(self) -> Tensor:
+        """Euclidean norm of all weights of all linear layers together, biases left out, [runs]."""
+        layers = [self.state[f"linears.{layer}.weight"].flatten(1) for layer in range(self.depth + 1)]
+        return torch.stack([torch.linalg.vector_norm(weights, dim=1) for weights in layers], 1).norm(dim=1)
+
+    def forward(self, x: Tensor, keys: Sequence[Tensor] | None = None, training: bool = False) -> Tensor:
+        """Logits [runs, classes, batch] of x [groups, batch, 784]; `keys` [hidden layers][runs] draw dropout's masks.
+
+        As many groups as the stack has, or one where all runs see the same inputs.
+        """
+        self.tape = []
+        if self.compute_dtype != self.dtype:
+            torch._foreach_copy_(self.rounded, self.exact)
+        runs, width, inputs = self.weights[0].shape
+        a = product(self.weights[0].view(len(x), -1, inputs), x).view(runs, width, -1).add_(self.columns[0])
+        for layer in range(self.depth):
+            norm = mask = None
+            if self.batch_norm:
+                a, norm = self._normalize(layer, a, training)
+            h = a = FORWARD[self.activation](a)
+            if training and self.dropout is not None:
+                mask = dropout_mask(keys[layer], self.dropout, *a.shape[1:], dtype=a.dtype)
+                h = a * mask
+            if training:
+                self.tape.append(Layer(a, mask, norm, h))
+            a = matmul(self.weights[layer + 1], h, self.columns[layer + 1])
+        return a.to(self.dtype)
+
+    def _normalize(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        flat = z.view(1, -1, z.shape[2]).to(self.dtype)
+        scale, shift, mean, var = (self.state[f"norms.{layer}.{n}"].view(-1) for n in NORM)
+        y, *saved = aten.native_batch_norm(flat, scale, shift, mean, var, training, BN_MOMENTUM, BN_EPS)
+        return y.view(z.shape).to(z.dtype), (flat, *saved)
+
+    def _normalize_backward(self, layer: int, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scale, _, mean, var = (self.state[f"norms.{layer}.{n}"].view(-1) for n in NORM)
+        flat, *saved = self.tape[layer].norm
+        dz, dscale, dshift = aten.native_batch_norm_backward(
+            dy.view(flat.shape).to(self.dtype), flat, scale, mean, var, *saved, True, BN_EPS, [True] * 3
+        )
+        return dz.view(dy.shape).to(dy.dtype), dscale.view(len(dy), -1), dshift.view(len(dy), -1)
+
+    def backward(self, x: Tensor, dlogits: Tensor) -> list[Tensor]:
+        """Gradients of the parameters, in their order, after a training `forward` of x; dlogits [runs, classes, batch].
+
+        They are in the type of the products.
+        """
+        dz, gradients = dlogits.to(self.compute_dtype), []
+        for layer in reversed(range(self.depth)):
+            tape = self.tape[layer]
+            gradients = [matmul(dz, tape.out.mT), dz.sum(2), *gradients]
+            dh = matmul(self.weights[layer + 1].mT, dz)
+            dz = BACKWARD[self.activation](dh if tape.mask is None else dh.mul_(tape.mask), tape.activated)
+            if self.batch_norm:
+                dz, *norm_gradients = self._normalize_backward(layer, dz)
+                gradients = [*norm_gradients, *gradients]
+        first = product(dz.view(len(x), -1, dz.shape[2]), x.mT).view(self.weights[0].shape)
+        return [first, dz.sum(2), *gradients]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and predictions: logits [runs, classes, images], labels [runs, images].
+
+    Returns the sum of the loss over the images [runs] in nats, and the predicted classes [runs, images].
+    """
+    log_p = logits.log_softmax(1)
+    return -log_p.gather(1, labels[:, None]).sum((1, 2)), logits.max(1).indices
+
+
+def cross_entropy_gradient(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """d(scale · sum of the loss)/d(logits) = scale · (softmax − one-hot), [runs, classes, batch]; scale [runs, 1, 1]"""
+    at_label = labels[:, None]
+    return logits.softmax(1).mul_(scale).scatter_add_(1, at_label, (-scale).expand(at_label.shape))

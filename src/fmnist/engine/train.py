@@ -1,0 +1,205 @@
+"""Training one stack: epochs, evaluation, and taking it apart into each run's result.
+
+Validation selects; the test set is read once per run, after its last epoch, with the weights of the last epoch and
+with those of the best validation epoch.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmnist.config import RunConfig
+from fmnist.engine.data import Data
+from fmnist.engine.feed import Feed
+from fmnist.engine.model import wide
+from fmnist.engine.stack import Stack, cross_entropy
+from fmnist.engine.trainer import Mark, Trainer
+
+TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
+HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "weight_norm")
+Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run. Accuracies in [0, 1], losses in nats; what a diverged run lacks (last epoch, or all) is NaN."""
+
+    config: RunConfig
+    history: dict[str, np.ndarray]  # epoch 0 (before training) to the last, see HISTORY
+    metrics: dict[str, float | int | bool]
+    predictions: np.ndarray  # uint8 [2, test images]: with the last weights, with the best validation epoch's
+    weights: dict[str, np.ndarray]  # MLP's state_dict after the last epoch
+    best_weights: dict[str, np.ndarray]  # at the best validation epoch
+    device: str
+    data_checksum: str
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words, as stored with a run: "cpu", "cuda (NVIDIA H200)"."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def evaluate(stack: Stack, feed: Feed, part: str) -> Measured:
+    """Mean loss [runs], accuracy [runs] and predictions uint8 [runs, images] on `part`: "train", "val" or "test"."""
+    losses, predictions, correct = [], [], []
+    for x, labels in feed.chunks(part):
+        loss, predicted = cross_entropy(stack.forward(x), labels)
+        losses.append(loss.to(wide(loss.device)))
+        predictions.append(predicted.to(torch.uint8))
+        correct.append((predicted == labels).sum(1))
+    predicted = torch.cat(predictions, 1)
+    return sum(losses) / predicted.shape[1], sum(correct).to(losses[0]) / predicted.shape[1], predicted
+
+
+class Record:
+    """Curves of a stack's runs, their best validation weights, and which have diverged."""
+
+    def __init__(self, stack: Stack):
+        self.stack, self.rows = stack, []
+        self.alive = torch.ones(len(stack.configs), dtype=torch.bool, device=stack.parameters[0].device)
+        self.best_accuracy = torch.full_like(self.alive, -1, dtype=wide(self.alive.device))
+        self.best_epoch = torch.zeros_like(self.alive, dtype=torch.int64)
+        self.best_state = {name: tensor.clone() for name, tensor in stack.state.items()}
+        self.epochs_seen = torch.zeros_like(self.best_epoch)
+
+    def add(self, epoch: int, train: tuple[Tensor, Tensor] | None, val: tuple[Tensor, Tensor], seconds: float) -> None:
+        loss, accuracy = val
+        train_loss, train_accuracy = train if train else (torch.full_like(loss, math.nan),) * 2
+        self.alive &= loss.isfinite() & (train_loss.isfinite() if train else True)
+        self.epochs_seen[self.alive] = epoch
+        better = self.alive & (accuracy > self.best_accuracy)
+        self.best_accuracy[better] = accuracy[better]
+        self.best_epoch[better] = epoch
+        for name, tensor in self.stack.state.items():
+            self.best_state[name][better] = tensor[better]
+        columns = (
+            torch.full_like(loss, epoch),
+            train_loss,
+            train_accuracy,
+            loss,
+            accuracy,
+            torch.full_like(loss, seconds),
+            self.stack.weight_norm().to(loss.dtype),
+        )
+        self.rows.append(torch.stack(columns, 1))
+
+    def table(self) -> np.ndarray:
+        """Every curve, float64 [epochs + 1, runs, len(HISTORY)]."""
+        return torch.stack(self.rows).cpu().double().numpy()
+
+
+Watch = Callable[[int, float], None]  # (epoch, mean validation accuracy of the stack)
+
+
+class Training:
+    """A stack in training, an epoch at a time: between two of them `record` may be read, or the rest be called off."""
+
+    def __init__(self, configs: Sequence[RunConfig], data: Data, mark: Mark | None = None):
+        self.begin, self.epochs, self.trainer = time.perf_counter(), 0, Trainer(configs, data, mark)
+        self.stack, self.feed = self.trainer.stack, self.trainer.feed
+        self.record = Record(self.stack)
+        self.record.add(0, None, evaluate(self.stack, self.feed, "val")[:2], 0.0)
+        self.trainer.mark("evaluation")
+
+    @property
+    def over(self) -> bool:
+        """After the last epoch, or once every run has diverged."""
+        diverged = self.epochs > 0 and not self.record.alive.any()
+        return self.epochs == self.stack.configs[0].epochs or diverged
+
+    def epoch(self, stop: threading.Event) -> float:
+        """Train for one more epoch; the stack's mean validation accuracy. KeyboardInterrupt once `stop` is set."""
+        start = time.perf_counter()
+        train = self.trainer.epoch(self.epochs + 1, stop)
+        val = evaluate(self.stack, self.feed, "val")[:2]
+        accuracy = float(val[1].mean())  # waits for the device, so that the time is the epoch's
+        self.epochs += 1
+        self.record.add(self.epochs, train, val, (time.perf_counter() - start) / len(self.stack.configs))
+        self.trainer.mark("evaluation")
+        return accuracy
+
+    def end(self, state: dict[str, Tensor]) -> None:
+        """Call the rest off: these are runs of the epochs there were, after which the stack's tensors were `state`.
+
+        No schedule depends on how many epochs are to come, so that such a run is the one its config would give.
+        """
+        for name, tensor in self.stack.state.items():
+            tensor.copy_(state[name])
+        self.stack.configs = [c.model_copy(update={"epochs": self.epochs}) for c in self.stack.configs]
+
+    def finish(self) -> list[Result]:
+        """Every run's result."""
+        results = finish(self.stack, self.feed, self.record, self.begin)
+        self.trainer.mark("evaluation")
+        return results
+
+
+@torch.inference_mode()
+def train_stack(
+    configs: Sequence[RunConfig],
+    data: Data,
+    watch: Watch = lambda *_: None,
+    stop: threading.Event | None = None,
+    mark: Mark | None = None,
+) -> list[Result]:
+    """Train runs of one architecture; `data` is on the device that trains. KeyboardInterrupt once `stop` is set."""
+    stop, training = stop or threading.Event(), Training(configs, data, mark)
+    while not training.over:
+        accuracy = training.epoch(stop)
+        watch(training.epochs, accuracy)
+    return training.finish()
+
+
+def finish(stack: Stack, feed: Feed, record: Record, begin: float) -> list[Result]:
+    """Read the test set, with the last weights and with the best ones, and take the stack apart into results."""
+    data, last = feed.data, on_host(stack.state)
+    train, test = evaluate(stack, feed, "train"), evaluate(stack, feed, "test")
+    for name, tensor in stack.state.items():
+        tensor.copy_(record.best_state[name])
+    best, weights = evaluate(stack, feed, "test"), on_host(stack.state)
+    predictions = torch.stack([test[2], best[2]], 1).cpu().numpy()  # [runs, 2, test images]
+    table, end, metrics = record.table(), record.epochs_seen.cpu().numpy(), measure(record, train, test, best, data)
+    seconds, device = (time.perf_counter() - begin) / len(stack.configs), device_name(data.train_images.device)
+    results = []
+    for run, config in enumerate(stack.configs):
+        history = dict(zip(HISTORY, table[: end[run] + 1, run].T.copy(), strict=True))
+        history["epoch"] = history["epoch"].astype(np.int64)
+        measured = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
+        states = ({name: array[run].copy() for name, array in state.items()} for state in (last, weights))
+        results.append(Result(config, history, measured, predictions[run], *states, device, data.checksum))
+    return results
+
+
+def measure(record: Record, train: Measured, test: Measured, best: Measured, data: Data) -> dict[str, np.ndarray]:
+    """Every metric but the time, [runs] each; NaN where a diverged run has none."""
+    table, alive, labels = record.table(), record.alive.cpu().numpy(), data.test_labels
+    end, best_accuracy = record.epochs_seen.cpu().numpy(), record.best_accuracy.cpu().double().numpy()
+    val_loss, val_accuracy = table[end, np.arange(len(end)), 3:5].T
+    spread, best_spread = batch_spread(test[2] == labels), batch_spread(best[2] == labels)
+    at_end = {"train_loss": train[0], "train_accuracy": train[1], "val_loss": val_loss, "val_accuracy": val_accuracy}
+    at_end |= {"test_loss": test[0], "test_accuracy": test[1], "test_accuracy_std": spread}
+    at_best = {"best_val_accuracy": best_accuracy, "best_val_test_loss": best[0]}
+    at_best |= {"best_val_test_accuracy": best[1], "best_val_test_accuracy_std": best_spread}
+    kept = [(name, values, alive) for name, values in at_end.items()]
+    kept += [(name, values, best_accuracy >= 0) for name, values in at_best.items()]
+    metrics = {name: np.where(there, torch.as_tensor(v).cpu().double().numpy(), np.nan) for name, v, there in kept}
+    return metrics | {"best_epoch": record.best_epoch.cpu().numpy(), "diverged": ~alive}
+
+
+def on_host(state: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """A copy of the stack's tensors in the host's memory."""
+    return {name: tensor.cpu().numpy().copy() for name, tensor in state.items()}
+
+
+def batch_spread(correct: Tensor) -> Tensor:
+    """Standard deviation (n - 1) of accuracy over batches of TEST_BATCH, the last one smaller: [runs, images] → [runs].
+
+    NaN for one batch.
+    """
+    return torch.stack([batch.double().mean(1) for batch in correct.cpu().split(TEST_BATCH, 1)], 1).std(1)

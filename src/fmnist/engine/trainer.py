@@ -1,0 +1,99 @@
+"""One epoch of a stack: batch by batch forward, backward, update; on CUDA replayed as graphs."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fmnist.config import RunConfig
+from fmnist.engine.data import Data
+from fmnist.engine.feed import CHUNK, Feed
+from fmnist.engine.model import dropout_keys, wide
+from fmnist.engine.optim import Optimizer
+from fmnist.engine.stack import Stack, cross_entropy, cross_entropy_gradient
+
+STEPS = 64  # most batches of a chunk
+Mark = Callable[[str], None]  # says which phase has just ended, for `fmnist profile`
+
+
+class Trainer:
+    """A stack in training: one update of every run for each batch, the batches of a chunk of images at a time.
+
+    On CUDA a chunk is a graph, captured once for each number of images.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig], data: Data, mark: Mark | None = None, graphs: bool = True):
+        device = data.train_images.device
+        self.stack, self.batch_size = Stack(configs, device), configs[0].batch_size
+        self.feed, self.optimizer = Feed(self.stack, data), Optimizer(self.stack.parameters, configs)
+        self.scale = torch.tensor([c.loss_scale for c in configs], dtype=self.stack.dtype, device=device)[:, None, None]
+        self.loss, self.correct = (torch.zeros(len(configs), dtype=wide(device), device=device) for _ in range(2))
+        self.mark = mark or (lambda _: None)
+        self.graphs: dict[int, Graph | None] | None = {} if graphs and device.type == "cuda" and not mark else None
+
+    def epoch(self, epoch: int, stop: threading.Event) -> tuple[Tensor, Tensor]:
+        """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen."""
+        order, size, seeds = self.feed.order(epoch), self.batch_size, [c.seed for c in self.stack.configs]
+        together = min(max(1, CHUNK // (size * len(order))), STEPS)  # few enough to stay in cache
+        images, device = order.shape[1], self.scale.device
+        steps = -(-images // size)
+        layers = range(self.stack.depth) if self.stack.dropout is not None else ()
+        keys = [dropout_keys(seeds, layer, (epoch - 1) * steps, steps).to(device) for layer in layers]
+        self.loss.zero_()
+        self.correct.zero_()
+        self.mark("data")
+        for chunk, rows in enumerate(order.split(together * size, 1)):
+            if stop.is_set():
+                raise KeyboardInterrupt
+            self.replay(rows, [key[chunk * together : (chunk + 1) * together] for key in keys])
+        return self.loss / images, self.correct / images
+
+    def steps(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
+        """An update for each batch of the images at `rows` [groups, images]; `keys` [hidden layers][steps, runs]."""
+        x, labels = self.feed.batch(rows)
+        self.mark("data")
+        batches = zip(x.split(self.batch_size, 1), labels.split(self.batch_size, 1), strict=True)
+        logits = [self.update(*batch, [key[step] for key in keys]) for step, batch in enumerate(batches)]
+        loss, predicted = cross_entropy(torch.cat(logits, 2), labels)
+        self.loss += loss
+        self.correct += (predicted == labels).sum(1)
+        self.mark("forward")
+
+    def update(self, x: Tensor, labels: Tensor, keys: Sequence[Tensor]) -> Tensor:
+        """One update of every run from x [groups, batch, 784]; the logits before it. `keys` draw dropout's masks."""
+        logits = self.stack.forward(x, keys, training=True)
+        self.mark("forward")
+        dlogits = cross_entropy_gradient(logits, labels, self.scale / labels.shape[1])
+        gradients = self.stack.backward(x, dlogits)
+        self.mark("backward")
+        self.optimizer.step(gradients)
+        self.mark("update")
+        return logits
+
+    def replay(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
+        """`steps`, on CUDA as a graph: a chunk size's first chunk readies the libraries, its second is captured."""
+        if self.graphs is None:
+            return self.steps(rows, keys)
+        if (size := rows.shape[1]) not in self.graphs:
+            self.graphs[size] = None
+            return self.steps(rows, keys)
+        if self.graphs[size] is None:
+            self.graphs[size] = Graph(self.steps, rows, keys)
+        self.graphs[size].replay(rows, keys)
+
+
+class Graph:
+    """A chunk's steps captured as one CUDA graph: replaying it costs one launch instead of one for every operation."""
+
+    def __init__(self, steps: Callable[[Tensor, Sequence[Tensor]], None], rows: Tensor, keys: Sequence[Tensor]):
+        self.rows, self.keys = rows.clone(), [key.clone() for key in keys]
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            steps(self.rows, self.keys)  # recorded, not run
+
+    def replay(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
+        self.rows.copy_(rows)
+        for own, key in zip(self.keys, keys, strict=True):
+            own.copy_(key)
+        self.graph.replay()

@@ -1,0 +1,1 @@
+"""From notebooks to a paper: executed, merged, rendered, with the provenance of all that it shows."""

@@ -1,0 +1,137 @@
+"""nbconvert exporters that render a notebook as a paper: one self-contained HTML file, or a PDF.
+
+``jupyter nbconvert --to homework_html`` (or ``homework_pdf``) and JupyterLab's export menu find them by their entry
+points. Pandoc reads the `document`, two Lua filters in ``templates/`` parse, number and cross-reference it, and Pandoc
+writes HTML with MathML, or Typst source, which Typst sets. No TeX, browser or network takes part, and equal notebooks
+give equal bytes.
+"""
+
+import contextlib
+import json
+import re
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pypandoc
+import typst
+from nbconvert.exporters import Exporter
+from nbformat import NotebookNode
+from traitlets import default
+
+from fmnist.config import UserError
+from fmnist.paper.document import read
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+PANDOC = [
+    "--from=json",
+    f"--lua-filter={TEMPLATES / 'pieces.lua'}",
+    f"--lua-filter={TEMPLATES / 'filter.lua'}",
+    f"--csl={TEMPLATES / 'numeric.csl'}",
+    "--metadata-file=metadata.json",
+    "--metadata=link-citations",
+    "--standalone",
+    "--columns=100000",
+]
+FUNCTION = re.compile("(<m(?:sub|sup|under|over)+>)?<mrow><mi[^>]*>\\w+</mi><mo>(?:\u2061|&#8289;)</mo></mrow>(<mo)?")
+OPERAND = re.compile(r"</m(?:i|n|sub|sup|subsup|frac)>$")
+PRIME = re.compile(r"<msup>(<mi>.</mi>)<mo>′</mo></msup>")
+ACCENT = re.compile('<mover>(<mi[^>]*>.</mi><mo) accent="true">([\u0302\u0303\u0307\u0308])')
+SPACING = {"\u0302": "ˆ", "\u0303": "˜", "\u0307": "˙", "\u0308": "¨"}
+EMPTY_HEAD = re.compile(r"<th( style=\"[^\"]*\")?></th>")
+USER_ERROR = 70  # filter.lua's exit status for a mistake in the text
+
+
+class HomeworkExporter(Exporter):
+    """What both have in common; each has a `render` of its own, from the document in a folder to the paper."""
+
+    def from_notebook_node(self, nb: NotebookNode, resources=None, **kwargs):
+        """Raises UserError where labels, references or the bibliography are wrong, or Pandoc or Typst fail."""
+        nb, resources = super().from_notebook_node(nb, resources, **kwargs)
+        about = resources["metadata"]
+        document = read(nb, about.get("name", ""), about.get("path") or None)
+        with TemporaryDirectory() as folder:
+            document.write(Path(folder))
+            return self.render(Path(folder)), resources
+
+
+class HomeworkHTML(HomeworkExporter):
+    """One HTML file: MathML, figures, style, fonts and one small script inside, nothing to load."""
+
+    export_from_notebook = "Homework paper (HTML)"
+    output_mimetype = "text/html"
+
+    @default("file_extension")
+    def _html(self) -> str:
+        return ".html"
+
+    def render(self, folder: Path) -> str:
+        return _mathematics(write_page(folder, "homework.html", "--mathml", "--toc", "--toc-depth=3"))
+
+
+class HomeworkPDF(HomeworkExporter):
+    """A PDF in the look of an AMS article, on US letter paper: accessible (PDF/UA-1) and, of a dated report, archival.
+
+    PDF/A-3a wants a date, and allows attachments. A report's is that of its newest run, never the day of rendering.
+    """
+
+    export_from_notebook = "Homework paper (PDF)"
+    output_mimetype = "application/pdf"
+
+    @default("file_extension")
+    def _pdf(self) -> str:
+        return ".pdf"
+
+    def render(self, folder: Path) -> bytes:
+        source = folder / "document.typ"
+        about = json.loads((folder / "metadata.json").read_text("utf-8"))
+        source.write_bytes(_pandoc(folder, "--to=typst-citations", f"--template={TEMPLATES / 'homework.typ'}"))
+        setting = dict(root=folder, ignore_system_fonts=True, timestamp=about.get("timestamp", 0))
+        archive = ["a-3a"] * ("timestamp" in about)
+        try:  # notebooks that are no report of ours may lack what the standards ask for
+            with contextlib.nullcontext() if about["report"] else contextlib.suppress(typst.TypstError):
+                return typst.compile(source, pdf_standards=[*archive, "ua-1"], **setting)
+            return typst.compile(source, **setting)
+        except typst.TypstError as error:
+            line = _where(error, source)
+            raise UserError(f"Typst cannot set the PDF: {error.message}{line}") from error
+
+
+def write_page(folder: Path, template: str, *options: str) -> str:
+    """The document in `folder` as one HTML file in the look of all our pages."""
+    look = [f"--template={TEMPLATES / template}", f"--css={TEMPLATES / 'homework.css'}"]
+    script = f"--variable=script:{TEMPLATES / 'homework.js'}"
+    page = _pandoc(folder, "--to=html5", "--embed-resources", script, *look, *options).decode()
+    return EMPTY_HEAD.sub(r"<td\1></td>", page)  # as pandas leaves above an index; it is the head of nothing
+
+
+def _mathematics(page: str) -> str:
+    """What TeX does and browsers do not: a thin space in "log x", hats as narrow as their letter, plain norm bars."""
+    thin = '<mspace width="0.167em"></mspace>'
+
+    def spaced(match: re.Match) -> str:
+        before = match.string[max(0, match.start() - 12) : match.start()]
+        return (thin if OPERAND.search(before) else "") + match[0] + ("" if match[1] or match[2] else thin)
+
+    page = FUNCTION.sub(spaced, page)
+    page = PRIME.sub(r"<mrow>\1<mo>′</mo></mrow>", page)
+    page = ACCENT.sub(lambda m: f'<mover accent="true">{m[1]} stretchy="false">{SPACING[m[2]]}', page)
+    return re.sub('<mo stretchy="true"( form="[a-z]+")>‖', r'<mo stretchy="false"\1>‖', page)
+
+
+def _where(error: typst.TypstError, source: Path) -> str:
+    """The source line a Typst error points at, when it says so."""
+    number = re.search(r"document\.typ:(\d+)", getattr(error, "diagnostic", "") or "")
+    return f' at "{source.read_text().splitlines()[int(number[1]) - 1].strip()[:100]}"' if number else ""
+
+
+def _pandoc(folder: Path, *options: str) -> bytes:
+    command = [pypandoc.get_pandoc_path(), "document.json", *PANDOC, *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True)
+    complaint = done.stderr.decode(errors="replace").strip()
+    if done.returncode == USER_ERROR:
+        raise UserError(complaint.split("USER: ", 1)[-1])
+    if done.returncode:
+        title = json.loads((folder / "metadata.json").read_text("utf-8"))["title"]
+        raise UserError(f"Pandoc cannot render {title!r}: {complaint or 'no reason given'}".splitlines()[0])
+    return done.stdout

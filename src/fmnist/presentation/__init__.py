@@ -1,0 +1,1 @@
+"""What a notebook shows and hands to the paper: figures, tables, sentences."""

@@ -1,0 +1,106 @@
+"""Training that can be watched: one trial's runs in a thread of their own, their curves after every epoch.
+
+Whoever started it stays free to do something else, and may stop it at any moment. What was learned until then is no
+loss: the epochs that were finished are a run of a config with so many epochs, bit by bit, and are stored as that.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fmnist.config import RunConfig, UserError
+from fmnist.engine.data import load
+from fmnist.engine.pool import BESIDE, resolve_device, settings
+from fmnist.engine.train import HISTORY, Training
+from fmnist.studies import store
+
+
+class Live:
+    """One training of `configs`, which differ in their seeds alone; those in the store are taken from there.
+
+    `state` is "training", then "finished", "stopped" or "failed" (`error` says why); `runs` are the stored runs, at the
+    end all of them. `changed()` is called after each epoch and at the end, in the training thread.
+    Raises `UserError` for a device that is not there, or a store that cannot be written.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig], device: str = "auto", changed: Callable[[], None] = lambda: None):
+        self.configs, self.device, self.changed = list(configs), resolve_device(device), changed
+        if len({config.trial_id for config in configs}) != 1:
+            raise UserError("live training: takes the runs of one trial, which differ in their seeds alone")
+        stored = {config.run_id: store.load(config.run_id) for config in configs}
+        self.missing = [config for config in self.configs if stored[config.run_id] is None]
+        self.runs = [run for run in stored.values() if run]
+        self.epochs, self.total = 0, self.configs[0].epochs
+        self.state, self.error = "training", ""
+        self._curves, self._stop = np.zeros((0, len(self.missing), len(HISTORY))), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fmnist live", daemon=True)
+        if self.missing:
+            store.check_writable()
+
+    def start(self) -> "Live":
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End it within a few batches, and store what the finished epochs have given."""
+        self._stop.set()
+
+    def wait(self, seconds: float | None = None) -> "Live":
+        """Until the end, or for so many seconds."""
+        self._thread.join(seconds)
+        return self
+
+    def history(self) -> pd.DataFrame:
+        """The curves so far: a row per run and epoch, the columns of `Run.history`, run_id, seed, epochs (so far)."""
+        curves, begun = self._curves, {run.config.seed for run in self.runs}
+        rows = [
+            run.history().assign(run_id=run.run_id, seed=run.config.seed, epochs=run.config.epochs) for run in self.runs
+        ]
+        for config, table in zip(self.missing, curves.swapaxes(0, 1), strict=True):
+            if config.seed not in begun and len(table):
+                about = {"run_id": config.run_id, "seed": config.seed, "epochs": len(table) - 1}
+                rows.append(pd.DataFrame(table, columns=HISTORY).assign(**about))
+        columns = [*HISTORY, "run_id", "seed", "epochs"]
+        frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
+        return frame.assign(epoch=frame["epoch"].astype(int))
+
+    def _run(self) -> None:
+        try:
+            if self.missing:
+                BESIDE.set()
+                with settings(self.device, 1):
+                    self._train()
+            else:
+                self.epochs = self.total
+            self.state = "stopped" if self._stop.is_set() and self.epochs < self.total else "finished"
+        except UserError as error:
+            self.state, self.error = "failed", str(error)
+        except torch.OutOfMemoryError:
+            self.state, self.error = "failed", f"{self.device}: too little free memory; take fewer seeds, or another"
+        except Exception as error:  # a thread's exception is seen by nobody
+            self.state, self.error = "failed", f"{type(error).__name__}: {error}"
+        finally:
+            BESIDE.clear()
+            self.changed()
+
+    @torch.inference_mode()
+    def _train(self) -> None:
+        training = Training(self.missing, load(self.device, self.configs[0].dataset))
+        self._watch(training)
+        while not training.over:
+            before = {name: tensor.clone() for name, tensor in training.stack.state.items()}
+            try:
+                training.epoch(self._stop)
+            except KeyboardInterrupt:
+                training.end(before)
+                break
+            self._watch(training)
+        if training.epochs or not self._stop.is_set():
+            self.runs = [*self.runs, *map(store.save, training.finish())]
+
+    def _watch(self, training: Training) -> None:
+        self.epochs, self._curves = training.epochs, training.record.table()
+        self.changed()

@@ -1,0 +1,231 @@
+"""Finished runs on disk: a folder per run, named by the hash of its config, written aside and renamed.
+
+`runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store.
+    run.json              config, metrics, versions, code, device, data checksum, when
+    history.parquet       a row per epoch
+    predictions.npy       uint8 [2, 10000]: of the last weights, of the best validation epoch's
+    weights.safetensors   after the last epoch        best.safetensors   at the best validation epoch
+"""
+
+import io
+import json
+import math
+import platform
+import shutil
+import subprocess
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import safetensors.numpy
+
+from fmnist.config import RunConfig, UserError, runs_folder, validate
+
+if TYPE_CHECKING:
+    from fmnist.engine.model import MLP
+    from fmnist.engine.train import Result
+
+FILES = ("run.json", "history.parquet", "predictions.npy", "weights.safetensors", "best.safetensors")
+REMEDY = "Set FMNIST_RUNS to a folder that can be written"
+METRICS = (
+    *("val_accuracy", "val_loss", "test_accuracy", "test_loss", "test_accuracy_std", "train_accuracy", "train_loss"),
+    *("best_epoch", "best_val_accuracy", "best_val_test_accuracy", "best_val_test_loss"),
+    *("best_val_test_accuracy_std", "diverged", "seconds"),
+)
+
+
+READ: dict[str, None] = {}  # the runs whose results this process has read, in order: what a figure may rest on
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run in the store; its parts are read when they are asked for."""
+
+    folder: Path
+    record: dict[str, Any] = field(repr=False)  # run.json
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return validate(RunConfig, self.record["config"], str(self.folder / "run.json"))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """See METRICS; accuracies in [0, 1], losses in nats, seconds; None where a diverged run has none."""
+        return self.record["metrics"]
+
+    def history(self) -> pd.DataFrame:
+        """epoch (0 is before training), train_loss, train_accuracy, val_loss, val_accuracy, seconds, weight_norm.
+
+        weight_norm is that of all weights, biases left out; runs of earlier versions do not have it.
+        """
+        READ[self.run_id] = None
+        return pd.read_parquet(self.folder / "history.parquet")
+
+    def predictions(self, best: bool = False) -> np.ndarray:
+        """Predicted classes of the test images, uint8 [10000]; `best`: with the best validation epoch's weights."""
+        READ[self.run_id] = None
+        return np.load(self.folder / "predictions.npy")[int(best)]
+
+    def model(self, best: bool = False) -> "MLP":
+        """The trained network in evaluation mode; it takes images scaled as `config.input_scaling` says."""
+        import torch
+
+        from fmnist.engine.model import MLP
+
+        READ[self.run_id] = None
+        weights = safetensors.numpy.load_file(self.folder / ("best.safetensors" if best else "weights.safetensors"))
+        model = MLP(self.config)
+        found = model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
+        if found.unexpected_keys or any(not key.endswith("num_batches_tracked") for key in found.missing_keys):
+            raise UserError(f"{self.folder}: its weights are not those of its config; remove it to train it anew")
+        return model.eval()
+
+    def row(self) -> dict[str, Any]:
+        """The run as one row of a table: run_id, every config field, METRICS, device."""
+        READ[self.run_id] = None
+        return self._row()
+
+    def _row(self) -> dict[str, Any]:
+        metrics = {name: np.nan if self.metrics[name] is None else self.metrics[name] for name in METRICS}
+        return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
+
+
+def save(result: "Result") -> Run:
+    """Write a finished run. If another process has finished the same run meanwhile, its folder stands.
+
+    Raises `UserError` if the store cannot be written.
+    """
+    folder = runs_folder() / result.config.run_id
+    aside, damaged = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
+    try:
+        write(result, aside)
+        if folder.exists() and load(folder.name) is None:
+            folder.rename(damaged)
+        aside.rename(folder)
+    except OSError as error:
+        if load(folder.name) is None:
+            raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
+    finally:
+        for leftover in (aside, damaged):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return load_run(folder.name)
+
+
+def write(result: "Result", folder: Path) -> None:
+    """The files of a run in a new folder, wherever that is."""
+    folder.mkdir(parents=True)
+    pd.DataFrame(result.history).to_parquet(folder / "history.parquet", index=False)
+    np.save(predictions := io.BytesIO(), result.predictions)  # into a file it keeps silent about a full disk
+    (folder / "predictions.npy").write_bytes(predictions.getvalue())
+    (folder / "weights.safetensors").write_bytes(safetensors.numpy.save(result.weights))
+    (folder / "best.safetensors").write_bytes(safetensors.numpy.save(result.best_weights))
+    (folder / "run.json").write_text(json.dumps(_record(result), indent=1) + "\n", encoding="utf-8")
+
+
+def check_writable() -> None:
+    """Raises `UserError` at once, before any training, if runs could not be stored."""
+    folder = runs_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: runs cannot be stored here: {error.strerror or error}. {REMEDY}") from None
+
+
+def load(run_id: str) -> Run | None:
+    """The finished run, or None if it is absent, damaged or another version's (then it is trained anew)."""
+    folder = runs_folder() / run_id
+    try:
+        run = Run(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
+        known = run.config.run_id == run_id and run.record.keys() >= {"device", "finished"}
+        whole = {*run.metrics} >= {*METRICS} and all((folder / name).stat().st_size for name in FILES)
+        run._row()  # has a value for every column
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
+        return None
+    return run if known and whole else None
+
+
+def load_run(run_id: str) -> Run:
+    """The finished run with this id, or the only one whose id begins with it; raises `UserError` if there is none."""
+    if run_id.isalnum() and (run := load(run_id)):
+        return run
+    ids = [folder.name for folder in runs_folder().glob(f"{run_id}*") if load(folder.name)] if run_id.isalnum() else []
+    if len(ids) != 1:
+        problem = f"begins {len(ids)} runs: {', '.join(sorted(ids))}" if ids else "no such finished run"
+        raise UserError(f"run {run_id!r}: {problem} in {runs_folder()}; `fmnist results` lists them")
+    return load(ids[0])
+
+
+def remove(run_id: str) -> None:
+    """Take the run with this whole id out of the store, for good. Raises `UserError` if it is not there or stays."""
+    folder = load_run(run_id).folder
+    if folder.name != run_id:
+        raise UserError(f"run {run_id!r}: to remove a run give its whole id, {folder.name}")
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")  # renamed first: it is there or gone, never half
+    try:
+        folder.rename(aside)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise UserError(f"{folder}: the run cannot be removed: {error.strerror or error}") from None
+
+
+def all_runs() -> list[Run]:
+    """Every finished run, by id."""
+    return [run for folder in sorted(runs_folder().glob("[!.]*")) if (run := load(folder.name))]
+
+
+def results() -> pd.DataFrame:
+    """One row per finished run, see `Run.row`."""
+    columns = ["run_id", *RunConfig.model_fields, *METRICS, "device"]
+    return pd.DataFrame([run.row() for run in all_runs()], columns=columns)
+
+
+def _record(result: "Result") -> dict[str, Any]:
+    return {
+        "config": result.config.model_dump(mode="json"),
+        "metrics": {  # NaN and infinity are no JSON
+            name: value if math.isfinite(value) else None for name, value in result.metrics.items()
+        },
+        "device": result.device,
+        "data_checksum": result.data_checksum,
+        "versions": versions(),
+        "code": code(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of what a result may depend on."""
+    packages = {name: version(name) for name in ("fmnist", "torch", "numpy")}
+    return {"python": platform.python_version(), **packages, "system": f"{platform.system()} {platform.machine()}"}
+
+
+@cache
+def code() -> dict[str, Any]:
+    """The git commit of the package, and whether its files were as committed ("clean"); without git, "" and None.
+
+    Only the package's own files count: parameters are in every run's config, and reports do not train.
+    """
+    here = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # not a repository that only happens to be around
+        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain", "--", ".")}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "", "clean": None}
