@@ -407,6 +407,13 @@ def test_standardized_train_split_has_mean_0_and_std_1(seed, full):
     assert inputs.std(correction=0).item() == pytest.approx(1, abs=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["none", "symmetric", "standardized"])
+def test_mean_square_is_that_of_the_scaled_inputs(kind, full):
+    scale, shift = data.scaling(full.train_images, torch.arange(60_000), kind)
+    plain = (full.train_images.double() * scale + shift).square().mean().item()
+    assert data.mean_square(full.train_images, kind) == pytest.approx(plain, rel=1e-9)
+
+
 def test_an_unknown_scaling_is_refused(full):
     with pytest.raises(UserError, match="none, symmetric, standardized"):
         data.scaling(full.train_images, torch.arange(10), "whitened")

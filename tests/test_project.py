@@ -35,7 +35,7 @@ PARTS = {
 ORDER = [f"{part}.{module}".lstrip(".") for part, modules in PARTS.items() for module in modules.split()] + ["cli"]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("wording", "analysis", "presentation", "paper")]
 FRAMES.remove("paper.verify")  # trains
-STUDIES = ["shape", "optimizer", "dropout", "init", "batchnorm", "activation", "weight_decay", "choices"]
+STUDIES = ["shape", "optimizer", "dropout", "init", "batchnorm", "activation", "weight_decay", "scaling", "choices"]
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
 
 

@@ -134,9 +134,22 @@ def scaling(images_uint8: torch.Tensor, train_idx: torch.Tensor, kind: str) -> t
         return 2 / 255, -1.0
     if kind != "standardized":
         raise UserError(f"input_scaling: {kind!r} is not known; allowed are none, symmetric, standardized.")
-    histogram = images_uint8[train_idx.to(images_uint8.device)].flatten().bincount(minlength=256).tolist()
-    n = sum(histogram)
-    total = sum(pixel * times for pixel, times in enumerate(histogram))
-    squares = sum(pixel * pixel * times for pixel, times in enumerate(histogram))
+    n, total, squares = _sums(images_uint8[train_idx.to(images_uint8.device)])
     std = math.sqrt(n * squares - total * total) / n
     return 1 / std, -total / n / std
+
+
+def mean_square(images_uint8: torch.Tensor, kind: str) -> float:
+    """Mean of the squared inputs over all pixels of all images, scaled as `kind` says (see `scaling`)."""
+    n, total, squares = _sums(images_uint8)
+    import torch
+
+    scale, shift = scaling(images_uint8, torch.arange(len(images_uint8)), kind)
+    return (scale * scale * squares + 2 * scale * shift * total) / n + shift * shift
+
+
+def _sums(images_uint8: torch.Tensor) -> tuple[int, int, int]:
+    """How many pixels there are, their sum and the sum of their squares, exactly."""
+    histogram = images_uint8.flatten().bincount(minlength=256).tolist()
+    total = sum(pixel * times for pixel, times in enumerate(histogram))
+    return sum(histogram), total, sum(pixel * pixel * times for pixel, times in enumerate(histogram))
