@@ -9,6 +9,7 @@ KEEP_GOING ?=
 TITLE ?=
 AUTHOR ?=
 PYTHON ?= python3
+KEEP := $(if $(filter-out 0 no,$(KEEP_GOING)),--keep-going)
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -29,19 +30,19 @@ endif
 .PHONY: help report reports smoke new lab data test test-slow bench lint lock clean
 
 help:  ## list what there is to do
-	@echo "make TARGET [REPORT=a folder of params/] [DEVICE=auto|cpu|cuda|mps] [MEMORY=8GB] [PYTHON=python3.12]"
+	@echo "make TARGET [REPORT=a folder of params/] [DEVICE=auto|cpu|cuda|mps] [MEMORY=8GB] [KEEP_GOING=1] [PYTHON=python3.12]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 report: $(READY)  ## train, execute the notebooks and write report/REPORT.html, .pdf and .json (REPORT=homework)
-	@$(BIN)/fmnist report "$(REPORT)" --device "$(DEVICE)" $(if $(MEMORY),--memory "$(MEMORY)") $(if $(KEEP_GOING),--keep-going)
+	@$(BIN)/fmnist report "$(REPORT)" --device "$(DEVICE)" $(if $(MEMORY),--memory "$(MEMORY)") $(KEEP)
 
 reports: $(READY)  ## the same for the five published reports and homework (about two hours on two cores)
-	@$(BIN)/fmnist report $(PUBLISHED) homework --device "$(DEVICE)" $(if $(MEMORY),--memory "$(MEMORY)")
+	@$(BIN)/fmnist report $(PUBLISHED) homework --device "$(DEVICE)" $(if $(MEMORY),--memory "$(MEMORY)") $(KEEP)
 
 smoke: $(READY)  ## the same for params/smoke: the whole way in a few minutes, with tiny runs
-	@$(BIN)/fmnist report smoke --device "$(DEVICE)"
+	@$(BIN)/fmnist report smoke --device "$(DEVICE)" $(KEEP)
 
-new: $(READY)  ## make params/REPORT, a report of your own to edit (REPORT=mine; asks for title and author)
+new: $(READY)  ## make params/REPORT, a report of your own to edit (REPORT=mine TITLE=… AUTHOR=…; asks for what is left out)
 	@$(BIN)/fmnist new "$(REPORT)" $(if $(TITLE),--title "$(TITLE)") $(if $(AUTHOR),--author "$(AUTHOR)")
 
 lab: $(READY)  ## open the notebooks in JupyterLab

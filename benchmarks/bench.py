@@ -32,10 +32,10 @@ METHOD = """
 Eight runs of one study: plain SGD, learning rates geomspace(0.001, 0.1, 8), ReLU, one seed, so one split (54,000 train
 and 6,000 validation images) and one order of batches; the last, smaller batch is trained on too. Every epoch gives
 training loss and accuracy, as batches are seen, and validates. Wall time of an epoch divided by its runs: median of
-five after one of warm-up, which takes compilation. dataloader,
-tensor_loop and sklearn train one run after another: a sample is the epoch of one run, the runs taken in turn. fmnist is
-called as a user does, through fmnist.pool.train: the e-th epoch ends when e times as many epochs of single runs are
-done as there are runs, whichever stack did them. For 1, 64 and 512 runs: a training of three epochs less one of a
+five after one of warm-up, which takes compilation. dataloader, tensor_loop and sklearn train one run after another: a
+sample is the epoch of one run, the runs taken in turn. fmnist is called as a user does, through
+fmnist.engine.pool.train: the e-th epoch ends when e times as many epochs of single runs are done as there are runs,
+whichever stack did them. For 1, 64 and 512 runs: a training of three epochs less one of a
 single epoch, halved, so that setting up and the last evaluations drop out. sklearn measures no training accuracy. Each
 (implementation, network) runs in a process of its own, with all cores. The limit is the time of the matrix products of
 a stack of eight alone, each at the best rate found for its exact shape. On CUDA all products of float32 are in

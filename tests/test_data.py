@@ -348,7 +348,7 @@ def test_a_subset_is_the_first_images_and_another_data_set(full):
 
 
 def test_importing_the_module_imports_no_torch():
-    check = "import sys, fmnist.data; sys.exit('torch' in sys.modules)"
+    check = "import sys, fmnist.engine.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 

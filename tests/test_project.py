@@ -26,7 +26,7 @@ PACKAGE = ROOT / "src" / "fmnist"
 PARTS = {
     "": "config wording",
     "engine": "fetch data model optim stack feed gradients packing trainer train pool",
-    "studies": "store study profile search classifiers live",
+    "studies": "store progress study profile search classifiers live",
     "analysis": "statistics published reproduced evidence claims choices searched beyond",
     "presentation": "publish style curves pictures agreement figures tables search_figures",
     "lab": "beside export loop sketch anatomy inside form explore browse",

@@ -48,7 +48,8 @@ def paper(folder: Path) -> NotebookNode:
         nbf.new_markdown_cell(LONG, id="two-end"),
     ]
     for cell in cells:
-        cell.metadata["fmnist"] = {"shift": 0, "notebook": cell.id.split("-")[0]}
+        notebook, name = cell.id.split("-")
+        cell.metadata["fmnist"] = {"shift": 0, "notebook": notebook, "cell": name}
     (folder / "some.bib").write_text("@book{kingma, author={Ann Other}, title={Steps}, year={2014}}")
     authors = [{"name": "Ann Author", "email": "ann@example.org"}]
     about = {

@@ -62,7 +62,7 @@ def report(published, tmp_path):
         nbf.new_code_cell("x = 1", outputs=second),
     ]
     for cell, notebook in zip(cells, ("one", "one", "two", "two"), strict=True):
-        cell.metadata["fmnist"] = {"shift": 0, "notebook": notebook}
+        cell.metadata["fmnist"] = {"shift": 0, "notebook": notebook, "cell": f"{notebook}-text"}
     about = {"title": "A Paper", "authors": [{"name": "Ann Author", "affiliation": "Somewhere"}], "abstract": "Short."}
     (tmp_path / "some.bib").write_text("@book{kingma, author={Ann Other}, title={Steps}, year={2014}}")
     about |= {"notice": "A smoke run.", "bibliography": str(tmp_path / "some.bib")}
@@ -92,9 +92,16 @@ def test_references_say_the_same_in_html_and_pdf(report):
 
 
 @pytest.mark.parametrize("kind", [HomeworkHTML, HomeworkPDF])
-def test_a_reference_to_nothing_is_named_with_its_notebook(report, kind):
+def test_a_reference_to_nothing_is_named_with_notebook_and_cell(report, kind):
     report.cells[2].source += " And @fig-nothing."
-    with pytest.raises(UserError, match=r"@fig-nothing \(in two\)"):
+    with pytest.raises(UserError, match=r"@fig-nothing \(in notebook two, cell two-text\)"):
+        kind().from_notebook_node(report)
+
+
+@pytest.mark.parametrize("kind", [HomeworkHTML, HomeworkPDF])
+def test_a_reference_to_nothing_in_the_abstract_is_named_with_its_file(report, kind):
+    report.metadata["fmnist"]["abstract"] = "See @tbl-nothing."
+    with pytest.raises(UserError, match=r"@tbl-nothing \(in report.yaml\)"):
         kind().from_notebook_node(report)
 
 
@@ -114,6 +121,8 @@ def test_citations_become_numbers_and_a_list(report):
     for text in (words(html(report)), pdf_words(report)):
         assert "Table 1 and [1]" in text
         assert re.search(r"\[1\] ?A\. Other, Steps, 2014\.", text)
+    notes = [note.get_object() for page in pdf(report).pages for note in page.get("/Annots") or []]
+    assert "ref-kingma" in str([note.get("/Dest") or note.get("/A") for note in notes])
 
 
 def test_html_is_one_file_that_loads_nothing(report, foreign):

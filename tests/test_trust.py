@@ -183,9 +183,7 @@ def test_the_json_lists_what_is_shown_and_every_run(paper, stored):
     about = json.loads(written)
     assert [item["label"] for item in about["shown"]] == ["fig-dots", "tbl-runs"]
     item = about["shown"][0]
-    assert (item["notebook"], item["cell"], item["id"]) == ("notebooks/shape.ipynb", 3, "shape-both")[:2] + (
-        item["id"],
-    )
+    assert (item["notebook"], item["cell"], item["id"]) == ("notebooks/shape.ipynb", 3, "both")
     facts = about["run_sets"][item["runs"]]
     assert facts["ids"] == sorted(config.run_id for config in stored.configs) and facts["count"] == 4
     for run_id, run in about["runs"].items():
@@ -273,6 +271,8 @@ REFUSED = {
     "It reaches 0.87.": ["0.87"],
     "It reaches 89 %, or 88.5 % (@fig-x).": ["89 %", "88.5 %"],
     "Cited [@wood] 1.5.\n\nNot cited: 2.5 points.": ["2.5"],
+    "With p < 0.05 and more > 3, by .87 points.": ["0.05", ".87"],
+    "Ask ann@example.org about 1.5.": ["1.5"],
 }
 
 
@@ -291,7 +291,7 @@ def test_strings_handed_to_the_report_are_read_and_what_f_strings_compute_is_not
         'x = "0.1"\nsay(f"It is {100 * 0.5:.1f} %, {x} % and 0.7")\n'
         'show(plot(0.2), "fig-x", "At 0.3." + f"{x}.5", alt="0.4 high")\nother("0.9")'
     )
-    cell = nbf.new_code_cell(source, id="says")
+    cell = nbf.new_code_cell(f"%matplotlib inline\n{source}", id="says")
     assert prose.findings(nbf.new_notebook(cells=[cell]), "shape") == ["notebook shape: cell 1 (says): 0.7, 0.3, 0.4"]
 
 

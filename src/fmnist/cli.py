@@ -86,7 +86,8 @@ def _report(options: argparse.Namespace) -> int:
         executed = report.execute(lambda done, total, name: _say(f"  {done} of {total}: {name}"), options.keep_going)
         for name, why in gaps(executed).items():
             incomplete = True
-            _say(f"notebook {name} failed, and the paper has a gap: {why}; see {report.built / name}.html")
+            page = (report.built / name).with_suffix(".html")
+            _say(f"notebook {name} failed, and the paper has a gap: {why}{f'; see {page}' * page.exists()}")
         for path in report.render(report.merge(executed)):
             _say(f"wrote {path.relative_to(project_root())} ({path.stat().st_size / 1e6:.1f} MB)")
         _say(f"{report.name}: {time.perf_counter() - start:.0f} s")

@@ -53,9 +53,13 @@ class Strict(BaseModel):
 class RunConfig(Strict):
     """Every hyperparameter of one training, frozen. Names and meanings are PyTorch's.
 
-    `RunConfig(hidden_sizes=(400, 400), lr=0.1, epochs=10, seed=3)`: widths in neurons, `batch_size` and `val_size` in
-    images, `epochs` in passes through the train split, `dropout` a probability in [0, 1). `run_id` is its address in
-    the store. Raises `UserError` through `validate`, pydantic's `ValidationError` when built directly.
+    `RunConfig(hidden_sizes=(400, 400), lr=0.1, epochs=10, seed=3)`: widths in neurons (a list will do), `batch_size`
+    and `val_size` in images, `epochs` in passes through the train split, `dropout` a probability in [0, 1).
+    `input_scaling`: "none" leaves pixels in [0, 1], "symmetric" puts them in [-1, 1], "standardized" gives them mean 0
+    and standard deviation 1. `init_std` is that of `init="normal"` and `bias_init="normal"`; `loss_scale` multiplies
+    the gradient of the loss; `precision="bfloat16"` is that of activations and products alone. `run_id` is the
+    config's address in the store. Raises `UserError` through `validate`, pydantic's `ValidationError` when built
+    directly.
     """
 
     dataset: Literal["FashionMNIST", "MNIST", "KMNIST"] = "FashionMNIST"  # as torchvision calls them; all of one form

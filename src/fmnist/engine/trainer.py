@@ -89,7 +89,7 @@ class Graph:
     def __init__(self, steps: Callable[[Tensor, Sequence[Tensor]], None], rows: Tensor, keys: Sequence[Tensor]):
         self.rows, self.keys = rows.clone(), [key.clone() for key in keys]
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # others may use the device
             steps(self.rows, self.keys)  # recorded, not run
 
     def replay(self, rows: Tensor, keys: Sequence[Tensor]) -> None:

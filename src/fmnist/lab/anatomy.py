@@ -80,8 +80,9 @@ class Anatomy:
         """
         _, val = split(len(self.data.train_labels), self.config.val_size, self.config.seed)
         x, labels = self.inputs(self.data.train_images[val[:BATCH]]), self.data.train_labels[val[:BATCH]]
-        rows = []
-        for name, model in (("untrained", MLP(self.config).eval()), ("trained", self.run.model())):
+        rows, untrained = [], MLP(self.config).eval()
+        untrained.norms.train()  # before training there are no running statistics to normalize by
+        for name, model in (("untrained", untrained), ("trained", self.run.model())):
             seen: list[torch.Tensor] = []
             hook = model.activation.register_forward_hook(lambda *call, seen=seen: seen.append(call[2].detach()))
             logits = model(x)
@@ -99,9 +100,9 @@ class Anatomy:
         """The confusion matrix on the test set."""
         return confusion_matrix(confusion(self.data.test_labels.numpy(), self.run.predictions()), self.names)
 
-    def misread_figure(self, count: int = 12) -> Figure:
+    def misread_figure(self) -> Figure:
         """The worst of `misread`, with what they are and what they were read as, each with its probability."""
-        rows = self.misread(count)
+        rows = self.misread()
         images = self.data.test_images.numpy()[rows["index"]].reshape(-1, 28, 28)
         titles = [
             f"{self.names[row.label]} {row.p_label:.1%}\n→ {self.names[row.read]} {row.p:.1%}"
@@ -109,12 +110,12 @@ class Anatomy:
         ]
         return image_grid(images, titles, columns=4)
 
-    def weights_figure(self, count: int = 32) -> Figure:
+    def weights_figure(self) -> Figure:
         """The first layer's weights as images, greatest norms first; without a hidden layer, one for each class."""
         weight = self.model.linears[0].weight.detach().double().numpy()  # [out, 784]
         norms = np.linalg.norm(weight, axis=1)
         classes = not self.config.hidden_sizes
-        chosen = np.arange(len(weight)) if classes else np.argsort(-norms, kind="stable")[:count]
+        chosen = np.arange(len(weight)) if classes else np.argsort(-norms, kind="stable")[:32]
         return weight_images(weight[chosen], [self.names[i] if classes else f"{i + 1}" for i in chosen])
 
     def layers_figure(self) -> Figure:
@@ -122,9 +123,9 @@ class Anatomy:
         return layer_bars(self.layers())
 
 
-def weight_images(weights: np.ndarray, titles: list[str], columns: int = 8) -> Figure:
+def weight_images(weights: np.ndarray, titles: list[str]) -> Figure:
     """Weights [n, 784] as images on one scale: blue where ink lowers the neuron's input, red where it raises it."""
-    columns = min(columns, len(weights))
+    columns = min(8, len(weights))
     rows, reach = -(-len(weights) // columns), np.quantile(np.abs(weights), 0.995) or 1.0
     with style():
         fig = figure(rows * (WIDTH / columns * 1.13) + 0.45)

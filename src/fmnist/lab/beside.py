@@ -14,6 +14,7 @@ from fmnist.studies.study import setting
 from fmnist.wording import MISSING, percent
 
 SAID = ("hidden_sizes", "optimizer", "lr")  # names a trial that stands alone
+CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")  # what the panels draw
 FIELDS = [name for name in RunConfig.model_fields if name != "seed"]
 
 
@@ -79,29 +80,28 @@ def _cell(value: Any) -> str:
     return ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def study_yaml(configs: Sequence[RunConfig]) -> str:
+def study_yaml(runs: Sequence[RunConfig]) -> str:
     """YAML for `params/`: what all configs share as `base`, what differs as `variants`, their seeds.
 
-    What a config leaves at its default is left out. Where trials have different seeds, each variant has its own.
+    Every field is there, and an empty `variants` or `grid`, so that neither a notebook's nor a report's own base
+    changes the study. Where trials have different seeds, each variant has its own.
     """
     trials: dict[str, list[RunConfig]] = {}
-    for config in configs:
+    for config in runs:
         trials.setdefault(config.trial_id, []).append(config)
     firsts = [members[0] for members in trials.values()]
-    varied, plain = differing(firsts), RunConfig().model_dump(mode="json")
-    rows = [config.model_dump(mode="json") for config in firsts]
-    shared = [n for n in FIELDS if n not in varied and (n in (*SAID, "epochs") or rows[0][n] != plain[n])]
-    study: dict[str, Any] = {"base": {name: rows[0][name] for name in shared}}
+    varied, rows = differing(firsts), [config.model_dump(mode="json") for config in firsts]
+    study: dict[str, Any] = {"base": {name: rows[0][name] for name in FIELDS if name not in varied}, "variants": {}}
     seeds = [sorted({config.seed for config in members}) for members in trials.values()]
-    alike = all(own == seeds[0] for own in seeds)
+    alike, names = all(own == seeds[0] for own in seeds), list(labels(firsts).values())
     if varied:
         study["variants"] = {
             name: {field: row[field] for field in varied} | ({} if alike else {"seeds": list(own)})
-            for name, row, own in zip(labels(firsts).values(), rows, seeds, strict=True)
+            for name, row, own in zip(names, rows, seeds, strict=True)
         }
-    if alike:
-        study["seeds"] = seeds[0]
+    study |= {"grid": {}, **({"seeds": seeds[0]} if alike else {})}
     yaml = YAML()
     yaml.default_flow_style, yaml.width = None, 120
     yaml.dump(study, text := io.StringIO())
-    return text.getvalue()
+    hint = f"# A notebook that has a `baseline` takes one of these, too: baseline: {names[0]}\n" if varied else ""
+    return hint + text.getvalue()

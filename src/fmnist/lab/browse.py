@@ -12,7 +12,7 @@ import pandas as pd
 from itables.widget import ITable
 
 from fmnist.config import RunConfig, UserError, nearest
-from fmnist.lab.beside import FIELDS, compared, curves_of, study_yaml, table_html
+from fmnist.lab.beside import CURVES, FIELDS, compared, curves_of, study_yaml, table_html
 from fmnist.lab.inside import Inside, picture
 from fmnist.lab.loop import Loop
 from fmnist.lab.sketch import CopyButton
@@ -47,7 +47,7 @@ def grouped(results: pd.DataFrame, by: str) -> pd.DataFrame:
 
     `by` is a field, or "trial": all fields but the seed.
     """
-    keys = [n for n in FIELDS if results[n].nunique() > 1 or n in USUAL] if by == "trial" else [by]
+    keys = _keys(results, by)
     percent = results.assign(score=100 * results["test_accuracy"], diverged=results["diverged"].astype(bool))
     found = percent.groupby(keys, sort=False, dropna=False)
     table = found.agg(
@@ -60,8 +60,11 @@ def grouped(results: pd.DataFrame, by: str) -> pd.DataFrame:
 
 def members(results: pd.DataFrame, by: str) -> list[list[str]]:
     """The run_ids of each row of `grouped`, in its order."""
-    keys = [n for n in FIELDS if results[n].nunique() > 1 or n in USUAL] if by == "trial" else [by]
-    return [list(group["run_id"]) for _, group in results.groupby(keys, sort=False, dropna=False)]
+    return [list(group["run_id"]) for _, group in results.groupby(_keys(results, by), sort=False, dropna=False)]
+
+
+def _keys(results: pd.DataFrame, by: str) -> list[str]:
+    return [n for n in FIELDS if results[n].nunique() > 1 or n in USUAL] if by == "trial" else [by]
 
 
 class Browse(widgets.VBox):
@@ -96,7 +99,7 @@ class Browse(widgets.VBox):
         self.inside.title.value = ""
 
     def _wire(self) -> None:
-        soon = Loop().soon
+        soon = Loop(lambda text: setattr(self.said, "value", html.escape(text))).soon
         self.group.observe(soon(self._fill), "value")
         self.reload.on_click(soon(self.refresh))
         self.table.observe(soon(self._count), "selected_rows")
@@ -126,10 +129,10 @@ class Browse(widgets.VBox):
         by, results = self.group.value, self.results
         self._rows = members(results, by) if by else [[run_id] for run_id in results["run_id"]]
         self.table.update(grouped(results, by) if by else overview(results), selected_rows=[], **LOOK)
-        self._close()
         self._count()
 
     def _count(self) -> None:
+        self._close()  # a question about other rows
         runs = self.picked
         shared = [n for n in FIELDS if n not in USUAL and self.results[n].nunique() == 1]
         usual = RunConfig()
@@ -144,7 +147,7 @@ class Browse(widgets.VBox):
     def _beside(self) -> None:
         """Curves of the picked runs, mean and band of each trial, and a table of what differs alone."""
         if runs := self.picked:
-            figure = curves(curves_of(runs), metrics=("train_loss", "val_loss", "train_accuracy", "val_accuracy"))
+            figure = curves(curves_of(runs), metrics=CURVES)
             self.found.children = [picture(figure), widgets.HTML(table_html(compared(runs)))]
 
     def _open(self) -> None:
@@ -152,14 +155,19 @@ class Browse(widgets.VBox):
             self.inside.show(runs[0])
 
     def _ask(self) -> None:
-        what = count(len(self.picked), "run")
-        self.ask.value = f"Remove {what} from the store, for good? &nbsp;"
+        self._asked = [run.run_id for run in self.picked]
+        self.ask.value = f"Remove {count(len(self._asked), 'run')} from the store, for good? &nbsp;"
         self.confirm.layout.display = None
 
     def _close(self) -> None:
         self.confirm.layout.display = "none"
 
     def _remove(self) -> None:
-        for run in self.picked:
-            store.remove(run.run_id)
-        self.refresh()
+        try:
+            for run_id in self._asked:
+                store.remove(run_id)
+        finally:
+            self.found.children = []
+            if self.run and store.load(self.run.run_id) is None:
+                self.inside.close_run()
+            self.refresh()

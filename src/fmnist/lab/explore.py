@@ -12,7 +12,7 @@ import pandas as pd
 
 from fmnist.config import RunConfig, UserError
 from fmnist.engine.model import MLP
-from fmnist.lab.beside import by_trial, compared, curves_of, described, labels, study_yaml, table_html
+from fmnist.lab.beside import CURVES, by_trial, compared, curves_of, described, labels, study_yaml, table_html
 from fmnist.lab.form import Form
 from fmnist.lab.inside import Inside
 from fmnist.lab.loop import SETTLE, Loop
@@ -23,7 +23,6 @@ from fmnist.studies import store
 from fmnist.studies.live import Live
 from fmnist.wording import count
 
-METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 START = {"hidden_sizes": [128], "lr": 0.1, "epochs": 5}
 PAUSE = 3  # times as long as a drawing took, before the next one
 
@@ -38,7 +37,13 @@ class Explore(widgets.VBox):
     def __init__(self, base: dict | None = None, seeds: list[int] | None = None, device: str = "auto"):
         self.form, self.inside = Form(base or START, seeds or [0], device), Inside()
         self.live: Live | None = None
-        self._loop, self._told, self._next, self._quiet = Loop(), False, 0.0, False
+        self._loop, self._told, self._next, self._quiet = (
+            Loop(lambda text: self._say(text, bad=True)),
+            False,
+            0.0,
+            False,
+        )
+        self._laid: list[pd.DataFrame] = []  # the curves of what is shown
         self.train_button = widgets.Button(description="Train", button_style="primary", icon="play")
         self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.bar = widgets.IntProgress(0, 0, 1, layout={"width": "270px"})
@@ -47,6 +52,7 @@ class Explore(widgets.VBox):
         self.table = widgets.HTML("")
         wide = {"width": "auto", "min_width": "620px", "max_width": "920px"}
         self.shown = widgets.SelectMultiple(options=[], rows=6, layout=wide)
+        self.reload = widgets.Button(description="Read again", icon="refresh", layout={"width": "110px"})
         self.opened = widgets.Dropdown(options=[], description="open", layout={"width": "620px"})
         self.copy = CopyButton(label="Copy as study")
         self.study = widgets.Textarea(layout={"width": "100%", "max_width": "920px", "height": "130px"})
@@ -62,7 +68,7 @@ class Explore(widgets.VBox):
         study = "<b>As a study</b>, for a file of <code>params/</code>: what is shown, or the form while nothing is"
         return [
             widgets.HBox([left, right], layout={"flex_flow": "row wrap"}),
-            widgets.HTML(beside), self.shown, self.opened, self.inside,
+            widgets.HBox([widgets.HTML(beside), self.reload]), self.shown, self.opened, self.inside,
             widgets.HTML(study), self.study, self.copy,
         ]  # fmt: skip
 
@@ -70,6 +76,7 @@ class Explore(widgets.VBox):
         soon = self._loop.soon
         self.train_button.on_click(lambda _: self._loop.later(self.train, SETTLE))  # after all fields of the form
         self.stop_button.on_click(lambda _: self.stop())
+        self.reload.on_click(soon(self.refresh))
         self.shown.observe(soon(self._shown_changed), "value")
         self.opened.observe(soon(self._open), "value")
         for name in (*self.form.fields, "seeds"):
@@ -90,14 +97,15 @@ class Explore(widgets.VBox):
         if self.live and self.live.state == "training":
             return
         try:
-            self.live = Live(self.form.configs(), self.form.device.value, self._changed)
+            live = Live(self.form.configs(), self.form.device.value, self._changed)
         except UserError as error:
             self._say(str(error), bad=True)
             return
+        self.live = live
         self.train_button.disabled, self.stop_button.disabled = True, False
         self._say("reading the data …")
-        self.bar.max, self.bar.value, self.bar.bar_style = self.live.total, 0, ""
-        self.live.start()
+        self.bar.max, self.bar.value, self.bar.bar_style = live.total, 0, ""
+        live.start()
 
     def stop(self) -> None:
         """Stop the training at once; the epochs that were finished are kept."""
@@ -112,8 +120,8 @@ class Explore(widgets.VBox):
             self._update()
         return self
 
-    def refresh(self, also: Iterable[str] = ()) -> None:
-        """Read the store again: the list of trials, the last one first; show the trials `also`."""
+    def refresh(self, also: Iterable[str] = (), opened: str | None = None) -> None:
+        """Read the store again: the list of trials, the last one first; show the trials `also`, open run `opened`."""
         runs = sorted(store.all_runs(), key=lambda run: run.record["finished"], reverse=True)
         self.trials, chosen = by_trial(runs), {*self.shown.value, *also}
         self._quiet = True  # new options take every choice back
@@ -123,7 +131,7 @@ class Explore(widgets.VBox):
         ]
         self.shown.value = [trial for trial in self.trials if trial in chosen]
         self._quiet = False
-        self._shown_changed()
+        self._shown_changed(opened)
 
     def _changed(self) -> None:
         """In the training thread: have the panel brought up to date, once for all that has happened by then."""
@@ -139,42 +147,43 @@ class Explore(widgets.VBox):
         self.bar.value = live.epochs
         if state == "training":
             self._progress()
-        elif not self.train_button.disabled:
-            return  # has been seen
-        else:
+            self._draw()
+        elif self.train_button.disabled:  # else it has been seen
             self._ended(state)
-        self._draw()
         self._next = time.monotonic() + PAUSE * (time.monotonic() - begin)
 
     def _progress(self) -> None:
         latest = self.live.history()
-        latest = latest[latest["epoch"] == latest["epoch"].max()]
+        latest = latest[latest["epoch"] == self.live.epochs]  # runs that were stored before are further
         reached = f", validation accuracy {latest['val_accuracy'].mean():.1%}" if len(latest) else ""
         self._say(f"epoch {self.live.epochs} of {self.live.total}{reached}")
 
     def _ended(self, state: str) -> None:
         live, self.train_button.disabled, self.stop_button.disabled = self.live, False, True
         self.bar.bar_style = {"finished": "success", "stopped": "warning"}.get(state, "danger")
+        trials = {run.config.trial_id for run in live.runs if live.epochs}
+        self.refresh(trials, live.runs[-1].run_id if trials else None)
         if state == "failed":
             self._say(live.error, bad=True)
             return
-        trials = {run.config.trial_id for run in live.runs if live.epochs}
-        self.refresh(trials)
-        if trials:
-            self.opened.value = live.runs[-1].run_id
         kept = f"kept as runs of {count(live.epochs, 'epoch')}" if live.epochs else "no epoch was finished"
         already = "all of it was in the store already" if not live.missing else "in the store"
         self._say(f"stopped; {kept}" if state == "stopped" else f"finished; {already}")
 
-    def _shown_changed(self) -> None:
+    def _shown_changed(self, opened: str | None = None) -> None:
         if self._quiet:
             return
         runs = self._runs()
-        names, last = labels([run.config for run in runs]), self.opened.value
+        names, wanted = labels([run.config for run in runs]), opened or self.opened.value
         options = [(f"{names[run.config.trial_id]}, seed {run.config.seed}", run.run_id) for run in runs]
+        self._quiet = True  # new options open the first of them
         self.opened.options = options
-        if last in [run_id for _, run_id in options]:
-            self.opened.value = last
+        if wanted in [run_id for _, run_id in options]:
+            self.opened.value = wanted
+        self._quiet = False
+        self._laid = [curves_of(runs)] if runs else []
+        self.table.value = table_html(compared(runs)) if runs else ""
+        self._open()
         self._draw()
         self._write_study()
 
@@ -182,19 +191,16 @@ class Explore(widgets.VBox):
         return [run for trial in self.shown.value for run in self.trials[trial]]
 
     def _open(self) -> None:
-        if self.opened.value and (self.run is None or self.run.run_id != self.opened.value):
+        if not self._quiet and self.opened.value and (self.run is None or self.run.run_id != self.opened.value):
             self.inside.show(store.load_run(self.opened.value), self.opened.label.rpartition(", seed")[0])
 
     def _draw(self) -> None:
         """Curves of what is shown, and of what is in training."""
-        runs, parts = self._runs(), []
-        if runs:
-            parts.append(curves_of(runs))
-            self.table.value = table_html(compared(runs))
+        parts = list(self._laid)
         if self.live and self.live.state == "training" and len(now := self.live.history()):
             parts.append(now.assign(trial=f"in training: {described(self.live.configs[0])}"))
         if parts:
-            self.plot.value = svg(curves(pd.concat(parts, ignore_index=True), metrics=METRICS)).encode()
+            self.plot.value = svg(curves(pd.concat(parts, ignore_index=True), metrics=CURVES)).encode()
         self.plot.layout.display = None if parts else "none"
 
     def _write_study(self) -> None:

@@ -1,6 +1,7 @@
-"""The store in other tools' forms: CSV files, TensorBoard's event files, or an MLflow tracking folder.
+"""The store in other tools' forms: CSV files, TensorBoard's event files, or MLflow's SQLite file.
 
-The store stays as it is. Two are extras: `pip install 'fmnist[tensorboard]'`, `pip install 'fmnist[mlflow]'`.
+The store stays as it is. Two are extras: `pip install 'fmnist[tensorboard]'`, `pip install 'fmnist[mlflow]'`. To look:
+`tensorboard --logdir DIR`, or, with the whole of MLflow, `mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`.
 """
 
 import logging
@@ -20,8 +21,8 @@ from fmnist.studies import store
 SERIES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "weight_norm")
 
 
-def export(form: str, folder: Path, runs: Sequence[store.Run] | None = None) -> list[Path]:
-    """Write `runs` (all of the store) into `folder` as "csv", "tensorboard" or "mlflow"; the paths that were written.
+def export(form: str, folder: Path) -> list[Path]:
+    """Write all runs of the store into `folder` as "csv", "tensorboard" or "mlflow"; the paths that were written.
 
     Raises `UserError` for another form, an empty store, a package that is not installed, a folder that holds something
     already, or one that cannot be written.
@@ -31,7 +32,7 @@ def export(form: str, folder: Path, runs: Sequence[store.Run] | None = None) -> 
     module, write = FORMS[form]
     if module and find_spec(module) is None:
         raise UserError(f"export: {form} is not installed; pip install 'fmnist[{form}]'")
-    runs = store.all_runs() if runs is None else list(runs)
+    runs = store.all_runs()
     if not runs:
         raise UserError(f"export: no finished runs in {store.runs_folder()}")
     try:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import ipywidgets as widgets
 
 from fmnist.config import RunConfig, UserError, sizes_text, validate
-from fmnist.engine.pool import devices
+from fmnist.engine.pool import devices, resolve_device
 from fmnist.studies.study import StudySpec
 
 STYLE = {"description_width": "92px"}
@@ -27,7 +27,10 @@ def whole_numbers(text: str, what: str) -> list[int]:
 
 
 class Form(widgets.VBox):
-    """Fields for a trial and its seeds; `base` holds their first values, and fields that the form does not show."""
+    """Fields for a trial and its seeds; `base` holds their first values, and fields that the form does not show.
+
+    Raises `UserError` for a base that no run config can have, or a device that is not there.
+    """
 
     def __init__(self, base: dict[str, Any], seeds: list[int], device: str):
         first = validate(RunConfig, base, "base")
@@ -47,8 +50,8 @@ class Form(widgets.VBox):
         self.batch_size = self._field(widgets.BoundedIntText, "batch size", first.batch_size, min=1, max=60_000)
         self.epochs = self._field(widgets.BoundedIntText, "epochs", first.epochs, min=1, max=10_000)
         self.seeds = self._field(widgets.Text, "seeds", ", ".join(map(str, seeds)))
-        there = devices()
-        self.device = self._field(widgets.Dropdown, "device", device if device in there else "auto", options=there)
+        resolve_device(device)
+        self.device = self._field(widgets.Dropdown, "device", device, options=devices())
         super().__init__([getattr(self, name) for name in (*self.fields, "seeds", "device")])
 
     fields = ("hidden_sizes", "activation", "dropout", "batch_norm", "init", "optimizer", "lr", "batch_size", "epochs")
@@ -62,6 +65,10 @@ class Form(widgets.VBox):
         values = {name: getattr(self, name).value for name in self.fields}
         values["hidden_sizes"] = whole_numbers(self.hidden_sizes.value, "layers")
         if self.optimizer.value not in ("SGD", "RMSprop"):  # what `base` has for the first optimizer
-            values |= {"momentum": 0.0, "nesterov": False}
+            values["momentum"] = 0.0
+        if self.optimizer.value != "SGD":
+            values["nesterov"] = False
+        if "normal" not in (self.init.value, self.base.get("bias_init")):
+            values["init_std"] = 1.0
         seeds = validate(StudySpec, {"seeds": whole_numbers(self.seeds.value, "seeds")}, "form").seeds
         return [validate(RunConfig, {**self.base, **values, "seed": seed}, "form") for seed in dict.fromkeys(seeds)]

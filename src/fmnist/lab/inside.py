@@ -26,9 +26,9 @@ NOTES = (
 )
 
 
-def picture(figure: Figure, width: str = "600px") -> widgets.Image:
+def picture(figure: Figure) -> widgets.Image:
     """The figure as a widget, sharp at every zoom; its `value` may be replaced in place."""
-    return widgets.Image(value=svg(figure).encode(), format="svg+xml", layout=widgets.Layout(width=width))
+    return widgets.Image(value=svg(figure).encode(), format="svg+xml", layout=widgets.Layout(width="600px"))
 
 
 def bars(names: tuple[str, ...], probabilities: np.ndarray) -> str:
@@ -56,7 +56,7 @@ class Inside(widgets.VBox):
         self.title = widgets.HTML(WAITING)
         self.boxes = [widgets.VBox() for _ in TITLES]
         self.tabs = widgets.Tab(self.boxes, titles=TITLES)
-        soon = Loop().soon
+        soon = Loop(lambda text: setattr(self.title, "value", html.escape(text))).soon
         self.tabs.observe(soon(self._draw), "selected_index")
         self.sketch, self.read = Sketch(), widgets.HTML()
         self.index = widgets.BoundedIntText(0, 0, 9_999, description="test image", layout={"width": "190px"})
@@ -83,24 +83,30 @@ class Inside(widgets.VBox):
         self.tabs.layout.display = None
         self._draw()
 
+    def close_run(self) -> None:
+        """Open nothing, as before the first `show`."""
+        self.run = self.anatomy = None
+        self.title.value, self.tabs.layout.display = WAITING, "none"
+
     def _draw(self) -> None:
         """Fill the tab that is in view, unless it is filled."""
         index = self.tabs.selected_index
         if self.anatomy is None or index is None or index in self._drawn:
             return
-        self._drawn.add(index)
         a = self.anatomy
         figures: tuple[Callable[[], Figure], ...] = (
             a.confusion_figure, a.misread_figure, a.weights_figure, a.layers_figure,
         )  # fmt: skip
         if index < len(figures):
             self.boxes[index].children = [widgets.HTML(f"<p>{NOTES[index]}</p>"), picture(figures[index]())]
+            self._drawn.add(index)
             return
         hint = "<p>Draw a garment, or pick a test image and change it. Shift or the second mouse button rubs out.</p>"
         right = widgets.VBox([widgets.HBox([self.index, self.pick]), self.truth, self.read])
         right.layout.margin = "0 0 0 24px"
         row = widgets.HBox([self.sketch, right])
         self.boxes[index].children = [widgets.HTML(hint), row]
+        self._drawn.add(index)
         if any(self.sketch.pixels):
             self._predict()
         else:

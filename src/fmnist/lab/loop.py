@@ -9,13 +9,19 @@ import contextvars
 import threading
 from collections.abc import Callable
 
+from fmnist.config import UserError
+
 SETTLE = 0.2  # seconds that messages which were sent before may still take, by the other thread
 
 
 class Loop:
-    """Made in a cell, it has calls done in the kernel's loop; without a kernel they are done at once."""
+    """Made in a cell, it has calls done in the kernel's loop; without a kernel they are done at once.
 
-    def __init__(self):
+    What a call raises would be seen by nobody: `failed` is told it in one line.
+    """
+
+    def __init__(self, failed: Callable[[str], None]):
+        self._failed = failed
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
@@ -30,17 +36,25 @@ class Loop:
     def later(self, call: Callable[[], object], seconds: float = 0.0) -> None:
         """Have it called in the loop in so many seconds, from any thread; without a kernel at once, or not at all."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.call_later, seconds, call, context=self._context)
+            self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._do, call, context=self._context)
         elif self.here:
-            call()
+            self._do(call)
 
     def soon(self, call: Callable[[], object]) -> Callable[[object], None]:
         """A handler for a widget's events, which calls at once in the panel's thread, else later there."""
 
         def handle(_: object) -> None:
             if self.here:
-                call()
+                self._do(call)
             else:
                 self.later(call, SETTLE)
 
         return handle
+
+    def _do(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except UserError as error:
+            self._failed(str(error))
+        except Exception as error:
+            self._failed(f"{type(error).__name__}: {error}")

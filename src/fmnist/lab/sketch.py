@@ -102,7 +102,7 @@ class Sketch(anywidget.AnyWidget):
 
 
 class CopyButton(anywidget.AnyWidget):
-    """A button that puts `text` on the clipboard and says so; where the browser refuses, it says that."""
+    """A button that puts `text` on the clipboard and says so; where the browser refuses, it shows the text."""
 
     label = traitlets.Unicode("Copy").tag(sync=True)
     text = traitlets.Unicode("").tag(sync=True)
@@ -115,7 +115,14 @@ class CopyButton(anywidget.AnyWidget):
       button.addEventListener("click", async () => {
         let said = "Copied";
         try { await navigator.clipboard.writeText(model.get("text")); }
-        catch (refused) { said = "Select and copy it below"; }
+        catch (refused) {
+          said = "Copy it from here";
+          const area = document.createElement("textarea");
+          Object.assign(area, { value: model.get("text"), readOnly: true, rows: 6 });
+          el.querySelector("textarea")?.remove();
+          el.append(area);
+          area.select();
+        }
         button.textContent = said;
         setTimeout(() => { button.textContent = model.get("label"); }, 1500);
       });

@@ -81,7 +81,7 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
     metadata = {key: value for key, value in nb.metadata.get("fmnist", {}).items() if value}
     ours = bool(metadata) or any(_mark(output) for cell in nb.cells for output in cell.get("outputs", []))
     document = Document(metadata | {"ours": ours, "report": "title" in metadata, "folder": str(folder), "lang": "en"})
-    appendix = document.metadata.pop("appendix", "")
+    appendix, _ = document.metadata.pop("appendix", ""), document.metadata.pop("values", {})
     document.metadata["gaps"] = bool(document.metadata.get("gaps"))  # then references may lead to what is missing
     document.metadata["bibliography"] = _bibliography(metadata.get("bibliography"), folder)
     if "title" not in metadata:
@@ -92,7 +92,7 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
         tags = {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
         if "remove_cell" in tags:
             continue
-        where = {"shift": 0, "notebook": name} | dict(cell.metadata.get("fmnist", {}))
+        where = {"shift": 0, "notebook": name, "cell": cell.get("id", "")} | dict(cell.metadata.get("fmnist", {}))
         if cell.cell_type == "markdown":
             _add_code(document, waiting)
             text = _attachments(document, cell)
@@ -102,7 +102,7 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
         elif cell.cell_type == "code":
             hidden = "remove_input" in tags or cell.get("transient", {}).get("remove_source")
             if cell.source.strip() and not hidden:
-                waiting.append(_code(cell.source.strip("\n"), [language], _origin(cell, tags)))
+                waiting.append(_code(cell.source.strip("\n"), [language], _place(cell, tags)))
             made = Document({})
             for output in cell.outputs if "remove_output" not in tags else []:
                 _add_output(made, output, where)
@@ -133,12 +133,10 @@ def _code(text: str, classes: list, attributes: dict | None = None) -> dict:
     return {"t": "CodeBlock", "c": [["", classes, pairs], text]}
 
 
-def _origin(cell: NotebookNode, tags: set) -> dict:
+def _place(cell: NotebookNode, tags: set) -> dict:
     """Where a cell of a merged report is to be seen; parameters that papermill put in are in no notebook."""
-    notebook = cell.metadata.get("fmnist", {}).get("notebook")
-    if not notebook or "injected_parameters" in tags:
-        return {}
-    return {"notebook": notebook, "cell": cell.id.removeprefix(f"{notebook}-")}
+    where = cell.metadata.get("fmnist", {})
+    return {} if "injected_parameters" in tags else {key: where[key] for key in ("notebook", "cell") if key in where}
 
 
 def _add_code(document: Document, blocks: list) -> None:
@@ -147,7 +145,7 @@ def _add_code(document: Document, blocks: list) -> None:
     if blocks and last.get("t") == "Div":
         last["c"][1].extend(blocks)
     elif blocks:
-        document.blocks.append({"t": "Div", "c": [["", ["code"], []], list(blocks)]})
+        document.blocks.append({"t": "Div", "c": [["", ["fmnist-code"], []], list(blocks)]})
     blocks.clear()
 
 
@@ -165,15 +163,15 @@ def _add_output(document: Document, output: NotebookNode, where: dict) -> None:
         about = {"label": mark["label"], "alt": mark["alt"], "src": document.resource(still.encode(), "svg")}
         if "still" in mark:
             about["moving"] = document.resource(base64.b64decode(_text(output.data["image/png"])), "png")
-        document.piece("figure", mark["caption"], **about, **_origin(document, mark), **where)
+        document.piece("figure", mark["caption"], **about, **_beside(document, mark), **where)
     elif mark.get("role") == "table":
         about = {"label": mark["label"], "caption": mark["caption"]}
-        document.piece("table", _text(output.data["text/markdown"]), **about, **_origin(document, mark), **where)
+        document.piece("table", _text(output.data["text/markdown"]), **about, **_beside(document, mark), **where)
     elif WIDGET not in output.data:
         _add_result(document, output, where)
 
 
-def _origin(document: Document, mark: dict) -> dict:
+def _beside(document: Document, mark: dict) -> dict:
     """The note below a figure or table (Markdown), and the file with its data; where there are any."""
     found = {"note": mark["note"]} if mark.get("note") else {}
     if mark.get("data"):

@@ -70,7 +70,7 @@ class HomeworkHTML(HomeworkExporter):
 
 
 class HomeworkPDF(HomeworkExporter):
-    """A PDF in the look of an AMS article, on US letter paper: accessible (PDF/UA-1) and, of a dated report, archival.
+    """A PDF in the look of an AMS article, on US letter paper: accessible (PDF/UA-1) and, with runs, archival.
 
     PDF/A-3a wants a date, and allows attachments. A report's is that of its newest run, never the day of rendering.
     """

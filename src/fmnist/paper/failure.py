@@ -85,7 +85,8 @@ def page(
         f"## The cell\n\n{_block(cell.source, 'python')}" if cell else "",
         f"## The notebook's parameters\n\n{_block(values or 'none', 'python')}",
         f"## Traceback\n\n{_block(traceback(lines))}" if lines else "",
-        "## To open it\n\nThis opens the notebook as executed, with these parameters; a red line marks the cell:",
+        "## To open it\n\nThis opens the notebook as executed, with these parameters"
+        f"{'; a red line marks the cell' * bool(cell)}:",
         _block(open_command(target)),
         f"What is to be mended is `notebooks/{notebook.name}` or its parameters; then repeat "
         f"`make report REPORT={target.parent.name}`. Finished runs are kept.",

@@ -42,10 +42,13 @@ def landing(folder: Path) -> str:
 
 def _paper(document: Document, path: Path) -> dict | None:
     """What the page says of the report whose JSON file is `path`; None where it is no report or lacks its papers."""
-    about = json.loads(path.read_text(encoding="utf-8"))
-    if "title" not in about or not all(path.with_suffix(suffix).is_file() for suffix in (".html", ".pdf")):
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(about, dict) or "title" not in about or not path.with_suffix(".html").is_file():
+            return None
+        picture, height = _first_page(path.with_suffix(".pdf"))
+    except (OSError, ValueError, typst.TypstError):
         return None
-    picture, height = _first_page(path.with_suffix(".pdf"))
     shown = {"name": path.stem, "picture": document.resource(picture, "png"), "width": PIXELS // 2, "height": height}
     numbers = [{"name": name, "value": value} for name, value in _numbers(about.get("values", {}))]
     return shown | {key: about.get(key, "") for key in ("title", "date", "notice")} | {"numbers": numbers}

@@ -1,5 +1,6 @@
 """A report of one's own: a folder of parameters to edit, made from ``templates/new/``."""
 
+import contextlib
 import json
 import re
 import sys
@@ -16,8 +17,10 @@ def new(name: str, title: str | None = None, author: str | None = None) -> Path:
     Asks for title and author where they are not given and there is a terminal to ask at. Raises `UserError` for a name
     that cannot be a folder's or is taken, and where there is nobody to ask.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
-        raise UserError(f"{name!r}: a report's name is lower-case letters, digits, hyphens, such as homework-1")
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name == "index":
+        raise UserError(
+            f"{name!r}: a report's name is lower-case letters, digits, hyphens, such as homework-1, and not index"
+        )
     folder = project_root() / "params" / name
     if not folder.parent.is_dir():
         raise UserError(f"{project_root()} is not in a project: there is no folder params/")
@@ -38,7 +41,8 @@ def new(name: str, title: str | None = None, author: str | None = None) -> Path:
 
 def _asked(what: str, given: str | None) -> str:
     if given is None and sys.stdin.isatty():
-        given = input(f"{what.capitalize()}: ")
+        with contextlib.suppress(EOFError):
+            given = input(f"{what.capitalize()}: ")
     if given is None or not given.strip():
         raise UserError(f'--{what} is missing: fmnist new mine --title "Homework 1" --author "Your Name"')
     return " ".join(given.split())

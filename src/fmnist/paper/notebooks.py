@@ -25,6 +25,8 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
             found = papermill.inspect_notebook(str(notebook))
     except ValueError as error:  # no JSON, no cells, no kernel
         raise UserError(f"{notebook}: not a notebook that can be executed: {error}") from None
+    if nbformat.read(notebook, as_version=nbformat.NO_CONVERT).get("nbformat_minor", 0) < 5:
+        raise UserError(f"{notebook}: its cells have no ids to refer to; open it in JupyterLab and save it")
     try:
         return {name: ast.literal_eval(item["default"]) for name, item in found.items()}
     except (ValueError, SyntaxError):

@@ -15,16 +15,17 @@ import re
 import warnings
 from collections.abc import Iterator
 
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 SPOKEN = ("say", "show", "animate", "table")
 LEVEL = "95 %"
-NUMBER = re.compile(r"(?<![\w.])\d[\d,]*\.\d+(?:\s?%)?(?![\w.]*\w)|(?<![\w.])\d[\d,]*\s?%")
+NUMBER = re.compile(r"(?<![\w.])(?:\d[\d,]*)?\.\d+(?:\s?\\?%)?(?![\w.]*\w)|(?<![\w.])\d[\d,]*\s?\\?%")
 EXCEPTED = (  # fenced code, code spans, mathematics, links' targets and addresses, labels in braces, HTML tags
     r"^(```|~~~).*?^\1", r"(`+)[^`].*?\1", r"\$\$.*?\$\$", r"(?<!\\)\$[^$]+\$", r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}",
-    r"\]\([^)]*\)", r"https?://\S+", r"\{[^{}]*\}", r"<[^<>]+>",
+    r"\]\([^)]*\)", r"https?://\S+", r"\{[^{}]*\}", r"</?[A-Za-z!][^<>]*>",
 )  # fmt: skip
-CITES = re.compile(r"@(?!(?:fig|tbl|sec|eq)-)[A-Za-z][\w:-]*")
+CITES = re.compile(r"(?<![\w.])@(?!(?:fig|tbl|sec|eq)-)[A-Za-z][\w:-]*")
 
 
 def typed_in(text: str) -> list[str]:
@@ -51,8 +52,8 @@ def spoken(source: str) -> Iterator[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as of "\\l": Python says so again when the cell is executed
-            tree = ast.parse(source)
-    except SyntaxError:  # a magic, or a mistake that its execution will show
+            tree = ast.parse(TransformerManager().transform_cell(source))  # magics become calls
+    except SyntaxError:  # its execution will show it
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in SPOKEN:

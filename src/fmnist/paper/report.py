@@ -38,6 +38,8 @@ class Report:
     def __init__(self, name: str, device: str = "auto"):
         self.name, self.folder, self.device = name, project_root() / "params" / name, device
         there = sorted(path.parent.name for path in (project_root() / "params").glob("*/report.yaml"))
+        if name == "index":
+            raise UserError("index: report/index.html lists all reports; take another name")
         if name not in there:
             hint = nearest(name, there) if there else f"; {project_root()} is not in a project that has reports"
             raise UserError(f"params/{name}/report.yaml: no such report{hint}")
@@ -160,8 +162,8 @@ class Report:
                 paper.cells.append(nbformat.v4.new_markdown_cell(f"# {section.title} {{#{section.id}}}", id=section.id))
             for name in section.notebooks if isinstance(section, Group) else [section]:
                 for cell in provenance.noted(executed[name], name, self.folder).cells:
-                    cell.id = f"{name}-{cell.id}"[:64]
-                    cell.metadata["fmnist"] = {"notebook": name, "shift": int(isinstance(section, Group))}
+                    where = {"notebook": name, "cell": cell.id, "shift": int(isinstance(section, Group))}
+                    cell.id, cell.metadata["fmnist"] = f"{name}-{cell.id}"[:64], where
                     paper.cells.append(cell)
         about = self.spec.model_dump(include={"title", "authors", "notice", "acknowledgements"})
         if newest := self._newest_run(paper):
@@ -201,9 +203,10 @@ class Report:
 
         nbformat.write(paper, self.built.with_suffix(".ipynb"))
         metadata = paper.metadata["fmnist"]
+        place = {"metadata": {"name": self.name, "path": str(project_root() / "notebooks")}}  # where pictures lie
         about = {key: metadata[key] for key in ("title", "date", "notice", "values", "gaps")}
         about = {"report": self.name, **about, **provenance.record(paper, self.trained)}
-        html, pdf = (exporter.from_notebook_node(paper)[0] for exporter in (HomeworkHTML(), HomeworkPDF()))
+        html, pdf = (make().from_notebook_node(paper, place)[0] for make in (HomeworkHTML, HomeworkPDF))
         bodies = {".html": html, ".pdf": pdf, ".json": provenance.written(about)}
         folder = project_root() / "report"
         written = [_write(folder / f"{self.name}{suffix}", body) for suffix, body in bodies.items()]

@@ -30,8 +30,10 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}; make report writes it") from None
     except ValueError:
         raise UserError(f"{path}: not a report's JSON file; name one, such as report/homework.json") from None
-    if not isinstance(about, dict) or not {"runs", "run_sets"} <= about.keys():
+    if not isinstance(about, dict) or not {"runs", "run_sets"} <= about.keys() or not about["runs"]:
         raise UserError(f"{path}: lists no runs; make the report anew, and it will")
+    if bare := [name for name, run in about["runs"].items() if not {"config", "test_accuracy", "trials"} <= run.keys()]:
+        raise UserError(f"{path}: run {bare[0]} lacks its config, trials or accuracy; make the report anew")
     return about
 
 
@@ -39,6 +41,8 @@ def sample(runs: dict[str, Any], size: int, seed: int) -> list[str]:
     """Ids of `size` runs (or all), drawn without replacement; the same for the same runs, size and seed."""
     if size < 1:
         raise UserError(f"--sample {size}: should be 1 or more")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: should be 0 or more")
     ids = sorted(runs)
     return [ids[i] for i in sorted(np.random.default_rng(seed).permutation(len(ids))[:size])]
 

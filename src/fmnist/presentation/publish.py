@@ -138,7 +138,12 @@ def _cells(column: pd.Series, form) -> list[str]:
     if form is None:
         form = "{:.4g}" if pd.api.types.is_float_dtype(column) else "{}"
     write = form if callable(form) else form.format
-    return ["–" if pd.isna(value) else re.sub(r"(?<!\\)\|", r"\|", str(write(value))) for value in column]
+    return ["–" if pd.isna(value) else _cell(str(write(value))) for value in column]
+
+
+def _cell(text: str) -> str:
+    """A line that ends no cell of a Markdown table."""
+    return re.sub(r"(?<!\\)\|", r"\|", " ".join(text.split("\n")))
 
 
 def _behind(figure: Figure, data: pd.DataFrame | None = None) -> pd.DataFrame | None:

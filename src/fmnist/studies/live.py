@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from fmnist.config import RunConfig, UserError
-from fmnist.engine.data import load
+from fmnist.engine.data import Data, load
+from fmnist.engine.packing import budget, footprint
 from fmnist.engine.pool import BESIDE, resolve_device, settings
 from fmnist.engine.train import HISTORY, Training
 from fmnist.studies import store
@@ -22,9 +23,12 @@ class Live:
     """One training of `configs`, which differ in their seeds alone; those in the store are taken from there.
 
     `state` is "training", then "finished", "stopped" or "failed" (`error` says why); `runs` are the stored runs, at the
-    end all of them. `changed()` is called after each epoch and at the end, in the training thread.
-    Raises `UserError` for a device that is not there, or a store that cannot be written.
+    end all of them. `changed()` is called after each epoch and at the end, in the training thread. One trains at a
+    time: starting another stops the one before it, which keeps what it has learned.
+    Raises `UserError` for a device that is not there, a store that cannot be written, or more seeds than fit at once.
     """
+
+    _latest: "Live | None" = None
 
     def __init__(self, configs: Sequence[RunConfig], device: str = "auto", changed: Callable[[], None] = lambda: None):
         self.configs, self.device, self.changed = list(configs), resolve_device(device), changed
@@ -39,8 +43,16 @@ class Live:
         self._thread = threading.Thread(target=self._run, name="fmnist live", daemon=True)
         if self.missing:
             store.check_writable()
+            needed, room = sum(sum(footprint(c)) for c in self.missing), budget(self.device, None, 1)
+            if needed > room:
+                said = f"these seeds together take up to {needed / 1e6:,.0f} MB, and {room / 1e6:,.0f} MB are free"
+                raise UserError(f"memory: {said}; take fewer seeds, or a smaller network")
 
     def start(self) -> "Live":
+        if Live._latest and Live._latest.state == "training":
+            Live._latest.stop()
+            Live._latest.wait()
+        Live._latest = self
         self._thread.start()
         return self
 
@@ -68,27 +80,30 @@ class Live:
         return frame.assign(epoch=frame["epoch"].astype(int))
 
     def _run(self) -> None:
+        state = "failed"
         try:
             if self.missing:
                 BESIDE.set()
+                data = load(self.device, self.configs[0].dataset)
                 with settings(self.device, 1):
-                    self._train()
+                    state = self._train(data)
             else:
-                self.epochs = self.total
-            self.state = "stopped" if self._stop.is_set() and self.epochs < self.total else "finished"
+                self.epochs, state = self.total, "finished"
         except UserError as error:
-            self.state, self.error = "failed", str(error)
+            self.error = str(error)
         except torch.OutOfMemoryError:
-            self.state, self.error = "failed", f"{self.device}: too little free memory; take fewer seeds, or another"
+            self.error = f"{self.device}: too little free memory; take fewer seeds, or another device"
         except Exception as error:  # a thread's exception is seen by nobody
-            self.state, self.error = "failed", f"{type(error).__name__}: {error}"
+            self.error = f"{type(error).__name__}: {error}"
         finally:
             BESIDE.clear()
+            self.state = state
             self.changed()
 
     @torch.inference_mode()
-    def _train(self) -> None:
-        training = Training(self.missing, load(self.device, self.configs[0].dataset))
+    def _train(self, data: Data) -> str:
+        """The state in which it ends."""
+        state, training = "finished", Training(self.missing, data)
         self._watch(training)
         while not training.over:
             before = {name: tensor.clone() for name, tensor in training.stack.state.items()}
@@ -96,10 +111,12 @@ class Live:
                 training.epoch(self._stop)
             except KeyboardInterrupt:
                 training.end(before)
+                state = "stopped"
                 break
             self._watch(training)
         if training.epochs or not self._stop.is_set():
             self.runs = [*self.runs, *map(store.save, training.finish())]
+        return state
 
     def _watch(self, training: Training) -> None:
         self.epochs, self._curves = training.epochs, training.record.table()

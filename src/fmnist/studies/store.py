@@ -52,10 +52,12 @@ class Run:
 
     @property
     def run_id(self) -> str:
+        """Its address in the store, that of its config: 16 hexadecimal digits."""
         return self.folder.name
 
     @cached_property
     def config(self) -> RunConfig:
+        """Every hyperparameter it was trained with."""
         return validate(RunConfig, self.record["config"], str(self.folder / "run.json"))
 
     @property
@@ -66,7 +68,8 @@ class Run:
     def history(self) -> pd.DataFrame:
         """epoch (0 is before training), train_loss, train_accuracy, val_loss, val_accuracy, seconds, weight_norm.
 
-        weight_norm is that of all weights, biases left out; runs of earlier versions do not have it.
+        A row per epoch, epochs + 1 unless the run diverged. Losses in nats, accuracies in [0, 1]; seconds are the run's
+        share of its stack's; weight_norm is that of all weights, biases left out (runs of earlier versions lack it).
         """
         READ[self.run_id] = None
         return pd.read_parquet(self.folder / "history.parquet")
@@ -77,7 +80,11 @@ class Run:
         return np.load(self.folder / "predictions.npy")[int(best)]
 
     def model(self, best: bool = False) -> "MLP":
-        """The trained network in evaluation mode; it takes images scaled as `config.input_scaling` says."""
+        """The trained network, an `nn.Module` in evaluation mode: float [n, 784] → logits [n, 10].
+
+        It takes images scaled as `config.input_scaling` says, and has the last epoch's weights, or with `best` those of
+        the best validation epoch. Raises `UserError` if the stored weights are not those of the config.
+        """
         import torch
 
         from fmnist.engine.model import MLP

@@ -5,8 +5,6 @@ what the store lacks; then `runs()` and `history()` give the two tables that ana
 """
 
 import itertools
-import sys
-import time
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
@@ -15,6 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate, validate_field
 from fmnist.studies import store
+from fmnist.studies.progress import Progress
 from fmnist.wording import count, joined
 
 Overrides = dict[str, Any]
@@ -35,11 +34,21 @@ class StudySpec(Strict):
 class Study:
     """`Study(base={"epochs": 5}, variants={"narrow": {"hidden_sizes": [32]}}, grid={"lr": [0.1, 0.01]}, seeds=[0, 1])`.
 
-    `where` names the source of the parameters in messages. Raises `UserError` for any unknown key, wrong type or
-    value that is not allowed, before anything is trained.
+    `base` are fields of `RunConfig` that all runs share, `variants` named overrides of them, `grid` lists of values:
+    each variant with each combination of the grid is a trial, each trial with each seed a run. The grid wins over a
+    variant, a variant over the base; a variant may have `seeds` of its own. `where` names the source of the parameters
+    in messages. Raises `UserError` for any unknown key, wrong type or value that is not allowed, before anything is
+    trained.
     """
 
-    def __init__(self, base=None, variants=None, grid=None, seeds=(0,), where: str = "study"):
+    def __init__(
+        self,
+        base: Overrides | None = None,
+        variants: dict[str, Overrides] | None = None,
+        grid: dict[str, list[Any]] | None = None,
+        seeds: Sequence[int] = (0,),
+        where: str = "study",
+    ):
         given = {"base": base, "variants": variants, "grid": grid, "seeds": seeds}
         self.spec = validate(StudySpec, {key: part for key, part in given.items() if part is not None}, where)
         self._seeds(self.spec.seeds, where)
@@ -96,12 +105,15 @@ class Study:
         return [config for _, runs in self.trials.values() for config in runs]
 
     def run(self, device: str = "auto") -> "Study":
-        """Train what the store lacks, with a progress bar; returns the study."""
+        """Train what the store lacks, with a progress bar; returns the study. `device` and errors as for `train`."""
         train(self.configs, device)
         return self
 
     def runs(self) -> pd.DataFrame:
-        """One row per run: run_id, trial, variant, config fields, parameters, metrics, device; see `store.METRICS`."""
+        """One row per run: run_id, trial, variant, config fields, parameters, metrics, device; see `store.METRICS`.
+
+        Accuracies are in [0, 1], losses in nats, times in seconds. Raises `UserError` if a run is not in the store.
+        """
         rows = []
         for label, name, run in self._stored():
             count = parameter_count(run.config.hidden_sizes, run.config.batch_norm)
@@ -193,10 +205,11 @@ def setting(key: str, value: Any) -> str:
 def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None = None) -> list[store.Run]:
     """Train the runs that the store lacks, each once, and return all of them in the given order.
 
-    Every run is stored as its stack ends, so an interrupt loses only what is in training. `memory` bounds the bytes
-    taken meanwhile: by the process on the CPU, on the device elsewhere; left out, most of what is free. Raises
-    `UserError` for a device that is not there, a store that cannot be written, a data set that cannot be had, or runs
-    that do not fit.
+    `device` is "auto" (the accelerator if there is one), "cpu", "cuda", "cuda:1" or "mps". Every run is stored as its
+    stack ends, so an interrupt (KeyboardInterrupt) loses only what is in training. `memory` bounds the bytes taken
+    meanwhile: by the process on the CPU, on the device elsewhere; left out, most of what is free. Raises `UserError`
+    for a device that is not there, a store that cannot be written, a data set that cannot be had, or runs that do not
+    fit.
     """
     missing = list({c.run_id: c for c in configs if store.load(c.run_id) is None}.values())
     if missing:
@@ -204,7 +217,7 @@ def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None
 
         pool.resolve_device(device)
         store.check_writable()
-        with _Progress(missing, packing.work) as progress:
+        with Progress(missing, packing.work) as progress:
 
             def finished(result) -> None:
                 store.save(result)
@@ -212,38 +225,3 @@ def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None
 
             pool.train(missing, finished, device, progress.advance, memory)
     return [store.load_run(config.run_id) for config in configs]
-
-
-class _Progress:
-    """One bar for all runs, in units of work, so that its ETA holds for small and large networks alike."""
-
-    def __init__(self, configs: Sequence[RunConfig], work):
-        from tqdm.auto import tqdm
-
-        notebook = "ipykernel" in sys.modules
-        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
-        self.runs, self.runs_done, self.epochs, self.epochs_done = len(configs), 0, sum(c.epochs for c in configs), 0
-        shown = notebook or sys.stderr.isatty()
-        self.bar = tqdm(total=sum(map(work, configs)), bar_format=form, disable=not shown, leave=False)
-        self.begin = time.monotonic()
-        self._describe()
-
-    def _describe(self) -> None:
-        self.bar.set_description_str(f"{self.runs_done} of {self.runs} runs", refresh=False)
-
-    def advance(self, epochs: int, work: float, accuracy: float) -> None:
-        self.epochs_done += epochs
-        rate = self.epochs_done / (time.monotonic() - self.begin)
-        done = f"{self.epochs_done:,} of {self.epochs:,} epochs, {rate:.3g} a second, val {accuracy:.1%}"
-        self.bar.set_postfix_str(done, refresh=False)
-        self.bar.update(work)
-
-    def finished(self) -> None:
-        self.runs_done += 1
-        self._describe()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()

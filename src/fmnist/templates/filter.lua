@@ -27,12 +27,9 @@ local function sections(blocks)
   return blocks:walk { Header = function(header)
     local level = math.min(header.level - top, previous) + 1
     previous = level
-    local label = header.identifier
+    local label = header.identifier ~= "" and header.identifier or "section"
     used[label] = (used[label] or 0) + 1
-    if label == "" then label = "section" end
-    if used[label] and used[label] > 1 and not label:match("^sec%-") then
-      header.identifier = label .. "-" .. used[label]
-    end
+    if not label:match("^sec%-") then header.identifier = used[label] > 1 and label .. "-" .. used[label] or label end
     if report and not header.classes:includes("unnumbered") then
       counts[level] = (counts[level] or 0) + 1
       for deeper = level + 1, #counts do counts[deeper] = nil end
@@ -187,23 +184,23 @@ end
 
 -- REFERENCES
 
-local function reference(citation, notebook)
+local function reference(citation, place)
   local target = targets[citation.id]
   if target then
     local text = citation.mode == "SuppressAuthor" and target.number or target.text
     return pandoc.Link(text, "#" .. citation.id, "", { class = "reference" })
   end
-  unresolved[#unresolved + 1] = "@" .. citation.id .. (notebook and notebook ~= "" and " (in " .. notebook .. ")" or "")
+  unresolved[#unresolved + 1] = "@" .. citation.id .. (" (in " .. place .. ")")
   return pandoc.Code(citation.id)
 end
 
-local function cite(element, notebook, known)
+local function cite(element, place, known)
   local first = element.citations[1].id
   if not NAMES[first:match("^(%a+)%-") or ""] then
     for _, citation in ipairs(element.citations) do
       if not known[citation.id] then
         if not report then return pandoc.Span(element.content) end
-        reference(citation, notebook)
+        reference(citation, place)
       end
     end
     return element
@@ -213,7 +210,7 @@ local function cite(element, notebook, known)
     if i > 1 then out:insert(pandoc.Str(i == #element.citations and " and " or ", ")) end
     out:extend(citation.prefix)
     if #citation.prefix > 0 then out:insert(pandoc.Space()) end
-    out:insert(reference(citation, notebook))
+    out:insert(reference(citation, place))
     out:extend(citation.suffix)
   end
   return out
@@ -223,11 +220,11 @@ local function references(document, known)
   return document:walk {
     traverse = "topdown",
     Span = function(span)
-      local inner = span.attributes.notebook and span.content[1]
+      local inner = span.attributes.place and span.content[1]
       if not inner or inner.t ~= "Cite" then return nil end
-      return cite(inner, span.attributes.notebook, known), false
+      return cite(inner, span.attributes.place, known), false
     end,
-    Cite = function(element) return cite(element, nil, known), false end,
+    Cite = function(element) return cite(element, "report.yaml", known), false end,
   }
 end
 
@@ -258,7 +255,7 @@ end
 local function appendix(document)
   local last, rest = pandoc.Blocks {}, pandoc.Blocks {}
   for _, block in ipairs(document.blocks) do
-    if block.t == "Div" and block.identifier == "appendix" then last = block.content else rest:insert(block) end
+    if block.t == "Div" and block.identifier == "fmnist-appendix" then last = block.content else rest:insert(block) end
   end
   return pandoc.Pandoc(rest .. last, document.meta)
 end
@@ -276,6 +273,7 @@ local function bibliography(document)
     return pandoc.Pandoc(rest, document.meta)
   end
   for _, entry in ipairs(entries.content) do
+    targets[entry.identifier] = {}
     local parts = entry.content[1].content
     local number, text = parts[1].content, parts[#parts].content
     rest:extend { typst("#entry["), pandoc.Plain(number), typst("]["), pandoc.Plain(text), typst("]<" .. entry.identifier .. ">") }
@@ -301,7 +299,7 @@ local function long_lines(block)
 end
 
 local function code(div)
-  if not div.classes:includes("code") then return nil end
+  if not div.classes:includes("fmnist-code") then return nil end
   if pdf then return report and {} or div.content end
   local blocks = pandoc.Blocks { page('<details class="code"><summary>Code</summary>') }
   for _, block in ipairs(div.content) do

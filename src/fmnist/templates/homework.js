@@ -188,7 +188,7 @@
       box.scrollTop = 0;
       place();
     };
-    for (const from of all("main a.reference, main a[role=doc-biblioref], .abstract a.reference")) {
+    for (const from of all("main a.reference, main a[role=doc-biblioref], .abstract a.reference, .abstract a[role=doc-biblioref]")) {
       const target = document.getElementById(decodeURIComponent(from.hash.slice(1)));
       if (!target) continue;
       from.addEventListener("pointerenter", (event) => {

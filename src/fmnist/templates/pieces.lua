@@ -17,6 +17,7 @@ local function local_file(src)
   if not there then return nil end
   local data = there:read("a")
   there:close()
+  if not data then return nil end -- a folder
   local name = pandoc.utils.sha1(data):sub(1, 16) .. "." .. (path:match("%.(%w+)$") or "img"):lower()
   local copy = io.open(name, "wb")
   if not copy then return nil end
@@ -111,7 +112,13 @@ local function headings(blocks)
   return out
 end
 
-local function markdown(text, notebook)
+-- Where a piece is from, for messages.
+local function place(attributes)
+  local cell = attributes.cell and attributes.cell ~= "" and ", cell " .. attributes.cell or ""
+  return "notebook " .. (attributes.notebook or "") .. cell
+end
+
+local function markdown(text, attributes)
   return headings(pandoc.read(text, MARKDOWN, { columns = 100000 }).blocks):walk {
     Image = image,
     RawInline = raw_inline,
@@ -121,12 +128,12 @@ local function markdown(text, notebook)
       return display and pandoc.Para { display } or {}
     end,
     Cite = function(element)
-      return pandoc.Span(element, { notebook = notebook })
+      return pandoc.Span(element, { place = place(attributes) })
     end,
   }
 end
 
-local function inlines(text, notebook) return pandoc.utils.blocks_to_inlines(markdown(text, notebook)) end
+local function inlines(text, attributes) return pandoc.utils.blocks_to_inlines(markdown(text, attributes)) end
 
 -- What a figure or table has beside it: its data to save, and where it comes from. HTML has a link and a note below, the
 -- PDF the data as an attachment and the rest in an appendix.
@@ -148,7 +155,7 @@ local function with_origin(element, attributes)
   end
   if attributes.note then
     blocks:insert(pandoc.RawBlock("html", '<details class="provenance"><summary>Provenance</summary>'))
-    blocks:extend(markdown(attributes.note, attributes.notebook))
+    blocks:extend(markdown(attributes.note, attributes))
     blocks:insert(pandoc.RawBlock("html", "</details>"))
   end
   blocks:insert(pandoc.RawBlock("html", "</div>"))
@@ -159,7 +166,7 @@ local read = {}
 
 function read.markdown(text, attributes)
   local shift = tonumber(attributes.shift) or 0
-  return markdown(text, attributes.notebook):walk {
+  return markdown(text, attributes):walk {
     Header = function(element)
       element.level = math.max(1, element.level + shift)
       return element
@@ -178,22 +185,22 @@ function read.figure(text, attributes)
     content:insert(2, pandoc.Plain { pandoc.Image(attributes.alt, attributes.moving, "", { class = "moving" }) })
     content:insert(3, pandoc.RawBlock("html", "</details>"))
   end
-  local caption = { pandoc.Plain(inlines(text, attributes.notebook)) }
+  local caption = { pandoc.Plain(inlines(text, attributes)) }
   return with_origin(pandoc.Figure(content, caption, attributes.label), attributes)
 end
 
 function read.table(text, attributes)
-  return with_origin(markdown(text, attributes.notebook):walk {
+  return with_origin(markdown(text, attributes):walk {
     Table = function(element)
       element.identifier = attributes.label
-      element.caption = { long = { pandoc.Plain(inlines(attributes.caption, attributes.notebook)) } }
+      element.caption = { long = { pandoc.Plain(inlines(attributes.caption, attributes)) } }
       return element
     end,
   }[1], attributes)
 end
 
 function read.appendix(text)
-  return pdf and pandoc.Div(markdown(text), { id = "appendix" }) or {}
+  return pdf and pandoc.Div(markdown(text, {}), { id = "fmnist-appendix" }) or {}
 end
 
 function read.image(_, attributes)
