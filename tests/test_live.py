@@ -6,12 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from jupyter_client.manager import start_new_kernel
 from ruamel.yaml import YAML
 
 from fmnist.config import RunConfig, UserError
 from fmnist.engine import pool
+from fmnist.lab import anatomy
 from fmnist.lab.beside import study_yaml
+from fmnist.lab.browse import Browse
+from fmnist.lab.explore import Explore
 from fmnist.lab.export import export
 from fmnist.studies import live, store
 from fmnist.studies.live import Live
@@ -119,6 +123,88 @@ def test_a_removed_run_is_gone_and_is_trained_again(runs):
     with pytest.raises(UserError, match="no such finished run"):
         store.remove(run.run_id)
     assert len(train(configs(1, seeds=[0]), "cpu")) == 1
+
+
+def test_one_trains_at_a_time(runs):
+    first = Live(configs(100_000)).start()
+    while not first.epochs:
+        threading.Event().wait(0.05)
+    second = Live(configs(1, seeds=[7])).start()
+    assert first.state == "stopped" and len(first.runs) == 2
+    assert second.wait(60).state == "finished" and not pool.BESIDE.is_set()
+
+
+def test_more_seeds_than_fit_are_refused(runs, monkeypatch):
+    monkeypatch.setattr(live, "budget", lambda *_: 1_000_000)
+    with pytest.raises(UserError, match="take fewer seeds"):
+        Live(configs(1))
+
+
+# --- the panels, without a kernel -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def panels(runs, monkeypatch, small):
+    monkeypatch.setattr(anatomy, "load", lambda *_, **__: small)
+    return lambda *seeds: Explore({**TINY, "epochs": 2}, list(seeds), "cpu")
+
+
+def test_explore_trains_compares_and_writes_the_study(panels):
+    panel = panels(0)
+    panel.train()
+    panel.wait(60)
+    assert panel.said.value.count("finished") and panel.run.config.seed == 0 and not panel.train_button.disabled
+    panel.form.seeds.value, panel.form.optimizer.value = "0, 1", "Adam"
+    panel.train()
+    panel.wait(60)
+    assert panel.model(torch.zeros(3, 784)).shape == (3, 10)
+    panel.shown.value = tuple(panel.trials)
+    assert panel.table.value.count("<tr") == 3  # the head and two trials
+    assert {c.run_id for c in Study(**YAML(typ="safe").load(panel.study.value)).configs} == {
+        run.run_id for run in store.all_runs()
+    }
+
+
+def test_explore_says_what_is_wrong_and_goes_on(panels):
+    panel = panels(0)
+    panel.form.hidden_sizes.value = "wide"
+    panel.train()
+    assert "layers: should be whole numbers" in panel.said.value and panel.live is None
+    panel.form.hidden_sizes.value = "8"
+    panel.train()
+    panel.wait(60)
+    store.remove(panel.run.run_id)
+    panel.reload.click()
+    assert list(panel.trials) == [] and "Error" not in panel.said.value
+    with pytest.raises(UserError, match="no such device"):
+        Explore(None, [0], "cuda:77")
+
+
+def test_what_is_removed_is_what_was_asked_about(runs, panels):
+    train([*configs(1), *configs(2, optimizer="Adam")], "cpu")
+    panel = Browse()
+    panel.table.selected_rows = [0]
+    panel.remove_button.click()
+    assert panel.confirm.layout.display is None and "one run" in panel.ask.value
+    panel.table.selected_rows = [0, 1, 2]  # another choice takes the question back
+    assert panel.confirm.layout.display == "none" and len(panel.picked) == 3
+    panel.table.selected_rows = [3]
+    (gone,) = panel.picked
+    panel.open_button.click()
+    panel.compare_button.click()
+    panel.remove_button.click()
+    panel.yes.click()
+    assert len(store.all_runs()) == 3 and store.load(gone.run_id) is None and panel.run is None
+    panel.group.value = "trial"
+    assert sorted(len(ids) for ids in panel._rows) == [1, 2]
+    with pytest.raises(UserError, match="group: 'trail' is unknown"):
+        Browse("trail")
+
+
+def test_welcome_links_every_notebook():
+    text = (ROOT / "notebooks" / "welcome.ipynb").read_text("utf-8")
+    names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")} - {"welcome.ipynb"}
+    assert {name for name in names if f"]({name})" not in text} == set()
 
 
 # --- other tools' forms -----------------------------------------------------------------------------------------------
