@@ -121,8 +121,18 @@ def test_citations_become_numbers_and_a_list(report):
     for text in (words(html(report)), pdf_words(report)):
         assert "Table 1 and [1]" in text
         assert re.search(r"\[1\] ?A\. Other, Steps, 2014\.", text)
-    notes = [note.get_object() for page in pdf(report).pages for note in page.get("/Annots") or []]
-    assert "ref-kingma" in str([note.get("/Dest") or note.get("/A") for note in notes])
+
+
+def test_a_citation_is_a_link_in_both(report):
+    def links() -> int:
+        return sum(len(page.get("/Annots") or []) for page in pdf(report).pages)
+
+    assert 'href="#ref-kingma"' in html(report)
+    cited = links()
+    for output in report.cells[3].outputs + report.cells[1].outputs:
+        if "[@kingma]" in output.get("data", {}).get("text/markdown", ""):
+            output.data["text/markdown"] = output.data["text/markdown"].replace("[@kingma]", "a book")
+    assert links() == cited - 1
 
 
 def test_html_is_one_file_that_loads_nothing(report, foreign):

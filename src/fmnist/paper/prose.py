@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 SPOKEN = ("say", "show", "animate", "table")
 LEVEL = "95 %"
-NUMBER = re.compile(r"(?<![\w.])(?:\d[\d,]*)?\.\d+(?:\s?\\?%)?(?![\w.]*\w)|(?<![\w.])\d[\d,]*\s?\\?%")
+NUMBER = re.compile(r"(?<![\w.\uffff])(?:\d[\d,]*)?\.\d+(?:\s?\\?%)?(?![\w.]*\w)|(?<![\w.])\d[\d,]*\s?\\?%")
 EXCEPTED = (  # fenced code, code spans, mathematics, links' targets and addresses, labels in braces, HTML tags
     r"^(```|~~~).*?^\1", r"(`+)[^`].*?\1", r"\$\$.*?\$\$", r"(?<!\\)\$[^$]+\$", r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}",
     r"\]\([^)]*\)", r"https?://\S+", r"\{[^{}]*\}", r"</?[A-Za-z!][^<>]*>",
