@@ -14,6 +14,7 @@ import torch
 
 from fmnist.config import TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
 from fmnist.engine.feed import CHUNK
+from fmnist.engine.stack import SLOPES
 
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
 OVERHEAD = 250_000_000  # bytes of each worker on a CPU beside its stack: code that is loaded, kernels, fragments
@@ -43,7 +44,8 @@ def footprint(config: RunConfig) -> tuple[int, int]:
 
 def alike(config: RunConfig) -> tuple:
     """What the runs of a stack have in common, the seed aside."""
-    shape = (config.dataset, config.hidden_sizes, config.activation, config.batch_norm, config.dropout > 0)
+    activation = "rectified" if config.activation in SLOPES else config.activation
+    shape = (config.dataset, config.hidden_sizes, activation, config.batch_norm, config.dropout > 0)
     return (*shape, config.batch_size, config.epochs, config.val_size, config.precision)
 
 

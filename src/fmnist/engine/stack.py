@@ -30,6 +30,7 @@ FORWARD = {
     "tanh": torch.tanh_,
     "sigmoid": torch.sigmoid_,
 }
+SLOPES = {"relu": 0.0, "leaky_relu": LEAKY_SLOPE}  # below zero; runs that differ in it alone may share a stack
 BACKWARD = {  # the gradient from the activation's own output
     "relu": lambda gradient, a: aten.threshold_backward(gradient, a, 0),
     "leaky_relu": lambda gradient, a: aten.leaky_relu_backward(gradient, a, LEAKY_SLOPE, True),
@@ -123,9 +124,9 @@ class Stack:
     def __init__(self, configs: Sequence[RunConfig], device: torch.device | str = "cpu"):
         first, states = configs[0], [MLP(config).state_dict() for config in configs]
         self.configs, self.starts = list(configs), group_starts(configs)
-        self.activation = first.activation
         self.depth, self.batch_norm = len(first.hidden_sizes), first.batch_norm
         self.dtype, self.compute_dtype = PARAMETER_DTYPE[first.precision], getattr(torch, first.precision)
+        self.activate, self.activate_backward = self._activation(device)
         self.state = {
             name: torch.stack([state[name] for state in states]).to(device)
             for name in states[0]
@@ -142,6 +143,18 @@ class Stack:
             self.weights, biases = self.rounded[: self.depth + 1], self.rounded[self.depth + 1 :]
         self.columns = [bias[:, :, None] for bias in biases]
         self.tape: list[Layer] = []
+
+    def _activation(self, device: torch.device | str) -> tuple[Callable, Callable]:
+        """The activation, and the gradient from its output; runs that differ below zero alone each have their own."""
+        kinds = {config.activation for config in self.configs}
+        if len(kinds) == 1:
+            return FORWARD[self.configs[0].activation], BACKWARD[self.configs[0].activation]
+        slopes = [SLOPES[config.activation] for config in self.configs]
+        slope = torch.tensor(slopes, dtype=self.compute_dtype, device=device)[:, None, None]
+        return (
+            lambda z: aten._prelu_kernel(z, slope),
+            lambda gradient, a: torch.where(a > 0, gradient, gradient * slope),
+        )
 
     def parameter_names(self) -> list[str]:
         names = []
@@ -170,7 +183,7 @@ class Stack:
             norm = mask = None
             if self.batch_norm:
                 a, norm = self._normalize(layer, a, training)
-            h = a = FORWARD[self.activation](a)
+            h = a = self.activate(a)
             if training and self.dropout is not None:
                 mask = dropout_mask(keys[layer], self.dropout, *a.shape[1:], dtype=a.dtype)
                 h = a * mask
@@ -203,7 +216,7 @@ class Stack:
             tape = self.tape[layer]
             gradients = [matmul(dz, tape.out.mT), dz.sum(2), *gradients]
             dh = matmul(self.weights[layer + 1].mT, dz)
-            dz = BACKWARD[self.activation](dh if tape.mask is None else dh.mul_(tape.mask), tape.activated)
+            dz = self.activate_backward(dh if tape.mask is None else dh.mul_(tape.mask), tape.activated)
             if self.batch_norm:
                 dz, *norm_gradients = self._normalize_backward(layer, dz)
                 gradients = [*norm_gradients, *gradients]
