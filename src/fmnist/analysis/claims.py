@@ -19,7 +19,7 @@ from fmnist.analysis.evidence import Part, Tables, parts
 from fmnist.analysis.published import Best, Claim, Level, Monotone, Published, Question
 from fmnist.analysis.statistics import MIN_PAIRS, together
 from fmnist.wording import claim as clause
-from fmnist.wording import count, joined, metric_of, number, overview, probability, sentence
+from fmnist.wording import count, joined, metric_of, number, overview, sentence
 
 ANSWERS = {1: "holds", 0: "cannot be decided", -1: "does not hold"}
 WORTH = 0.5  # points: where the interval excludes a lead of this size, "higher" does not hold
@@ -154,5 +154,6 @@ def _fall(test: Monotone, runs: Tables, histories: Tables) -> tuple[int, str]:
     text = f"The {metric_of(test.metric).label} of the {test.study} study falls in every epoch in {share_of}"
     if not falls.all():
         text += f"; it does not in some runs of {'; '.join(share.index[share < 1])}"
-        text += f"; one run of each of {count(len(share), 'trial')} would all fall with {probability(share.prod(), 'probability')}"
+        chance = f"{share.prod():.2f}" if share.prod() >= 0.01 else "less than 0.01"
+        text += f"; one run of each of {count(len(share), 'trial')} would all fall with probability {chance}"
     return status, text + "."
