@@ -219,7 +219,7 @@ REPORT = [
     ),
     ("id: sec-results", "id: Results", r"sections\.3.*id: String should match pattern"),
     (
-        "[gradient_check, shape, activation, optimizer, weight_decay, dropout, init, batchnorm, search]",
+        "[gradient_check, shape, activation, optimizer, weight_decay, dropout, init, batchnorm, scaling, search]",
         "[]",
         r"sections\.3.*notebooks: should not be empty",
     ),
