@@ -248,6 +248,12 @@ def test_the_sample_is_the_same_each_time_and_another_with_another_seed():
     assert verify.sample(runs, 99, 0) == list(runs)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "report").glob("*.json")), ids=lambda path: path.stem)
+def test_every_committed_report_can_be_verified(path):
+    about = verify.read(path)
+    assert all(RunConfig(**run["config"]).run_id == run_id for run_id, run in about["runs"].items())
+
+
 @pytest.mark.parametrize("text", [None, "no json", "{}", "[]"])
 def test_what_is_no_report_is_refused(text, tmp_path, capsys):
     path = tmp_path / "x.json"
