@@ -6,7 +6,6 @@ written aside and renamed, so that nothing is fitted twice.
 
 import hashlib
 import json
-import sys
 import time
 import uuid
 import warnings
@@ -21,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from fmnist.config import FASHION, TRAIN_IMAGES, UserError, nearest, runs_folder
+from fmnist.studies.progress import watched
 from fmnist.studies.store import check_writable
 from fmnist.wording import joined
 
@@ -63,8 +63,8 @@ def fit(
     data, todo = load(dataset=dataset), [(name, seed) for name in classifiers for seed in seeds]
     train_images = min(train_images, len(data.train_labels) - val_size)
     check_writable()
-    rows, shown = [], "ipykernel" in sys.modules or sys.stderr.isatty()
-    for name, seed in tqdm(todo, "classifiers", disable=not shown, leave=False):
+    rows: list[dict[str, Any]] = []
+    for name, seed in tqdm(todo, "classifiers", disable=not watched(), leave=False):
         record = _fitted(name, classifiers[name], seed, val_size, train_images, data)
         rows.append(
             {"trial": name, "seed": seed, "train_images": train_images} | {column: record[column] for column in COLUMNS}

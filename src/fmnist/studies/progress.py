@@ -7,17 +7,21 @@ from collections.abc import Callable, Sequence
 from fmnist.config import RunConfig
 
 
+def watched() -> bool:
+    """Whether somebody sees a progress bar: at a terminal, or in a notebook."""
+    ipython = sys.modules.get("IPython")
+    return sys.stderr.isatty() or hasattr(ipython and ipython.get_ipython(), "kernel")
+
+
 class Progress:
     """One bar for all runs, in units of work, so that its ETA holds for small and large networks alike."""
 
     def __init__(self, configs: Sequence[RunConfig], work: Callable[[RunConfig], float]):
         from tqdm.auto import tqdm
 
-        notebook = "ipykernel" in sys.modules
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
         self.runs, self.runs_done, self.epochs, self.epochs_done = len(configs), 0, sum(c.epochs for c in configs), 0
-        shown = notebook or sys.stderr.isatty()
-        self.bar = tqdm(total=sum(map(work, configs)), bar_format=form, disable=not shown, leave=False)
+        self.bar = tqdm(total=sum(map(work, configs)), bar_format=form, disable=not watched(), leave=False)
         self.begin = time.monotonic()
         self._describe()
 

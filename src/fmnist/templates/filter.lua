@@ -333,6 +333,7 @@ local function names(meta)
   meta["author-strings"] = pandoc.MetaInlines { pandoc.RawInline("typst", "(" .. table.concat(strings) .. ")") }
   meta["title-string"] = pandoc.MetaInlines { pandoc.RawInline("typst", quoted(stringify(meta.title or ""))) }
   meta.pagetitle = stringify(meta.title or "")
+  meta["running-title"] = #meta.pagetitle > 70 and meta.pagetitle:match(": (.+)$") or meta.title -- on one line
 end
 
 function Pandoc(document)
