@@ -57,7 +57,7 @@ data: $(READY)  ## find or fetch the data set, check it, and say where it is
 test: $(READY)  ## run the tests
 	@$(BIN)/python -m pytest
 
-test-slow: $(READY)  ## run the slow tests: each notebook alone with its defaults (about four minutes)
+test-slow: $(READY)  ## run the slow tests: each notebook alone with its defaults (about nine minutes)
 	@$(BIN)/python -m pytest -m slow
 
 bench: $(READY)  ## time training against five other ways to do it, and against the machine's limit (half an hour, nothing else running)
