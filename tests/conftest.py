@@ -13,3 +13,15 @@ def small():
         return load().subset(3_000, 1_000)
     except UserError as error:
         pytest.skip(f"the data set is nowhere to be had: {error}")
+
+
+@pytest.fixture(scope="session")
+def data_set():
+    """Fashion-MNIST is on this machine, for commands that look for it themselves."""
+    from fmnist.config import UserError
+    from fmnist.engine.data import locate
+
+    try:
+        locate()
+    except UserError as error:
+        pytest.skip(f"the data set is nowhere to be had: {error}")

@@ -18,8 +18,6 @@ import pytest
 from ruamel.yaml import YAML
 from test_report import make_project
 
-from fmnist.config import UserError
-from fmnist.engine.data import locate
 from fmnist.studies.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -46,12 +44,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, data_set):
     """The address of a JupyterLab in a project of its own with an empty store, and that project's folder."""
-    try:
-        locate()
-    except UserError as error:
-        pytest.skip(f"the data set is nowhere to be had: {error}")
     folder, port = make_project(tmp_path_factory.mktemp("lab")), free_port()
     own = {"FMNIST_RUNS": str(folder / "runs"), "JUPYTER_PREFER_ENV_PATH": "1", "HOME": str(folder / "home")}
     own |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_RUNTIME_DIR": str(folder / "runtime")}

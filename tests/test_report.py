@@ -13,8 +13,6 @@ import nbformat
 import pypdf
 import pytest
 
-from fmnist.config import UserError
-from fmnist.engine.data import locate
 from fmnist.paper.report import Report
 
 ROOT = Path(__file__).parents[1]
@@ -40,14 +38,6 @@ def report(folder: Path, name: str, limit: int) -> tuple[subprocess.CompletedPro
     command = [sys.executable, "-m", "fmnist.cli", "report", name, "--device", "cpu"]
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=limit)
     return done, time.monotonic() - begin
-
-
-@pytest.fixture(scope="module")
-def data_set():
-    try:
-        locate()
-    except UserError as error:
-        pytest.skip(f"the data set is nowhere to be had: {error}")
 
 
 # --- the smoke report -------------------------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ import nbformat.v4 as nbf
 import pandas as pd
 import pypdf
 import pytest
+from test_report import environment
 
 from fmnist.cli import main
-from fmnist.config import RunConfig, UserError
-from fmnist.engine.data import locate
+from fmnist.config import RunConfig
 from fmnist.paper import prose, provenance, verify
 from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
 from fmnist.paper.new import new
@@ -54,17 +54,8 @@ def project(folder: Path, notebooks: dict[str, list], abstract: str = "Short.", 
 
 
 def fmnist(folder: Path, *words: str, limit: int = 300) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "FMNIST_RUNS": str(folder / "runs"), "JUPYTER_PREFER_ENV_PATH": "1"}
     command = [sys.executable, "-m", "fmnist.cli", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit)
-
-
-@pytest.fixture(scope="module")
-def data_set():
-    try:
-        locate()
-    except UserError as error:
-        pytest.skip(f"the data set is nowhere to be had: {error}")
+    return subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=limit)
 
 
 @pytest.fixture(scope="module")

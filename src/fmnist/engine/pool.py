@@ -42,6 +42,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h: a signal for when the parent is gone
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 BESIDE = threading.Event()  # set while a thread of this process trains by itself, see `live`
 Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
@@ -144,7 +145,7 @@ class Crew:
 
 
 def _join(crew: Crew) -> None:
-    """In a forked process, at its start: Ctrl-C is the parent's, which says when to stop.
+    """In a forked process, at its start: Ctrl-C is the parent's, which says when to stop, and with it the worker dies.
 
     The C library is to keep what a step has freed for the next one, instead of fetching it page by page again.
     """
@@ -152,6 +153,7 @@ def _join(crew: Crew) -> None:
     _crew = crew
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(crew.threads)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(AttributeError, OSError):  # not every Linux has glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most it takes
