@@ -171,6 +171,13 @@ def test_the_overview_counts_every_comparison():
         "Of three alternatives to a, compared on the test set: one is higher (b), one is lower (c), "
         "and for one no difference is detectable (d)."
     )
+    several = statistics.together([statistics.compare(simulated_runs(means), name) for name in ("a", "c")])
+    assert wording.overview(several).startswith(
+        "Of six trials, each beside its own baseline, compared on the test set: four are higher (b; a; b; d)"
+    )
+    shown = tables.comparison_table(several)
+    assert list(shown.Baseline) == ["a"] * 3 + ["c"] * 3 and shown["p (Holm)"][0] == "< 0.001"
+    assert tables.summary_table(simulated_runs(means), baseline=several[:3])["p (Holm)"][1] == "< 0.001"
 
 
 def test_numbers_are_printed_one_way():

@@ -110,10 +110,13 @@ def test_nothing_is_told_from_two_runs_from_diverged_ones_or_from_a_wide_interva
 
 def test_published_numbers_are_printed_as_they_were():
     judged = pd.concat([judge(value).to_frame().T for value in (86.5, 10.25)], ignore_index=True)
-    table = reproduced.beside(judged, "Wood")
-    assert list(table["Wood (%)"]) == ["86.50 ± 2.1", "10.25 ± 2.1"] and len(table.columns) <= 8
-    assert "diverged (6 of 6)" in reproduced.beside(judge(10, lost="a").to_frame().T, "Wood").to_string()
+    table = reproduced.beside(judged)
+    assert list(table["Published (%)"]) == ["86.50 ± 2.1", "10.25 ± 2.1"] and len(table.columns) <= 8
+    assert "diverged (6 of 6)" in reproduced.beside(judge(10, lost="a").to_frame().T).to_string()
     assert reproduced.tally(judged) == "of two published numbers, two differ"
+    low, high = judged.difference.min(), judged.difference.max()
+    assert reproduced.apart(judged) == f"Ours \N{MINUS SIGN} published lies between +{low:.1f} and +{high:.1f} points."
+    assert reproduced.apart(judged[:1]) == ""
 
 
 def test_the_figure_shows_every_number_and_leaves_pyplot_alone():
@@ -141,7 +144,7 @@ def test_a_scale_makes_a_divided_loss_comparable():
         assert row[name] == pytest.approx(0.1 * plain[name])
     assert row.difference == pytest.approx(row["mean"] - 0.012)
     judged = row.to_frame().T.infer_objects()
-    assert "Ours (0.1 × nats) [95 %]" in reproduced.beside(judged, "Wood")
+    assert "Ours (0.1 × nats) [95 %]" in reproduced.beside(judged)
     assert agreement.agreement(judged, "Wood").axes[0].get_xlabel() == "test loss (0.1 × nats)"
     with pytest.raises(ValueError, match="is for losses"):
         Table.model_validate(given | {"metric": "test_accuracy"})

@@ -164,16 +164,20 @@ def sentences(comparison: pd.DataFrame) -> str:
 
 
 def overview(comparison: pd.DataFrame) -> str:
-    """A whole table of `statistics.compare` in one sentence: how many are higher, lower, undecided, and which."""
+    """A table of `statistics.compare` or `together` in one sentence: how many are higher, lower, and undecided."""
     if comparison.empty:
         return "There is nothing to compare."
-    baseline, place = comparison["baseline"].iloc[0], metric_of(comparison["metric"].iloc[0]).place
+    if len(comparison) == 1:
+        return sentence(claim(comparison.iloc[0]))
+    baselines, place = comparison["baseline"].unique(), metric_of(comparison["metric"].iloc[0]).place
     names, parts = comparison.iloc[:, 0].astype(str), []
     for verdict, says in VERDICTS.items():
         group = list(names[comparison["verdict"] == verdict])
         if group:
             parts.append(f"{says[len(group) > 1].format(count(len(group)))} ({'; '.join(group)})")
-    return f"Of {count(len(names), 'alternative')} to {baseline}, compared {place}: {joined(parts)}."
+    many = f"alternative to {baselines[0]}", f"alternatives to {baselines[0]}"
+    many = many if len(baselines) == 1 else ("trial, beside its own baseline", "trials, each beside its own baseline")
+    return f"Of {count(len(names), *many)}, compared {place}: {joined(parts)}."
 
 
 def joined(parts: list[str]) -> str:

@@ -97,6 +97,16 @@ def tally(judged: pd.DataFrame) -> str:
     return f"of {count(len(judged), 'published number')}, {joined(said)}"
 
 
+def apart(judged: pd.DataFrame) -> str:
+    """Between what ours − published lies in a table of `judge`, a sentence; "" for times, and for fewer than two."""
+    found, measure = judged["difference"].dropna(), metric_of(judged["metric"].iloc[0])
+    if len(found) < 2 or judged["metric"].iloc[0].startswith("seconds"):
+        return ""
+    digits, unit = (1, "points") if measure.unit == "points" else (2, unit_of(judged))
+    low, high = (number(value, digits, signed=True) for value in (found.min(), found.max()))
+    return f"Ours − published lies between {low} and {high} {unit}."
+
+
 def across_reports(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     """What the reports `names` found when they were last written to `folder`, as <name>.json: one row a report.
 
@@ -117,12 +127,12 @@ def across_reports(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=["report", "title", "date", "author", *kinds])
 
 
-def beside(judged: pd.DataFrame, author: str) -> pd.DataFrame:
+def beside(judged: pd.DataFrame) -> pd.DataFrame:
     """`judge` for `publish.table`; our spread over batches where the published numbers have a ±, too."""
     measure = metric_of(judged["metric"].iloc[0])
     digits, unit = (2 if measure.unit == "nats" else 1), unit_of(judged)
     table = pd.DataFrame({"Trial": judged["trial"] + [f" ({note})" if note else "" for note in judged["note"]]})
-    table[f"{author} ({unit})"] = [_printed(row, judged, digits) for _, row in judged.iterrows()]
+    table[f"Published ({unit})"] = [_printed(row, judged, digits) for _, row in judged.iterrows()]
     table[f"Ours ({unit}) [95 %]"] = [_mean(row, digits) for _, row in judged.iterrows()]
     if judged["pm"].notna().any():
         table["± batches"] = [number(value, digits) for value in judged["batch_std"]]

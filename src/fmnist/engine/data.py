@@ -42,7 +42,6 @@ class Data:
     test_images: torch.Tensor  # uint8 [10000, 784]
     test_labels: torch.Tensor  # int64 [10000]
     checksum: str  # SHA-256 of `sha256sum`'s four lines in SHA256's order; a subset has its own
-    source: str  # where it came from, in words
 
     def subset(self, train: int, test: int) -> Data:
         """The first `train` and the first `test` images, for quick tests and demonstrations. UserError if too many."""
@@ -54,7 +53,6 @@ class Data:
         return Data(
             *(self.train_images[:train], self.train_labels[:train], self.test_images[:test], self.test_labels[:test]),
             checksum=hashlib.sha256(f"{self.checksum} {train} {test}".encode()).hexdigest(),
-            source=f"{self.source}; the first {train} train and {test} test images",
         )
 
 
@@ -72,12 +70,12 @@ def _load(device: str, dataset: str) -> Data:
         host = load(dataset=dataset)
         names = ("train_images", "train_labels", "test_images", "test_labels")
         return replace(host, **{name: getattr(host, name).to(device) for name in names})
-    _, payloads, source = find(download=True, progress=True, dataset=dataset)
+    _, payloads = find(download=True, progress=True, dataset=dataset)
     lines = "".join(f"{hashlib.sha256(payloads[name]).hexdigest()}  {name}\n" for name in SHA256)
     raw = [torch.frombuffer(bytearray(payloads[name]), dtype=torch.uint8) for name in SHA256]
     # an idx file is a big-endian header (16 bytes for images, 8 for labels), then the bytes
     images, labels = [raw[0][16:].view(-1, 784), raw[2][16:].view(-1, 784)], [raw[1][8:].long(), raw[3][8:].long()]
-    return Data(images[0], labels[0], images[1], labels[1], hashlib.sha256(lines.encode()).hexdigest(), source)
+    return Data(images[0], labels[0], images[1], labels[1], hashlib.sha256(lines.encode()).hexdigest())
 
 
 def lacking(dataset: str) -> str:

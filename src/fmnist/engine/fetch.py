@@ -46,8 +46,8 @@ def locate(download: bool = True, progress: bool = True, dataset: str = FASHION)
     return find(download, progress, dataset)[0]
 
 
-def find(download: bool, progress: bool, dataset: str = FASHION) -> tuple[Path, dict[str, bytes], str]:
-    """`locate`, with the four payloads by name, so that nothing is read twice, and with the source in words."""
+def find(download: bool, progress: bool, dataset: str = FASHION) -> tuple[Path, dict[str, bytes]]:
+    """`locate`, with the four payloads by name, so that nothing is read twice."""
     if dataset != FASHION:
         return _find_other(dataset, download, progress)
     if chosen := os.environ.get("FMNIST_DATA"):
@@ -57,13 +57,13 @@ def find(download: bool, progress: bool, dataset: str = FASHION) -> tuple[Path, 
                 f"FMNIST_DATA is set to {chosen}, but {', '.join(problems)}. It must name a folder with "
                 f"Fashion-MNIST's {FILES}; or unset it, and the data set is looked for elsewhere."
             )
-        return folder, payloads, f"FMNIST_DATA ({folder})"
+        return folder, payloads
     data = project_root() / "data"
     tried = ["FMNIST_DATA: not set"]
-    for start, source in ((data, "data/"), (SYSTEM, f"Debian's package {PACKAGE}")):
+    for start in (data, SYSTEM):
         folder, payloads, problems = _look(start)
         if not problems:
-            return folder, payloads, f"{source} ({folder})"
+            return folder, payloads
         tried.append(f"{start}: {', '.join(problems)}")
     payloads = _read(data)[0]  # whole files from an earlier, interrupted fetch are kept
     for source, fetch in (("torchvision's mirrors", _from_mirrors), (f"Debian's {PACKAGE} by apt-get", _from_debian)):
@@ -72,7 +72,7 @@ def find(download: bool, progress: bool, dataset: str = FASHION) -> tuple[Path, 
             continue
         try:
             fetch(data, payloads, progress and sys.stderr.isatty())
-            return data, payloads, f"{source}, now in data/"
+            return data, payloads
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             tried.append(f"{source}: {error}")
     raise UserError(
@@ -85,14 +85,14 @@ def find(download: bool, progress: bool, dataset: str = FASHION) -> tuple[Path, 
     )
 
 
-def _find_other(dataset: str, download: bool, progress: bool) -> tuple[Path, dict[str, bytes], str]:
+def _find_other(dataset: str, download: bool, progress: bool) -> tuple[Path, dict[str, bytes]]:
     """`find` of a data set that is not Fashion-MNIST."""
     data, chosen = project_root() / "data", os.environ.get("FMNIST_DATA")
     tried = [] if chosen else ["FMNIST_DATA: not set"]
     for root in ([project_root() / Path(chosen).expanduser()] if chosen else []) + [data]:
         folder, payloads, problems = _look(root, dataset)
         if not problems:
-            return folder, payloads, f"{'data/' if root is data else 'FMNIST_DATA'} ({folder})"
+            return folder, payloads
         if root is not data and folder.is_dir():
             raise UserError(
                 f"FMNIST_DATA is set to {chosen}, but in {folder} {', '.join(problems)}: mend or remove it."
@@ -102,7 +102,7 @@ def _find_other(dataset: str, download: bool, progress: bool) -> tuple[Path, dic
         if not download:
             raise ValueError("not asked to download")
         _from_mirrors(folder, payloads, progress and sys.stderr.isatty(), dataset)  # what is whole in data/ is kept
-        return folder, payloads, f"torchvision's mirrors, now in data/{dataset}"
+        return folder, payloads
     except (OSError, ValueError) as error:
         tried.append(f"torchvision's mirrors: {error}")
     raise UserError(

@@ -1,9 +1,11 @@
 """What report.yaml may hold: title, authors, abstract and the sections; and what a chapter of a report is."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import nbformat
 from pydantic import Discriminator, Field, Tag
 
 from fmnist.config import Strict
@@ -53,3 +55,9 @@ class Chapter:
     notebook: Path
     parameters: dict[str, Any]
     study: Study | Search | None
+
+    @property
+    def title(self) -> str:
+        """The heading that its notebook opens with."""
+        first = nbformat.read(self.notebook, as_version=4).cells[0].source.splitlines()[0]
+        return re.sub(r"\s*\{[^{}]*\}$", "", first.lstrip("# "))

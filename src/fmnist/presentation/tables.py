@@ -18,13 +18,14 @@ HEADS = {"variant": "Variant", "trial": "Trial", "hidden_sizes": "Hidden layers"
 
 
 def summary_table(
-    runs: pd.DataFrame, by: str = "trial", baseline: str | None = None, metric: str = "test_accuracy"
+    runs: pd.DataFrame, by: str = "trial", baseline: str | pd.DataFrame | None = None, metric: str = "test_accuracy"
 ) -> pd.DataFrame:
     """One row a group: what it has, what it reaches, and how it differs from `baseline` (paired by seed).
 
     Columns: the group, Parameters (where they differ), Seeds, Validation (%), the metric with its 95 % interval,
     "± batches" (standard deviation of accuracy over test batches of 256: the spread of batches, not of seeds), and
-    with a baseline Difference [95 %] (points or nats) and p (Holm). What validation selects is marked "(best)".
+    with a baseline, or comparisons made by `statistics.together`, Difference [95 %] (points or nats) and p (Holm). What
+    validation selects is marked "(best)".
     """
     table, val = summary(runs, by, metric), summary(runs, by, "val_accuracy")
     measure = metric_of(metric)
@@ -41,10 +42,23 @@ def summary_table(
     if measure.unit == "points" and table["batch_std"].notna().any():
         found["± batches"] = [number(100 * spread) for spread in table["batch_std"]]
     if baseline is not None:
-        rows = compare(runs, baseline, by, metric).set_index(by)
-        found["Difference [95 %]"] = [_difference(rows, name, measure) for name in table[by]]
-        found["p (Holm)"] = [_p(rows, name) for name in table[by]]
+        compared = baseline if isinstance(baseline, pd.DataFrame) else compare(runs, baseline, by, metric)
+        rows = {row[by]: row for _, row in compared.iterrows()}
+        found["Difference [95 %]"] = [_difference(rows.get(name), measure) for name in table[by]]
+        found["p (Holm)"] = [_p(rows.get(name)) for name in table[by]]
     return pd.DataFrame(found).reset_index(drop=True)
+
+
+def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
+    """`statistics.together` for print: a row a comparison with its trial, baseline, seeds, difference and Holm's p."""
+    rows, measure = [row for _, row in comparison.iterrows()], metric_of(comparison["metric"].iloc[0])
+    return pd.DataFrame({
+        _head(comparison.columns[0]): comparison.iloc[:, 0].map(name_of),
+        "Baseline": comparison["baseline"].map(name_of),
+        "Seeds": comparison["n"].astype(str),
+        "Difference [95 %]": [_difference(row, measure) for row in rows],
+        "p (Holm)": [_p(row) for row in rows],
+    })  # fmt: skip
 
 
 def accuracy_grid(
@@ -126,21 +140,19 @@ def _value(row: pd.Series, measure: Metric) -> str:
     return number(row["mean"], 3) + limits
 
 
-def _difference(rows: pd.DataFrame, name: object, measure: Metric) -> str:
+def _difference(row: pd.Series | None, measure: Metric) -> str:
     """ "+2.1 [1.8, 2.4]"; a dash for the baseline itself and where no pair of runs is left."""
-    if name not in rows.index or not rows.loc[name, "n"]:
+    if row is None or not row["n"]:
         return MISSING
     digits = 1 if measure.unit == "points" else 3
-    mean, low, high = (
-        number(measure.scale * rows.loc[name, key], digits, True) for key in ("difference", "low", "high")
-    )
-    return f"{mean} [{low}, {high}]" if np.isfinite(rows.loc[name, "low"]) else mean
+    mean, low, high = (number(measure.scale * row[key], digits, True) for key in ("difference", "low", "high"))
+    return f"{mean} [{low}, {high}]" if np.isfinite(row["low"]) else mean
 
 
-def _p(rows: pd.DataFrame, name: object) -> str:
-    if name not in rows.index:
+def _p(row: pd.Series | None) -> str:
+    if row is None:
         return MISSING
-    return "too few seeds" if rows.loc[name, "verdict"] == "too few seeds" else probability(rows.loc[name, "p_holm"])
+    return "too few seeds" if row["verdict"] == "too few seeds" else probability(row["p_holm"])
 
 
 def _plus_minus(row: pd.Series, measure: Metric) -> str:

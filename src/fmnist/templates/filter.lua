@@ -43,7 +43,7 @@ local function sections(blocks)
     header.classes = header.classes:filter(function(class) return class ~= "unnumbered" end)
     header.level = pdf and level or level + 1
     if not pdf then return header end
-    return { typst(level == 1 and "#place.flush()" or level == 2 and "#place.flush()#before-run-in" or "#before-run-in"), header } -- no figure floats into another section
+    return { typst(level == 1 and "#place.flush()" or "#before-run-in"), header } -- no figure floats into another section
   end }
 end
 
@@ -336,6 +336,19 @@ local function names(meta)
   meta["running-title"] = #meta.pagetitle > 70 and meta.pagetitle:match(": (.+)$") or meta.title -- on one line
 end
 
+local SIGNS = { ["×"] = true, ["±"] = true, ["="] = true, ["<"] = true, [">"] = true, ["≤"] = true, ["≥"] = true, ["−"] = true }
+
+-- No line ends within "95 %", "p < 0.05" or "28 × 28".
+local function ties(inlines)
+  for i = 2, #inlines - 1 do
+    local before, after = inlines[i - 1].text or "", inlines[i + 1].text or ""
+    local unit = before:match("%d$") and after:match("^%%")
+    local sign = SIGNS[after] and (before:match("%d$") or #before < 3) or SIGNS[before] and after:match("^%d")
+    if (unit or sign) and (inlines[i].t == "Space" or inlines[i].t == "SoftBreak") then inlines[i] = pandoc.Str("\u{a0}") end
+  end
+  return inlines
+end
+
 function Pandoc(document)
   pdf = FORMAT:match("typst") ~= nil
   report = document.meta.ours == true
@@ -354,7 +367,7 @@ function Pandoc(document)
   fail("labels used twice (each names one thing)", twice)
   fail("references to nothing (no such label, no such entry in the bibliography)", strict and unresolved or {})
   if document.meta.bibliography then document = pandoc.utils.citeproc(document) end
-  document = anchors(appendix(bibliography(document)))
+  document = anchors(appendix(bibliography(document))):walk { Inlines = ties }
   if pdf then
     document = document:walk { Para = lone_picture }
     document = document:walk {
