@@ -35,7 +35,7 @@ PANDOC = [
 ]
 FUNCTION = re.compile("(<m(?:sub|sup|under|over)+>)?<mrow><mi[^>]*>\\w+</mi><mo>(?:\u2061|&#8289;)</mo></mrow>(<mo)?")
 OPERAND = re.compile(r"</m(?:i|n|sub|sup|subsup|frac)>$")
-PRIME = re.compile(r"<msup>(<mi>.</mi>)<mo>′</mo></msup>")
+PRIME = re.compile(r"<msup>(<mi>.</mi>)(<mo>[′″]</mo>|<mrow>(?:<mi>′</mi>)+</mrow>)</msup>")
 ACCENT = re.compile('<mover>(<mi[^>]*>.</mi><mo) accent="true">([\u0302\u0303\u0307\u0308])')
 SPACING = {"\u0302": "ˆ", "\u0303": "˜", "\u0307": "˙", "\u0308": "¨"}
 EMPTY_HEAD = re.compile(r"<th( style=\"[^\"]*\")?></th>")
@@ -114,7 +114,7 @@ def _mathematics(page: str) -> str:
         return (thin if OPERAND.search(before) else "") + match[0] + ("" if match[1] or match[2] else thin)
 
     page = FUNCTION.sub(spaced, page)
-    page = PRIME.sub(r"<mrow>\1<mo>′</mo></mrow>", page)
+    page = PRIME.sub(lambda m: f"<mrow>{m[1]}<mo>{re.sub('<.*?>', '', m[2]).replace('″', '′′')}</mo></mrow>", page)
     page = ACCENT.sub(lambda m: f'<mover accent="true">{m[1]} stretchy="false">{SPACING[m[2]]}', page)
     return re.sub('<mo stretchy="true"( form="[a-z]+")>‖', r'<mo stretchy="false"\1>‖', page)
 
