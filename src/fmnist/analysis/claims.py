@@ -135,6 +135,7 @@ def _ranked(trial: str, parts: list[Part]) -> str:
     table = pd.DataFrame([part.row for part in parts])
     first = table["trial"].str.startswith(trial)
     turned = table.assign(trial=table["baseline"], baseline=table["trial"], verdict=table["verdict"].replace(REVERSED))
+    turned = turned.assign(difference=-table["difference"], low=-table["high"], high=-table["low"])
     table = table.where(~first, turned)
     return " ".join(overview(group) for _, group in table.groupby("metric", sort=False))
 
