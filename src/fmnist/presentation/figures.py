@@ -72,7 +72,7 @@ def accuracy_dots(runs: pd.DataFrame, by: str = "trial", metric: str = "test_acc
         ax.set_yticks(range(len(table)), [name_of(name) for name in table[by]])
         ax.set_ylim(len(table) - 0.4, -0.6)
         ax.grid(axis="y", visible=False)
-        ax.set_ylabel(legend_title(by) or "")
+        ax.set_ylabel(AXES.get(by, by))
         percent_axis(ax, scale * np.r_[runs[metric], table["low"], table["high"]], metric, "x")
         fold_legend(fig, *_dots_key())
     return drawn(fig, runs, "run_id", by, "seed", metric, "val_accuracy", "diverged")
@@ -126,9 +126,7 @@ def heatmap(runs: pd.DataFrame, rows: str = "variant", columns: str = "lr", metr
         ax.set_xticks(range(len(across)), [name_of(value) for value in across])
         ax.set_yticks(range(len(down)), [name_of(value) for value in down])
         ax.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5))
-        ax.set(
-            xlabel=AXES.get(columns, columns), ylabel=legend_title(rows) or "", title=f"{measure.axis}, mean over seeds"
-        )
+        ax.set(xlabel=AXES.get(columns, columns), ylabel=AXES.get(rows, rows), title=f"{measure.axis}, mean over seeds")
         ax.grid(visible=False)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)

@@ -138,7 +138,7 @@ def name_of(group: object) -> str:
 
 
 def legend_title(column: str) -> str | None:
-    """What the entries of a legend, or the rows of a figure, are values of; trials and variants say so themselves."""
+    """What the entries of a legend are values of; trials and variants say so themselves."""
     return None if column in ("trial", "variant", "optimizer") else AXES.get(column, column)
 
 
