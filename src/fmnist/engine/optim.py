@@ -17,6 +17,11 @@ from fmnist.engine.model import wide
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
 
+def equal(configs: Sequence[RunConfig]) -> bool:
+    """Whether their updates have all constants in common."""
+    return len({(c.optimizer, c.lr, c.momentum, c.nesterov, c.weight_decay) for c in configs}) == 1
+
+
 class Rule:
     """The update of one parameter of neighbouring runs, in place; each rule says its `direction`, without the rate."""
 
@@ -50,13 +55,17 @@ class Rule:
 
 
 class SGD(Rule):
+    def __init__(self, parameter: Tensor, configs: Sequence[RunConfig]):
+        super().__init__(parameter, configs)
+        config = configs[0]
+        self.constants = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+        self.constants |= {"nesterov": config.nesterov, "dampening": 0.0, "maximize": False, "is_first_step": False}
+        self.one_pass = parameter.device.type == "cpu" and config.momentum > 0 and equal(configs)
+
     def step(self, gradient: Tensor, correction: "Correction") -> None:
-        config, on_cpu = self.configs[0], self.parameter.device.type == "cpu"
-        if len(self.configs) > 1 or not on_cpu or self.momentum_buffer is None:
+        if not self.one_pass:
             return super().step(gradient, correction)
-        constants = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
-        which = {"dampening": 0.0, "nesterov": config.nesterov, "maximize": False, "is_first_step": False}
-        return torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **constants, **which)
+        return torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **self.constants)
 
     def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
         buffer = self.accelerate(gradient)
@@ -147,9 +156,11 @@ class Optimizer:
     @staticmethod
     def _blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice, Rule]]:
         large = parameter.device.type == "cpu" and parameter[0].numel() > LARGE
+        one_pass = configs[0].optimizer == "SGD" and configs[0].momentum > 0 and equal(configs)
 
         def alone(config: RunConfig) -> bool:  # plain SGD is a single pass anyway
-            return large and (config.optimizer != "SGD" or config.momentum > 0 or config.weight_decay > 0)
+            busy = config.optimizer != "SGD" or config.momentum > 0 or config.weight_decay > 0
+            return large and busy and not one_pass
 
         numbered = groupby(
             enumerate(configs), key=lambda item: (item[1].optimizer, item[0] if alone(item[1]) else None)

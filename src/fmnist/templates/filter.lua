@@ -343,7 +343,7 @@ local function ties(inlines)
   for i = 2, #inlines - 1 do
     local before, after = inlines[i - 1].text or "", inlines[i + 1].text or ""
     local unit = before:match("%d$") and after:match("^%%")
-    local sign = SIGNS[after] and (before:match("%d$") or #before < 3) or SIGNS[before] and after:match("^%d")
+    local sign = SIGNS[after] and (before:match("%d$") or #before < 5) or SIGNS[before] and after:match("^%d")
     if (unit or sign) and (inlines[i].t == "Space" or inlines[i].t == "SoftBreak") then inlines[i] = pandoc.Str("\u{a0}") end
   end
   return inlines
