@@ -56,6 +56,14 @@ def test_a_rule_steps_as_torch_optim(name, dtype):
     assert_steps_as_torch(variants(name), dtype, steps=30 if dtype == torch.float64 else 15)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_runs_of_equal_constants_step_as_torch_optim(name):
+    """SGD with momentum then takes all of them in one pass."""
+    assert_steps_as_torch(
+        [RunConfig(**{"lr": 0.01, **OPTIMIZERS[name], "seed": s}) for s in range(3)], torch.float64, 20
+    )
+
+
 def test_every_rule_in_one_stack_steps_as_torch_optim():
     one_each = [RunConfig(**{"lr": 0.01, **own}) for own in OPTIMIZERS.values()]
     assert_steps_as_torch(one_each[::3] + one_each[1::3] + one_each[2::3], torch.float64, steps=20)

@@ -105,6 +105,12 @@ def test_a_reference_to_nothing_in_the_abstract_is_named_with_its_file(report, k
         kind().from_notebook_node(report)
 
 
+def test_no_line_ends_within_a_number_and_its_sign(report):
+    report.cells[0].source += "\n\nOf 95 % it is p < 0.05, for 28 × 28 pixels; lr = 0.1 and not so."
+    shown = html(report).replace("&nbsp;", "~").replace("\N{NO-BREAK SPACE}", "~")
+    assert "Of 95~% it is p~&lt;~0.05, for 28~×~28 pixels; lr~=~0.1 and not so." in shown
+
+
 def test_a_label_names_one_thing(report):
     report.cells[3].outputs[0].metadata["fmnist"]["label"] = "fig-curve"
     with pytest.raises(UserError, match="twice.*fig-curve"):

@@ -102,7 +102,7 @@ def apart(judged: pd.DataFrame) -> str:
     found, measure = judged["difference"].dropna(), metric_of(judged["metric"].iloc[0])
     if len(found) < 2 or judged["metric"].iloc[0].startswith("seconds"):
         return ""
-    digits, unit = (1, "points") if measure.unit == "points" else (2, unit_of(judged))
+    digits, unit = (1, "points") if measure.unit == "points" else (2, f"({unit_of(judged)})")
     low, high = (number(value, digits, signed=True) for value in (found.min(), found.max()))
     return f"Ours − published lies between {low} and {high} {unit}."
 

@@ -19,7 +19,7 @@ from fmnist.engine.stack import SLOPES
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
 OVERHEAD = 250_000_000  # bytes of each worker on a CPU beside its stack: code that is loaded, kernels, fragments
 STEP_CALLS = 4e6  # multiply-adds that a run's share of a step's calls is worth; with batches of one image it is all
-SMALL_STEP = 1 << 25  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
+SMALL_STEP = 1 << 27  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
 
 
 def products(config: RunConfig) -> int:
