@@ -17,9 +17,10 @@ from fmnist.engine.model import wide
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
 
-def equal(configs: Sequence[RunConfig]) -> bool:
-    """Whether their updates have all constants in common."""
-    return len({(c.optimizer, c.lr, c.momentum, c.nesterov, c.weight_decay) for c in configs}) == 1
+def one_pass(configs: Sequence[RunConfig]) -> bool:
+    """Whether one call of PyTorch's fused SGD steps them all: SGD with momentum, all constants in common."""
+    alike = len({(c.optimizer, c.lr, c.momentum, c.nesterov, c.weight_decay) for c in configs}) == 1
+    return alike and configs[0].optimizer == "SGD" and configs[0].momentum > 0
 
 
 class Rule:
@@ -60,10 +61,10 @@ class SGD(Rule):
         config = configs[0]
         self.constants = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
         self.constants |= {"nesterov": config.nesterov, "dampening": 0.0, "maximize": False, "is_first_step": False}
-        self.one_pass = parameter.device.type == "cpu" and config.momentum > 0 and equal(configs)
+        self.fused = parameter.device.type == "cpu" and one_pass(configs)
 
     def step(self, gradient: Tensor, correction: "Correction") -> None:
-        if not self.one_pass:
+        if not self.fused:
             return super().step(gradient, correction)
         return torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **self.constants)
 
@@ -155,12 +156,10 @@ class Optimizer:
 
     @staticmethod
     def _blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice, Rule]]:
-        large = parameter.device.type == "cpu" and parameter[0].numel() > LARGE
-        one_pass = configs[0].optimizer == "SGD" and configs[0].momentum > 0 and equal(configs)
+        large = parameter.device.type == "cpu" and parameter[0].numel() > LARGE and not one_pass(configs)
 
         def alone(config: RunConfig) -> bool:  # plain SGD is a single pass anyway
-            busy = config.optimizer != "SGD" or config.momentum > 0 or config.weight_decay > 0
-            return large and busy and not one_pass
+            return large and (config.optimizer != "SGD" or config.momentum > 0 or config.weight_decay > 0)
 
         numbered = groupby(
             enumerate(configs), key=lambda item: (item[1].optimizer, item[0] if alone(item[1]) else None)

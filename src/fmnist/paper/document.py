@@ -97,7 +97,7 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
             _add_code(document, waiting)
             text = _attachments(document, cell)
             if number == 0 and "title" not in metadata:
-                document.metadata["title"], text = _title(text, document.metadata["title"])
+                document.metadata["title"], text = heading(text, document.metadata["title"])
             document.piece("markdown", document.unpack(text), **where)
         elif cell.cell_type == "code":
             hidden = "remove_input" in tags or cell.get("transient", {}).get("remove_source")
@@ -222,7 +222,7 @@ def _attachments(document: Document, cell: NotebookNode) -> str:
     return re.sub(r"attachment:([^\s)\"'>]+)", lambda match: names.get(unquote(match[1]), match[1]), cell.source)
 
 
-def _title(text: str, default: str) -> tuple[str, str]:
+def heading(text: str, default: str) -> tuple[str, str]:
     """The heading a notebook opens with, and the text without it."""
     match = re.match(r"\s*#\s+(.+?)\s*#*\s*(?:\n|$)", text)
     match = match or re.match(r"\s*<h1\b[^>]*>\s*([^<]+?)\s*</h1>", text, re.IGNORECASE)

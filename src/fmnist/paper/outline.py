@@ -1,6 +1,5 @@
 """What report.yaml may hold: title, authors, abstract and the sections; and what a chapter of a report is."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ import nbformat
 from pydantic import Discriminator, Field, Tag
 
 from fmnist.config import Strict
+from fmnist.paper.document import heading
 from fmnist.studies.search import Search
 from fmnist.studies.study import Study
 
@@ -59,5 +59,4 @@ class Chapter:
     @property
     def title(self) -> str:
         """The heading that its notebook opens with."""
-        first = nbformat.read(self.notebook, as_version=4).cells[0].source.splitlines()[0]
-        return re.sub(r"\s*\{[^{}]*\}$", "", first.lstrip("# "))
+        return heading(nbformat.read(self.notebook, as_version=4).cells[0].source, self.name)[0]
