@@ -56,18 +56,6 @@ class Rule:
 
 
 class SGD(Rule):
-    def __init__(self, parameter: Tensor, configs: Sequence[RunConfig]):
-        super().__init__(parameter, configs)
-        config = configs[0]
-        self.constants = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
-        self.constants |= {"nesterov": config.nesterov, "dampening": 0.0, "maximize": False, "is_first_step": False}
-        self.fused = parameter.device.type == "cpu" and one_pass(configs)
-
-    def step(self, gradient: Tensor, correction: "Correction") -> None:
-        if not self.fused:
-            return super().step(gradient, correction)
-        return torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **self.constants)
-
     def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
         buffer = self.accelerate(gradient)
         if self.nesterov is None:
@@ -144,19 +132,33 @@ class Correction:
         self.first, self.second = first, second.sqrt()
 
 
+class OnePass:
+    """SGD with momentum whose constants all runs share: one call of PyTorch's fused SGD for a whole stack."""
+
+    def __init__(self, parameters: Sequence[Tensor], config: RunConfig):
+        self.parameters, self.buffers = list(parameters), [torch.zeros_like(p) for p in parameters]
+        self.constants = {name: getattr(config, name) for name in ("lr", "momentum", "nesterov", "weight_decay")}
+        self.constants |= {"dampening": 0.0, "maximize": False, "is_first_step": False}
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        torch._fused_sgd_(self.parameters, list(gradients), self.buffers, **self.constants)
+
+
 class Optimizer:
     """All rules of a stack: per parameter one for each block of neighbouring runs with the same optimizer."""
 
     def __init__(self, parameters: Sequence[Tensor], configs: Sequence[RunConfig]):
         self.dtype = parameters[0].dtype
         self.gradients: list[Tensor] = []  # in the parameters' type, where they come in another one
-        self.rules: list[list[tuple[slice, Rule]]] = [self._blocks(p, configs) for p in parameters]
+        together = parameters[0].device.type == "cpu" and one_pass(configs)
+        self.fused = OnePass(parameters, configs[0]) if together else None
+        self.rules: list[list[tuple[slice, Rule]]] = [] if together else [self._blocks(p, configs) for p in parameters]
         adaptive = any(config.optimizer.startswith("Adam") for config in configs)
         self.correction = Correction(parameters[0]) if adaptive else None
 
     @staticmethod
     def _blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice, Rule]]:
-        large = parameter.device.type == "cpu" and parameter[0].numel() > LARGE and not one_pass(configs)
+        large = parameter.device.type == "cpu" and parameter[0].numel() > LARGE
 
         def alone(config: RunConfig) -> bool:  # plain SGD is a single pass anyway
             return large and (config.optimizer != "SGD" or config.momentum > 0 or config.weight_decay > 0)
@@ -179,6 +181,8 @@ class Optimizer:
             self.gradients = self.gradients or [torch.empty_like(g, dtype=self.dtype) for g in gradients]
             torch._foreach_copy_(self.gradients, list(gradients))
             gradients = self.gradients
+        if self.fused is not None:
+            return self.fused.step(gradients)
         for gradient, blocks in zip(gradients, self.rules, strict=True):
             for part, rule in blocks:
                 rule.step(gradient[part] if len(blocks) > 1 else gradient, self.correction)

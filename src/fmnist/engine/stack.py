@@ -99,6 +99,11 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return matmul(a, b.mT)
 
 
+def over_batch(dz: Tensor) -> Tensor:
+    """The sum over the batch, [runs, width, batch] → [runs, width]."""
+    return dz.sum(2) if dz.shape[2] > 1 else dz[:, :, 0]
+
+
 def group_starts(configs: Sequence[RunConfig]) -> list[int]:
     """The first run of every group: neighbours of one seed and scaling, if all groups are equally large, else each."""
     sizes = [len(list(members)) for _, members in groupby(configs, key=lambda c: (c.seed, c.input_scaling))]
@@ -214,14 +219,14 @@ class Stack:
         dz, gradients = dlogits.to(self.compute_dtype), []
         for layer in reversed(range(self.depth)):
             tape = self.tape[layer]
-            gradients = [matmul(dz, tape.out.mT), dz.sum(2), *gradients]
+            gradients = [matmul(dz, tape.out.mT), over_batch(dz), *gradients]
             dh = matmul(self.weights[layer + 1].mT, dz)
             dz = self.activate_backward(dh if tape.mask is None else dh.mul_(tape.mask), tape.activated)
             if self.batch_norm:
                 dz, *norm_gradients = self._normalize_backward(layer, dz)
                 gradients = [*norm_gradients, *gradients]
         first = product(dz.view(len(x), -1, dz.shape[2]), x.mT).view(self.weights[0].shape)
-        return [first, dz.sum(2), *gradients]
+        return [first, over_batch(dz), *gradients]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
