@@ -180,6 +180,17 @@ def test_the_overview_counts_every_comparison():
     assert tables.summary_table(simulated_runs(means), baseline=several[:3])["p (Holm)"][1] == "< 0.001"
 
 
+@pytest.mark.parametrize(
+    ("means", "answer"),
+    [
+        ({"a": 0.85, "b": 0.9, "c": 0.95}, "both are higher (b; c)"),
+        ({"a": 0.85, "b": 0.85, "c": 0.85, "d": 0.85}, "for all three no difference is detectable (b; c; d)"),
+    ],
+)
+def test_where_every_comparison_comes_out_alike_the_overview_says_all(means, answer):
+    assert wording.overview(statistics.compare(simulated_runs(means), "a")).endswith(f"on the test set: {answer}.")
+
+
 def test_numbers_are_printed_one_way():
     assert wording.percent(0.889, 0.886, 0.892) == "88.9 % [88.6, 89.2]"
     assert wording.percent(0.889) == "88.9 %" and wording.percent(np.nan) == wording.MISSING

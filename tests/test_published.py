@@ -355,7 +355,7 @@ def test_all_tests_of_a_claim_must_hold_and_claims_are_counted():
     found = claims.answers(published, {"s": runs}, {"s": history})
     assert list(found.answer) == ["does not hold", "holds"]
     assert "*(1) holds:*" in found.found[0] and "*(2) does not hold:*" in found.found[0]
-    assert claims.tally(found) == "of two claims, one holds, and one does not hold"
+    assert claims.tally(found) == "of two claims, one holds and one does not hold"
 
 
 # --- published.yaml ---------------------------------------------------------------------------------------------------

@@ -173,16 +173,19 @@ def overview(comparison: pd.DataFrame) -> str:
     names, parts = comparison.iloc[:, 0].astype(str), []
     for verdict, says in VERDICTS.items():
         group = list(names[comparison["verdict"] == verdict])
+        number = count(len(group))
+        if len(group) == len(names):
+            number = "both" if len(group) == 2 else f"all {number}"
         if group:
-            parts.append(f"{says[len(group) > 1].format(count(len(group)))} ({'; '.join(group)})")
+            parts.append(f"{says[len(group) > 1].format(number)} ({'; '.join(group)})")
     many = f"alternative to {baselines[0]}", f"alternatives to {baselines[0]}"
     many = many if len(baselines) == 1 else ("trial, beside its own baseline", "trials, each beside its own baseline")
     return f"Of {count(len(names), *many)}, compared {place}: {joined(parts)}."
 
 
 def joined(parts: list[str]) -> str:
-    """ "a", "a, and b", "a, b, and c"."""
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f", and {parts[-1]}"
+    """ "a", "a and b", "a, b, and c"."""
+    return " and ".join(parts) if len(parts) < 3 else ", ".join(parts[:-1]) + f", and {parts[-1]}"
 
 
 def _digits(mean: float, low: float, high: float, metric: Metric) -> int:
