@@ -146,8 +146,8 @@ def says(found: pd.DataFrame) -> str:
         "cannot tell": "not to be told from ours",
     }
     groups = [(said, list(others.loc[others["verdict"] == verdict, "choice"])) for verdict, said in words.items()]
-    parts = [f"{'; '.join(names)} {'is' if len(names) == 1 else 'are'} {said}" for said, names in groups if names]
-    text += f" Of the others, {joined(parts)}." if parts else ""
+    parts = [f"{joined(names)} {'is' if len(names) == 1 else 'are'} {said}" for said, names in groups if names]
+    text += f" Of the others, {', and '.join(parts)}." if parts else ""
     return f"{text} {_left(first)}"
 
 
