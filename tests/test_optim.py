@@ -58,10 +58,11 @@ def test_a_rule_steps_as_torch_optim(name, dtype):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_runs_of_equal_constants_step_as_torch_optim(name):
-    """SGD with momentum then takes all of them in one pass."""
-    assert_steps_as_torch(
-        [RunConfig(**{"lr": 0.01, **OPTIMIZERS[name], "seed": s}) for s in range(3)], torch.float64, 20
-    )
+    """SGD with momentum then takes neighbours of equal constants in one pass: all three, or two and one."""
+    own = {"lr": 0.01, **OPTIMIZERS[name]}
+    for other in (own, own | {"lr": own["lr"] / 10}):
+        configs = [RunConfig(**own, seed=0), RunConfig(**own, seed=1), RunConfig(**other, seed=2)]
+        assert_steps_as_torch(configs, torch.float64, steps=20)
 
 
 def test_every_rule_in_one_stack_steps_as_torch_optim():

@@ -17,12 +17,6 @@ from fmnist.engine.model import wide
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
 
-def one_pass(configs: Sequence[RunConfig]) -> bool:
-    """Whether one call of PyTorch's fused SGD steps them all: SGD with momentum, all constants in common."""
-    alike = len({(c.optimizer, c.lr, c.momentum, c.nesterov, c.weight_decay) for c in configs}) == 1
-    return alike and configs[0].optimizer == "SGD" and configs[0].momentum > 0
-
-
 class Rule:
     """The update of one parameter of neighbouring runs, in place; each rule says its `direction`, without the rate."""
 
@@ -115,6 +109,7 @@ class AdamW(Adam):
 
 RULES = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "RMSprop": RMSprop, "Adadelta": Adadelta}
 BETA1, BETA2 = 0.9, 0.999
+CONSTANTS = ("lr", "momentum", "nesterov", "weight_decay")  # of SGD
 
 
 class Correction:
@@ -132,16 +127,19 @@ class Correction:
         self.first, self.second = first, second.sqrt()
 
 
-class OnePass:
-    """SGD with momentum whose constants all runs share: one call of PyTorch's fused SGD for a whole stack."""
+class Fused:
+    """SGD with momentum for neighbouring runs whose constants are the same: one call of PyTorch's fused SGD for all."""
 
-    def __init__(self, parameters: Sequence[Tensor], config: RunConfig):
-        self.parameters, self.buffers = list(parameters), [torch.zeros_like(p) for p in parameters]
-        self.constants = {name: getattr(config, name) for name in ("lr", "momentum", "nesterov", "weight_decay")}
+    def __init__(self, parameters: Sequence[Tensor], part: slice, config: RunConfig):
+        self.part = None if part == slice(0, len(parameters[0])) else part
+        self.parameters = [parameter[part] for parameter in parameters]
+        self.buffers = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.constants = {name: getattr(config, name) for name in CONSTANTS}
         self.constants |= {"dampening": 0.0, "maximize": False, "is_first_step": False}
 
     def step(self, gradients: Sequence[Tensor]) -> None:
-        torch._fused_sgd_(self.parameters, list(gradients), self.buffers, **self.constants)
+        own = list(gradients) if self.part is None else [gradient[self.part] for gradient in gradients]
+        torch._fused_sgd_(self.parameters, own, self.buffers, **self.constants)
 
 
 class Optimizer:
@@ -150,11 +148,18 @@ class Optimizer:
     def __init__(self, parameters: Sequence[Tensor], configs: Sequence[RunConfig]):
         self.dtype = parameters[0].dtype
         self.gradients: list[Tensor] = []  # in the parameters' type, where they come in another one
-        together = parameters[0].device.type == "cpu" and one_pass(configs)
-        self.fused = OnePass(parameters, configs[0]) if together else None
-        self.rules: list[list[tuple[slice, Rule]]] = [] if together else [self._blocks(p, configs) for p in parameters]
+        heavy = all(config.optimizer == "SGD" and config.momentum > 0 for config in configs)
+        fused = heavy and parameters[0].device.type == "cpu"
+        self.fused = self._fused(parameters, configs) if fused else []
+        self.rules = [] if fused else [self._blocks(parameter, configs) for parameter in parameters]
         adaptive = any(config.optimizer.startswith("Adam") for config in configs)
         self.correction = Correction(parameters[0]) if adaptive else None
+
+    @staticmethod
+    def _fused(parameters: Sequence[Tensor], configs: Sequence[RunConfig]) -> list[Fused]:
+        alike = groupby(range(len(configs)), key=lambda run: [getattr(configs[run], name) for name in CONSTANTS])
+        runs = [list(members) for _, members in alike]
+        return [Fused(parameters, slice(some[0], some[-1] + 1), configs[some[0]]) for some in runs]
 
     @staticmethod
     def _blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice, Rule]]:
@@ -181,8 +186,8 @@ class Optimizer:
             self.gradients = self.gradients or [torch.empty_like(g, dtype=self.dtype) for g in gradients]
             torch._foreach_copy_(self.gradients, list(gradients))
             gradients = self.gradients
-        if self.fused is not None:
-            return self.fused.step(gradients)
-        for gradient, blocks in zip(gradients, self.rules, strict=True):
+        for block in self.fused:
+            block.step(gradients)
+        for gradient, blocks in zip(gradients, self.rules, strict=False):  # no rules where all is fused
             for part, rule in blocks:
                 rule.step(gradient[part] if len(blocks) > 1 else gradient, self.correction)

@@ -69,13 +69,7 @@ def native_bfloat16() -> bool:
 def onednn_leads() -> bool:
     """Whether oneDNN's float32 products are far faster than torch.bmm's here (MKL's on some AMD): measured once."""
     a = torch.ones(1, 512, 512)
-    return has_onednn(a.dtype) and seconds(lambda: onednn(a[0], a[0])) < seconds(lambda: a @ a) / 1.3
-
-
-def has_onednn(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies this type here."""
-    available = torch.backends.mkldnn.is_available()
-    return available and (dtype == torch.float32 or dtype == torch.bfloat16 and native_bfloat16())
+    return torch.backends.mkldnn.is_available() and seconds(lambda: onednn(a[0], a[0])) < seconds(lambda: a @ a) / 1.3
 
 
 def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -92,8 +86,12 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a · bᵀ group by group: [groups, m, k] and [groups, n, k] → [groups, m, n]; on the CPU large ones by oneDNN."""
-    if a.device.type == "cpu" and a[0].numel() * b.shape[1] > LARGE and has_onednn(a.dtype):
+    """a · bᵀ group by group: [groups, m, k] and [groups, n, k] → [groups, m, n].
+
+    On the CPU large ones in float32 are oneDNN's; in bfloat16 torch.bmm is that already, all groups in one call.
+    """
+    large = a.dtype == torch.float32 and a[0].numel() * b.shape[1] > LARGE
+    if a.device.type == "cpu" and large and torch.backends.mkldnn.is_available():
         parts = [onednn(*pair) for pair in zip(a, b, strict=True)]
         return parts[0][None] if len(parts) == 1 else torch.stack(parts)
     return matmul(a, b.mT)
