@@ -132,12 +132,14 @@ def test_optuna_proposes_in_rounds_and_the_same_again(tiny, monkeypatch):
 
 
 def test_the_report_trains_the_trials_beforehand():
-    given = read_yaml(Report("lybbert").folder / "search.yaml")
     report = Report("lybbert", "cpu")
+    given, base = read_yaml(report.folder / "search.yaml"), read_yaml(report.folder / "report.yaml")["base"]
     search = report.trained["search"]
     assert len(search.configs) == given["trials"] > 300
     assert {c.run_id for c in search.configs} <= {c.run_id for c in report.configs}
-    assert {(c.epochs, c.precision, c.batch_size) for c in search.configs} == {(10, "bfloat16", 512)}
+    assert {(c.epochs, c.precision, c.batch_size) for c in search.configs} == {
+        (base["epochs"], base["precision"], base["batch_size"])
+    }
     assert "search" not in report.studies  # the conclusions compare means over seeds
 
 
