@@ -17,6 +17,11 @@ from fmnist.engine.model import wide
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
 
+def constants(config: RunConfig) -> tuple:
+    """The values of CONSTANTS: neighbours in a stack that have them in common can be updated by one call."""
+    return tuple(getattr(config, name) for name in CONSTANTS)
+
+
 class Rule:
     """The update of one parameter of neighbouring runs, in place; each rule says its `direction`, without the rate."""
 
@@ -134,7 +139,7 @@ class Fused:
         self.part = None if part == slice(0, len(parameters[0])) else part
         self.parameters = [parameter[part] for parameter in parameters]
         self.buffers = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.constants = {name: getattr(config, name) for name in CONSTANTS}
+        self.constants = dict(zip(CONSTANTS, constants(config), strict=True))
         self.constants |= {"dampening": 0.0, "maximize": False, "is_first_step": False}
 
     def step(self, gradients: Sequence[Tensor]) -> None:
@@ -157,7 +162,7 @@ class Optimizer:
 
     @staticmethod
     def _fused(parameters: Sequence[Tensor], configs: Sequence[RunConfig]) -> list[Fused]:
-        alike = groupby(range(len(configs)), key=lambda run: [getattr(configs[run], name) for name in CONSTANTS])
+        alike = groupby(range(len(configs)), key=lambda run: constants(configs[run]))
         runs = [list(members) for _, members in alike]
         return [Fused(parameters, slice(some[0], some[-1] + 1), configs[some[0]]) for some in runs]
 

@@ -14,6 +14,7 @@ import torch
 
 from fmnist.config import TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
 from fmnist.engine.feed import CHUNK
+from fmnist.engine.optim import constants
 from fmnist.engine.stack import SLOPES
 
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
@@ -49,17 +50,12 @@ def alike(config: RunConfig) -> tuple:
     return (*shape, config.batch_size, config.epochs, config.val_size, config.precision)
 
 
-def update(config: RunConfig) -> tuple:
-    """What neighbours have in common whose weights one call can update."""
-    return config.optimizer, config.momentum, config.weight_decay, config.lr
-
-
 def pack(configs: Iterable[RunConfig], device: torch.device, workers: int = 1, memory: int = 1 << 62) -> list:
     """Stacks, largest first, each a list of runs that can be trained as one, within `memory` bytes for each worker.
 
     A stack holds equally many runs of each of its seeds; on the CPU one seed, unless its steps are small.
     """
-    ordered = sorted(configs, key=lambda c: (alike(c), c.seed, c.input_scaling, *update(c), c.run_id))
+    ordered = sorted(configs, key=lambda c: (alike(c), c.seed, c.input_scaling, c.optimizer, constants(c), c.run_id))
     share, stacks = sum(map(work, ordered)) / workers, []
     for _, members in groupby(ordered, key=alike):
         groups = [list(group) for _, group in groupby(members, key=lambda c: (c.seed, c.input_scaling))]
