@@ -25,7 +25,7 @@ PACKAGE = ROOT / "src" / "fmnist"
 # A module imports only modules that come before it.
 PARTS = {
     "": "config wording",
-    "engine": "fetch data model optim stack feed gradients packing trainer train pool",
+    "engine": "fetch data model optim stack delayed feed gradients packing trainer train pool",
     "studies": "store progress study profile search classifiers live",
     "analysis": "statistics published reproduced evidence claims choices searched beyond",
     "presentation": "publish style curves pictures agreement figures tables search_figures",

@@ -139,7 +139,16 @@ MIXED = [
     {"momentum": 0.5, "loss_scale": 3.0, "weight_decay": 0.001, "bias_init": "zeros"},
 ]
 SCALINGS = ("none", "standardized", "symmetric")
+ONE_IMAGE = {"batch_size": 1, "epochs": 1, "val_size": 800, "hidden_sizes": (24, 17)}
+CRAWLING = [  # batches of one image, whose first weights are a chunk of steps behind
+    {"lr": 0.001, "seed": 0},
+    {"lr": 0.003, "seed": 0, "momentum": 0.9, "activation": "leaky_relu"},
+    {"lr": 0.002, "seed": 1, "momentum": 0.5, "nesterov": True, "weight_decay": 0.1, "dropout": 0.0},
+    {"lr": 0.004, "seed": 1, "weight_decay": 0.2, "loss_scale": 0.1, "init": "normal", "init_std": 0.1},
+]
 STACKS = {
+    "one image a batch": [ONE_IMAGE | own for own in CRAWLING],
+    "one image a batch, no hidden layer": [ONE_IMAGE | own | {"hidden_sizes": ()} for own in CRAWLING],
     "one seed": MIXED,
     "one seed, batch norm": [own | {"batch_norm": True} for own in MIXED],
     "one seed, no hidden layer": [own | {"hidden_sizes": ()} for own in MIXED],

@@ -82,6 +82,8 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         if a.dtype == torch.float32 and a[0].numel() * b.shape[2] > 8 * LARGE and onednn_leads():
             c = torch.stack([onednn(*pair) for pair in zip(a, b.mT, strict=True)])
             return c if bias is None else c.add_(bias)
+    if b.shape[2] == 1 and bias is None:  # a vector: faster from the left, as backward's weights lie transposed
+        return torch.bmm(b.mT, a.mT).mT
     return torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
 
 
@@ -156,7 +158,7 @@ class Stack:
         slope = torch.tensor(slopes, dtype=self.compute_dtype, device=device)[:, None, None]
         return (
             lambda z: aten._prelu_kernel(z, slope),
-            lambda gradient, a: torch.where(a > 0, gradient, gradient * slope),
+            lambda gradient, a: aten._prelu_kernel_backward(gradient, a, slope)[0],
         )
 
     def parameter_names(self) -> list[str]:
@@ -172,16 +174,21 @@ class Stack:
         layers = [self.state[f"linears.{layer}.weight"].flatten(1) for layer in range(self.depth + 1)]
         return torch.stack([torch.linalg.vector_norm(weights, dim=1) for weights in layers], 1).norm(dim=1)
 
-    def forward(self, x: Tensor, keys: Sequence[Tensor] | None = None, training: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, keys: Sequence[Tensor] | None = None, training: bool = False, first: Tensor | None = None
+    ) -> Tensor:
         """Logits [runs, classes, batch] of x [groups, batch, 784]; `keys` [hidden layers][runs] draw dropout's masks.
 
-        As many groups as the stack has, or one where all runs see the same inputs.
+        As many groups as the stack has, or one where all runs see the same inputs. `first` [runs, width, batch], if it
+        is known already, is the product of the first weights with x.
         """
         self.tape = []
         if self.compute_dtype != self.dtype:
             torch._foreach_copy_(self.rounded, self.exact)
         runs, width, inputs = self.weights[0].shape
-        a = product(self.weights[0].view(len(x), -1, inputs), x).view(runs, width, -1).add_(self.columns[0])
+        if first is None:
+            first = product(self.weights[0].view(len(x), -1, inputs), x).view(runs, width, -1)
+        a = first.add_(self.columns[0])
         for layer in range(self.depth):
             norm = mask = None
             if self.batch_norm:
@@ -209,10 +216,10 @@ class Stack:
         )
         return dz.view(dy.shape).to(dy.dtype), dscale.view(len(dy), -1), dshift.view(len(dy), -1)
 
-    def backward(self, x: Tensor, dlogits: Tensor) -> list[Tensor]:
+    def backward(self, x: Tensor | None, dlogits: Tensor) -> list[Tensor]:
         """Gradients of the parameters, in their order, after a training `forward` of x; dlogits [runs, classes, batch].
 
-        They are in the type of the products.
+        They are in the type of the products. Without x, the first is that by the first weights' product with x.
         """
         dz, gradients = dlogits.to(self.compute_dtype), []
         for layer in reversed(range(self.depth)):
@@ -223,7 +230,7 @@ class Stack:
             if self.batch_norm:
                 dz, *norm_gradients = self._normalize_backward(layer, dz)
                 gradients = [*norm_gradients, *gradients]
-        first = product(dz.view(len(x), -1, dz.shape[2]), x.mT).view(self.weights[0].shape)
+        first = dz if x is None else product(dz.view(len(x), -1, dz.shape[2]), x.mT).view(self.weights[0].shape)
         return [first, over_batch(dz), *gradients]
 
 
