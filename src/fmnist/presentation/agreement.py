@@ -61,9 +61,10 @@ def choices(judged: pd.DataFrame, baseline: str) -> Figure:
     """
     names, settings = in_order(judged["choice"]), in_order(judged["setting"])
     with style():
-        fig = figure(0.65 + 0.1 * (len(names) + 1.5) * len(settings))
+        lines = len(names) + 2  # of a row: the cross, the choices, an empty one
+        fig = figure(0.65 + 0.12 * lines * len(settings))
         ax, handles = fig.subplots(), []
-        slots = 0.84 * (np.arange(len(names) + 1) / len(names) - 0.5)  # within a row: the cross, then the choices
+        slots = (np.arange(len(names) + 1) - len(names) / 2) / lines
         rows = np.arange(len(settings))
         published = judged.drop_duplicates("setting").set_index("setting").loc[settings, "published"]
         ax.vlines(published, rows + slots[0], rows + slots[-1], color=INK, lw=0.7)
