@@ -144,10 +144,21 @@ def test_a_scale_makes_a_divided_loss_comparable():
         assert row[name] == pytest.approx(0.1 * plain[name])
     assert row.difference == pytest.approx(row["mean"] - 0.012)
     judged = row.to_frame().T.infer_objects()
-    assert "Ours (0.1 × nats) [95 %]" in reproduced.beside(judged)
-    assert agreement.agreement(judged, "Wood").axes[0].get_xlabel() == "test loss (0.1 × nats)"
+    assert "Ours (nats × 0.1) [95 %]" in reproduced.beside(judged)
+    assert agreement.agreement(judged, "Wood").axes[0].get_xlabel() == "test loss (nats × 0.1)"
     with pytest.raises(ValueError, match="is for losses"):
         Table.model_validate(given | {"metric": "test_accuracy"})
+
+
+def test_a_number_printed_in_several_tables_counts_once():
+    """The baseline of a report stands in many of its tables; the same figure for another network is another number."""
+    rows = [{"trial": "a", "value": 88.0}, {"trial": "b", "value": 88.0}, {"trial": "lost", "value": 10.0}]
+    given = {"study": "s", "caption": "c", "metric": "test_accuracy", "rows": rows}
+    runs = {"s": simulated({"a": 0.88, "b": 0.87, "lost": 0.5, "gone": 0.5})[0]}
+    runs["s"].loc[runs["s"]["trial"].isin(["lost", "gone"]), "test_accuracy"] = float("nan")
+    again = given | {"rows": [rows[0], {"trial": "gone", "value": 10.0}]}
+    tables = [reproduced.judge(Table.model_validate(one), runs) for one in (given, again)]
+    assert list(reproduced.distinct(tables).trial) == ["a", "b", "lost", "gone"]
 
 
 # --- choices ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ interval of our mean, which narrows with the number of seeds and which a single 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,15 @@ def _verdict(metric: str, value: float, n: int, low: float, high: float) -> str:
     return "agrees" if low <= value <= high else "differs"
 
 
+def distinct(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """All `tables` of `judge` in one, each number once: reports print that of their baseline in several tables.
+
+    The same number is one of the same metric beside the same mean of ours, which only the same runs have.
+    """
+    both = pd.concat(tables, ignore_index=True)
+    return both[both["mean"].isna() | ~both.duplicated(["metric", "published", "mean"])].reset_index(drop=True)
+
+
 def tally(judged: pd.DataFrame) -> str:
     """`judge` of all tables counted: "of ten published numbers, six agree with our runs, three differ, and …"."""
     words = {"agrees": "agree with our runs", "differs": "differ", "cannot tell": "cannot be judged"}
@@ -102,8 +111,8 @@ def apart(judged: pd.DataFrame) -> str:
     found, measure = judged["difference"].dropna(), metric_of(judged["metric"].iloc[0])
     if len(found) < 2 or judged["metric"].iloc[0].startswith("seconds"):
         return ""
-    digits, unit = (1, "points") if measure.unit == "points" else (2, f"({unit_of(judged)})")
-    low, high = (number(value, digits, signed=True) for value in (found.min(), found.max()))
+    unit = "points" if measure.unit == "points" else f"({unit_of(judged)})"
+    low, high = (number(value, digits_of(judged), signed=True) for value in (found.min(), found.max()))
     return f"Ours − published lies between {low} and {high} {unit}."
 
 
@@ -129,8 +138,7 @@ def across_reports(folder: Path, names: Sequence[str]) -> pd.DataFrame:
 
 def beside(judged: pd.DataFrame) -> pd.DataFrame:
     """`judge` for `publish.table`; our spread over batches where the published numbers have a ±, too."""
-    measure = metric_of(judged["metric"].iloc[0])
-    digits, unit = (2 if measure.unit == "nats" else 1), unit_of(judged)
+    digits, unit = digits_of(judged), unit_of(judged)
     table = pd.DataFrame({"Trial": judged["trial"] + [f" ({note})" if note else "" for note in judged["note"]]})
     table[f"Published ({unit})"] = [_printed(row, judged, digits) for _, row in judged.iterrows()]
     table[f"Ours ({unit}) [95 %]"] = [_mean(row, digits) for _, row in judged.iterrows()]
@@ -144,9 +152,15 @@ def beside(judged: pd.DataFrame) -> pd.DataFrame:
 
 
 def unit_of(judged: pd.DataFrame) -> str:
-    """What a table of `judge` is in: "%", "nats", "0.1 × nats" where ours were multiplied by a tenth."""
+    """What a table of `judge` is in: "%", "nats", "nats × 0.1" where ours were multiplied by a tenth."""
     unit, scale = metric_of(judged["metric"].iloc[0]).unit, judged["scale"].iloc[0]
-    return (f"{scale:g} × " if scale != 1 else "") + {"points": "%"}.get(unit, unit)
+    return {"points": "%"}.get(unit, unit) + (f" × {scale:g}" if scale != 1 else "")
+
+
+def digits_of(judged: pd.DataFrame) -> int:
+    """Decimals of a table of `judge`: one of percent, two of nats, one more where ours were multiplied by a tenth."""
+    plain = 1 if metric_of(judged["metric"].iloc[0]).unit == "points" else 2
+    return plain + max(0, round(-np.log10(judged["scale"].iloc[0])))
 
 
 def _printed(row: pd.Series, judged: pd.DataFrame, digits: int) -> str:

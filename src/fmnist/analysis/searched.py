@@ -210,6 +210,7 @@ def inflation_sentence(curve: pd.DataFrame) -> str:
         "the trials; nothing was selected there, so this is between the two sets of images. For the best of all "
         f"{last['n']:.0f} it is "
         f"{points(last['inflation'])} points (95 % interval over resampled trials {points(last['inflation_low'])} to "
-        f"{points(last['inflation_high'])}). The difference, {points(grown)} points, goes with the number of trials "
-        "that validation chooses from."
+        f"{points(last['inflation_high'])}). The difference, {points(grown)} points, is partly the luck of selection "
+        "and partly that an average trial includes those that failed, which guess on both sets; this search cannot "
+        "tell the two apart."
     )

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fmnist.analysis.reproduced import unit_of
+from fmnist.analysis.reproduced import digits_of, unit_of
 from fmnist.presentation.style import FAINT, INK, drawn, figure, fold_legend, in_order, look, percent_axis, style
 from fmnist.wording import metric_of, number
 
@@ -18,7 +18,7 @@ def agreement(judged: pd.DataFrame, author: str) -> Figure:
     The cross is the published number, a thin line its ±; verdict and difference, ours − published, stand beside it.
     """
     metric = judged["metric"].iloc[0]
-    digits = 2 if metric_of(metric).unit == "nats" else 1
+    digits = digits_of(judged)
     ends = judged[["one_low", "one_high"]].clip(*_range(metric))
     with style():
         fig = figure(0.65 + 0.22 * len(judged))
