@@ -261,6 +261,7 @@ def test_a_selected_rate_at_the_edge_of_the_grid_is_named():
     runs = pd.DataFrame({"variant": ["SGD", "Adam"], "lr": [1.0, 0.01]})
     assert "for: SGD." in statistics.at_edge(runs, [0.01, 0.1, 1.0][::-1] + [0.001])
     assert statistics.at_edge(runs, [0.001, 0.01, 1.0, 10.0]) == "Every selected rate lies inside the grid."
+    assert "each lies at the edge" in statistics.at_edge(runs, [0.01, 1.0])  # nothing can lie inside
 
 
 def test_significant_digits_come_without_an_exponent():

@@ -169,9 +169,11 @@ def together(comparisons: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return _judge(pd.concat(comparisons, ignore_index=True))
 
 
-def at_edge(runs: pd.DataFrame, tried: Sequence[float], x: str = "lr") -> str:
-    """Which variants of `runs`, the selected ones, have the least or the greatest `x` that was `tried`: a sentence."""
-    rates = runs.groupby("variant", sort=False)[x].first()
+def at_edge(runs: pd.DataFrame, tried: Sequence[float]) -> str:
+    """Which variants of `runs`, the selected ones, have the least or the greatest learning rate `tried`: a sentence."""
+    if len(set(tried)) < 3:
+        return "With so few learning rates tried, each lies at the edge of the grid, which has not shown the best."
+    rates = runs.groupby("variant", sort=False)["lr"].first()
     edge = [name for name, rate in rates.items() if rate in (min(tried), max(tried))]
     if not edge:
         return "Every selected rate lies inside the grid."
