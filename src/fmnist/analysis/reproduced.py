@@ -158,8 +158,8 @@ def unit_of(judged: pd.DataFrame) -> str:
 
 
 def digits_of(judged: pd.DataFrame) -> int:
-    """Decimals of a table of `judge`: one of percent, two of nats, one more where ours were multiplied by a tenth."""
-    plain = 1 if metric_of(judged["metric"].iloc[0]).unit == "points" else 2
+    """Decimals of a table of `judge`: two of nats, otherwise one; one more where ours were multiplied by a tenth."""
+    plain = 2 if metric_of(judged["metric"].iloc[0]).unit == "nats" else 1
     return plain + max(0, round(-np.log10(judged["scale"].iloc[0])))
 
 
