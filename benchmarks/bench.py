@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import figure
 import report
-from fmnist.engine.pool import resolve_device
+from fmnist.engine.workers import resolve_device
 from limit import machine, versions
 from measure import NETWORKS, PRECISIONS, Measurement, measured
 from peers import PEERS
@@ -34,7 +34,7 @@ and 6,000 validation images) and one order of batches; the last, smaller batch i
 training loss and accuracy, as batches are seen, and validates. Wall time of an epoch divided by its runs: median of
 five after one of warm-up, which takes compilation. dataloader, tensor_loop and sklearn train one run after another: a
 sample is the epoch of one run, the runs taken in turn. fmnist is called as a user does, through
-fmnist.engine.pool.train: the e-th epoch ends when e times as many epochs of single runs are done as there are runs,
+fmnist.engine.workers.train: the e-th epoch ends when e times as many epochs of single runs are done as there are runs,
 whichever stack did them. For 1, 64 and 512 runs: a training of three epochs less one of a
 single epoch, halved, so that setting up and the last evaluations drop out. sklearn measures no training accuracy. Each
 (implementation, network) runs in a process of its own, with all cores. The limit is the time of the matrix products of

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from fmnist.presentation.style import FAINT, INK, StyledFigure, figure, fold_legend, look, style
+from fmnist.plots.style import FAINT, INK, StyledFigure, figure, fold_legend, look, style
 from report import COLUMNS, by_network
 
 LOOKS = {key: look(index) | {"linestyle": "none"} for index, key in enumerate(COLUMNS)}

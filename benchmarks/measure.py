@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fmnist.analysis.statistics import interval
 from fmnist.config import RunConfig
-from fmnist.engine.pool import train
 from fmnist.engine.train import Result
+from fmnist.engine.workers import train
+from fmnist.statistics import interval
 from limit import limit
 from peers import PEERS
 from task import Task

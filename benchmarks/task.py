@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fmnist.config import RunConfig
-from fmnist.engine.data import epoch_order, load, split
-from fmnist.engine.model import MLP
+from fmnist.data import epoch_order, load, split
+from fmnist.model import MLP
 
 TRAIN, VAL = 54_000, 6_000
 

@@ -7,7 +7,7 @@ import pytest
 def small():
     """The first 3,000 train and 1,000 test images."""
     from fmnist.config import UserError
-    from fmnist.engine.data import load
+    from fmnist.data import load
 
     try:
         return load().subset(3_000, 1_000)
@@ -19,7 +19,7 @@ def small():
 def data_set():
     """Fashion-MNIST is on this machine, for commands that look for it themselves."""
     from fmnist.config import UserError
-    from fmnist.engine.data import locate
+    from fmnist.data import locate
 
     try:
         locate()

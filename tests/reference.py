@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fmnist.config import RunConfig
-from fmnist.engine.data import Data, epoch_order, split
-from fmnist.engine.model import MLP
+from fmnist.data import Data, epoch_order, split
+from fmnist.model import MLP
 
 OPTIMIZERS = {
     "SGD": {"lr": 0.1},

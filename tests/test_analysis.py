@@ -8,10 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fmnist import wording
-from fmnist.analysis import statistics
+from fmnist import statistics, tables, words
 from fmnist.config import UserError
-from fmnist.presentation import tables
 
 
 def simulated_runs(means, seeds=6, noise=0.002, lost=(), generator=0):
@@ -89,7 +87,7 @@ def test_fewer_than_six_pairs_claim_nothing():
     for runs in (simulated_runs(TWO, seeds=5), simulated_runs(TWO, lost=[("Adam, lr 0.001", 2)])):
         row = statistics.compare(runs, "SGD, lr 0.01").iloc[0]
         assert row.verdict == "too few seeds" and row.n == 5 and np.isnan(row.p_holm)
-        assert "is claimed" in wording.claim(row) and " above " not in wording.claim(row)
+        assert "is claimed" in words.claim(row) and " above " not in words.claim(row)
 
 
 def test_differences_without_variance_are_handled():
@@ -141,7 +139,7 @@ def test_diverged_runs_are_counted_and_shown():
     assert (row.n, row.diverged, row.runs) == (4, 2, 6)
     assert "diverged (2 of 6)" in tables.summary_table(runs).to_string()
     assert "diverged (2 of 6)" in tables.accuracy_grid(runs).to_string()
-    assert "two pairs lost to divergence" in wording.claim(statistics.compare(runs, "SGD, lr 0.01").iloc[0])
+    assert "two pairs lost to divergence" in words.claim(statistics.compare(runs, "SGD, lr 0.01").iloc[0])
     gone = simulated_runs(TWO, lost=[("Adam, lr 0.001", seed) for seed in range(6)])
     assert tables.summary_table(gone, baseline="SGD, lr 0.01").iloc[1]["Test (%) [95 %]"] == "diverged (6 of 6)"
     assert tables.studies_table(statistics.across_studies({"optimizer": gone})).Diverged[0] == "6 of 12"
@@ -151,28 +149,28 @@ def test_a_claim_says_what_its_row_says():
     row = {"trial": "Adam", "baseline": "SGD", "metric": "test_accuracy", "n": 6, "diverged": 0, "difference": 0.021}
     row |= {"low": 0.018, "high": 0.024, "p_holm": 0.0004, "family": 3, "verdict": "higher"}
     evidence = "(95 % interval 1.8 to 2.4, six seeds, Holm-corrected p < 0.001)"
-    assert wording.claim(row) == f"Adam is 2.1 points above SGD on the test set {evidence}"
+    assert words.claim(row) == f"Adam is 2.1 points above SGD on the test set {evidence}"
     below = row | {"difference": -0.021, "low": -0.024, "high": -0.018, "verdict": "lower"}
-    assert wording.claim(below) == f"Adam is 2.1 points below SGD on the test set {evidence}"
+    assert words.claim(below) == f"Adam is 2.1 points below SGD on the test set {evidence}"
     same = row | {"difference": 0.001, "low": -0.002, "high": 0.004, "p_holm": 0.41, "family": 1}
     same["verdict"] = "no difference detectable"
-    assert wording.sentence(wording.claim(same)) == (
+    assert words.sentence(words.claim(same)) == (
         "No difference between Adam and SGD is detectable on the test set "
         "(mean difference +0.1 points, 95 % interval \N{MINUS SIGN}0.2 to 0.4, six seeds, p = 0.41)."
     )
     few = row | {"n": 1, "low": np.nan, "high": np.nan, "p_holm": np.nan, "verdict": "too few seeds"}
-    assert "(one seed is too few; mean difference +2.1 points)" in wording.claim(few)
+    assert "(one seed is too few; mean difference +2.1 points)" in words.claim(few)
 
 
 def test_the_overview_counts_every_comparison():
     means = {"a": 0.85, "b": 0.9, "c": 0.8, "d": 0.85}
-    text = wording.overview(statistics.compare(simulated_runs(means), "a"))
+    text = words.overview(statistics.compare(simulated_runs(means), "a"))
     assert text == (
         "Of three alternatives to a, compared on the test set: one is higher (b), one is lower (c), "
         "and for one no difference is detectable (d)."
     )
     several = statistics.together([statistics.compare(simulated_runs(means), name) for name in ("a", "c")])
-    assert wording.overview(several).startswith(
+    assert words.overview(several).startswith(
         "Of six trials, each beside its own baseline, compared on the test set: four are higher (b; a; b; d)"
     )
     shown = tables.comparison_table(several)
@@ -188,17 +186,17 @@ def test_the_overview_counts_every_comparison():
     ],
 )
 def test_where_every_comparison_comes_out_alike_the_overview_says_all(means, answer):
-    assert wording.overview(statistics.compare(simulated_runs(means), "a")).endswith(f"on the test set: {answer}.")
+    assert words.overview(statistics.compare(simulated_runs(means), "a")).endswith(f"on the test set: {answer}.")
 
 
 def test_numbers_are_printed_one_way():
-    assert wording.percent(0.889, 0.886, 0.892) == "88.9 % [88.6, 89.2]"
-    assert wording.percent(0.889) == "88.9 %" and wording.percent(np.nan) == wording.MISSING
-    assert wording.number(-0.04) == "0.0" and wording.number(-1.25, 2) == "\N{MINUS SIGN}1.25"
-    assert wording.number(2, 1, signed=True) == "+2.0"
-    assert [wording.count(n, "seed") for n in (0, 1, 6, 24)] == ["zero seeds", "one seed", "six seeds", "24 seeds"]
+    assert words.percent(0.889, 0.886, 0.892) == "88.9 % [88.6, 89.2]"
+    assert words.percent(0.889) == "88.9 %" and words.percent(np.nan) == words.MISSING
+    assert words.number(-0.04) == "0.0" and words.number(-1.25, 2) == "\N{MINUS SIGN}1.25"
+    assert words.number(2, 1, signed=True) == "+2.0"
+    assert [words.count(n, "seed") for n in (0, 1, 6, 24)] == ["zero seeds", "one seed", "six seeds", "24 seeds"]
     p_values = (0.0004, 0.0312, 0.5, 1.0)
-    assert [wording.probability(p, "p") for p in p_values] == ["p < 0.001", "p = 0.031", "p = 0.50", "p > 0.99"]
+    assert [words.probability(p, "p") for p in p_values] == ["p < 0.001", "p = 0.031", "p = 0.50", "p > 0.99"]
 
 
 def test_tables_fit_a_page():
@@ -206,7 +204,7 @@ def test_tables_fit_a_page():
     runs.loc[runs.trial == "SGD, lr 0.01", "parameters"] = 5
     table = tables.summary_table(runs, baseline="SGD, lr 0.01")
     assert len(table.columns) <= 8 and table.map(lambda cell: isinstance(cell, str)).all(axis=None)
-    assert list(table["Difference [95 %]"])[0] == wording.MISSING
+    assert list(table["Difference [95 %]"])[0] == words.MISSING
     assert list(table["Validation (%)"])[1].endswith("(best)")
     assert len(tables.studies_table(statistics.across_studies({"optimizer": runs})).columns) <= 8
 
@@ -231,12 +229,12 @@ def test_confusion_counts_labels_by_predictions():
 
 
 def test_the_analysis_side_does_not_import_torch():
-    code = "import sys, fmnist.presentation.figures, fmnist.presentation.tables; sys.exit('torch' in sys.modules)"
+    code = "import sys, fmnist.plots.figures, fmnist.tables; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=_environment()).returncode == 0
 
 
 def test_analysis_does_not_import_matplotlib():
-    code = "import sys, fmnist.analysis.claims, fmnist.analysis.searched; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, fmnist.replication_old.claims, fmnist.searched; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=_environment()).returncode == 0
 
 
@@ -265,4 +263,4 @@ def test_a_selected_rate_at_the_edge_of_the_grid_is_named():
 
 
 def test_significant_digits_come_without_an_exponent():
-    assert [wording.significant(x) for x in (4912.0, 0.2741, 4.91e-5, 1.0)] == ["4,900", "0.27", "0.000049", "1"]
+    assert [words.significant(x) for x in (4912.0, 0.2741, 4.91e-5, 1.0)] == ["4,900", "0.27", "0.000049", "1"]

@@ -16,9 +16,9 @@ import torch
 
 from fmnist import cli
 from fmnist.config import UserError, project_root, read_yaml
-from fmnist.engine import pool
+from fmnist.engine import workers
+from fmnist.paper.publish import table
 from fmnist.paper.report import Report, values
-from fmnist.presentation.publish import table
 
 ROOT = Path(__file__).parents[1]
 PLACE = "params/smoke/"
@@ -32,7 +32,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(pool, "train", lambda *_: pytest.fail("training has begun"))
+    monkeypatch.setattr(workers, "train", lambda *_: pytest.fail("training has begun"))
     return tmp_path
 
 

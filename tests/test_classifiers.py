@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from fmnist.analysis.beyond import check_parameters, elsewhere, networks
-from fmnist.analysis.claims import reached
+from fmnist import classifiers, data
+from fmnist.beyond import check_parameters, elsewhere, networks
 from fmnist.config import RunConfig, UserError
-from fmnist.engine import data, pool
-from fmnist.studies import classifiers
-from fmnist.studies.study import Study
+from fmnist.engine import workers
+from fmnist.replication_old.claims import reached
+from fmnist.study import Study
 
 TREES = {"trees": {"model": "ExtraTreesClassifier", "n_estimators": 3}}
 
@@ -22,7 +22,7 @@ def runs(tmp_path, monkeypatch, small):
     """An empty store, and the first images as data set."""
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(data, "load", lambda *_, **__: small)
-    monkeypatch.setattr(pool, "load", lambda *_: small)
+    monkeypatch.setattr(workers, "load", lambda *_: small)
     return tmp_path / "runs"
 
 

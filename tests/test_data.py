@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from fmnist import data, fetch, store, study
 from fmnist.config import RunConfig, UserError
-from fmnist.engine import data, fetch
-from fmnist.studies import store, study
 
 IMAGES = "train-images-idx3-ubyte"
 FILES = [f"{name}.gz" for name in fetch.SHA256]
@@ -348,7 +347,7 @@ def test_a_subset_is_the_first_images_and_another_data_set(full):
 
 
 def test_importing_the_module_imports_no_torch():
-    check = "import sys, fmnist.engine.data; sys.exit('torch' in sys.modules)"
+    check = "import sys, fmnist.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from fmnist.presentation import figures, style
+from fmnist.plots import figures, style
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
@@ -162,7 +162,7 @@ def test_drawing_leaves_the_global_state_alone():
     before = {key: value for key, value in mpl.rcParams.items() if key != "backend"}
     figures.curves(simulated_study()[1]).draw_without_rendering()
     assert {key: value for key, value in mpl.rcParams.items() if key != "backend"} == before
-    code = "import sys, fmnist.presentation.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, fmnist.plots.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     environment = {"PYTHONPATH": ":".join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 

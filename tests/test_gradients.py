@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from fmnist.config import RunConfig, UserError, layer_sizes, read_yaml
 from fmnist.engine import stack
-from fmnist.engine.gradients import Weight, bias_limits, check, crossings, first_of_each_class
-from fmnist.engine.model import MLP
+from fmnist.gradients import Weight, bias_limits, check, crossings, first_of_each_class
+from fmnist.model import MLP
 from fmnist.paper.notebooks import parameters_of
 
 ROOT = Path(__file__).parents[1]

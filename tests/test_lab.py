@@ -18,7 +18,7 @@ import pytest
 from ruamel.yaml import YAML
 from test_report import make_project
 
-from fmnist.studies.study import Study
+from fmnist.study import Study
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

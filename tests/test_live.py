@@ -10,16 +10,16 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from ruamel.yaml import YAML
 
+from fmnist import store
 from fmnist.config import RunConfig, UserError
-from fmnist.engine import pool
-from fmnist.lab import anatomy
+from fmnist.engine import workers
+from fmnist.lab import anatomy, live
 from fmnist.lab.beside import study_yaml
 from fmnist.lab.browse import Browse
 from fmnist.lab.explore import Explore
 from fmnist.lab.export import export
-from fmnist.studies import live, store
-from fmnist.studies.live import Live
-from fmnist.studies.study import Study, train
+from fmnist.lab.live import Live
+from fmnist.study import Study, train
 
 ROOT = Path(__file__).parents[1]
 TINY = {"hidden_sizes": (8,), "val_size": 500, "batch_size": 64, "lr": 0.1, "dropout": 0.2, "batch_norm": True}
@@ -33,7 +33,7 @@ def configs(epochs: int, seeds=(0, 1), **more) -> list[RunConfig]:
 def runs(tmp_path, monkeypatch, small):
     """An empty store, and training on the first images."""
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
-    for module in (pool, live):
+    for module in (workers, live):
         monkeypatch.setattr(module, "load", lambda *_: small)
     return tmp_path / "runs"
 
@@ -94,7 +94,7 @@ def test_a_failure_in_the_thread_is_said(runs, monkeypatch):
     monkeypatch.setattr(live, "load", lambda *_: (_ for _ in ()).throw(UserError("no data")))
     training = Live(configs(1)).start().wait()
     assert (training.state, training.error) == ("failed", "no data")
-    assert not pool.BESIDE.is_set()
+    assert not workers.BESIDE.is_set()
 
 
 def test_a_study_trains_beside_it_without_a_fork(runs):
@@ -131,7 +131,7 @@ def test_one_trains_at_a_time(runs):
         threading.Event().wait(0.05)
     second = Live(configs(1, seeds=[7])).start()
     assert first.state == "stopped" and len(first.runs) == 2
-    assert second.wait(60).state == "finished" and not pool.BESIDE.is_set()
+    assert second.wait(60).state == "finished" and not workers.BESIDE.is_set()
 
 
 def test_more_seeds_than_fit_are_refused(runs, monkeypatch):
@@ -267,10 +267,10 @@ def test_an_interrupted_kernel_leaves_the_store_whole_and_goes_on(tmp_path, monk
 
         setup = """
             from fmnist import Study
-            from fmnist.engine import pool
-            from fmnist.engine.data import load
+            from fmnist.engine import workers
+            from fmnist.data import load
             small = load().subset(3_000, 1_000)
-            pool.load = lambda *_: small
+            workers.load = lambda *_: small
             base = {"hidden_sizes": [4], "val_size": 500, "batch_size": 64, "lr": 0.1}
             Study({**base, "epochs": 1}, seeds=[0, 1]).run("cpu")
         """

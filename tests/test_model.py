@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp
 from torch import nn
 
 from fmnist.config import RunConfig
-from fmnist.engine.model import MLP, dropout_keys, dropout_mask
+from fmnist.model import MLP, dropout_keys, dropout_mask
 
 torch.set_num_threads(1)
 SIZES = (96, 48)

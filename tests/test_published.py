@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fmnist.analysis import choices, claims, reproduced
-from fmnist.analysis.published import Published, Table, read
 from fmnist.config import UserError
 from fmnist.paper.report import Report
-from fmnist.presentation import agreement
+from fmnist.plots import replication as agreement
+from fmnist.replication_old import choices, claims, reproduced
+from fmnist.replication_old.published import Published, Table, read
 
 ROOT = Path(__file__).parents[1]
 REPORTS = sorted(path.parent.name for path in (ROOT / "params").glob("*/published.yaml"))

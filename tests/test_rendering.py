@@ -11,9 +11,9 @@ import pypdf
 import pytest
 
 from fmnist.config import UserError
+from fmnist.paper import publish
 from fmnist.paper.document import values
 from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
-from fmnist.presentation import publish
 
 SCRIPT = f"<script>{(TEMPLATES / 'homework.js').read_text('utf-8')}</script>"
 REFERENCES = "MARK @fig-curve, @fig-second, @tbl-scores, @eq-loss, @sec-first and @sec-second END"

@@ -11,14 +11,14 @@ import pypdf
 import pytest
 from PIL import Image
 
-from fmnist.analysis.searched import best_table, budget, configuration, importance, levels, ranked
+from fmnist import store
 from fmnist.config import RunConfig, UserError, read_yaml
+from fmnist.paper import publish
 from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
 from fmnist.paper.report import Report
-from fmnist.presentation import publish
-from fmnist.presentation.search_figures import growing, trial_curves
-from fmnist.studies import store
-from fmnist.studies.search import Search
+from fmnist.plots.search import growing, trial_curves
+from fmnist.search import Search
+from fmnist.searched import best_table, budget, configuration, importance, levels, ranked
 
 SPACE = {
     "layers": [1, 2, 3],
@@ -104,7 +104,7 @@ def test_without_optuna_the_message_says_what_to_do(monkeypatch):
 def tiny(small, tmp_path, monkeypatch):
     """A trained search of six trials on the first images of the data set, and the space it searched."""
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path))
-    monkeypatch.setattr("fmnist.engine.pool.load", lambda *_: small)
+    monkeypatch.setattr("fmnist.engine.workers.load", lambda *_: small)
     return {"epochs": 1, "val_size": 500, "batch_size": 100}
 
 
@@ -123,10 +123,10 @@ def test_every_trial_comes_back_by_three_calls(tiny):
 
 def test_optuna_proposes_in_rounds_and_the_same_again(tiny, monkeypatch):
     pytest.importorskip("optuna")
-    monkeypatch.setattr("fmnist.studies.search.ROUND", 4)
+    monkeypatch.setattr("fmnist.search.ROUND", 4)
     first = Search(tiny, SPACE, 10, "optuna").run("cpu")
     assert len(first.runs()) == 10
-    monkeypatch.setattr("fmnist.engine.pool.train", None)  # all that the second wants is in the store
+    monkeypatch.setattr("fmnist.engine.workers.train", None)  # all that the second wants is in the store
     second = Search(tiny, SPACE, 10, "optuna").run("cpu")
     assert [c.run_id for c in first.configs] == [c.run_id for c in second.configs]
 

@@ -17,24 +17,24 @@ import pandas as pd
 import pytest
 import torch
 
+from fmnist import store, study
 from fmnist.config import RunConfig, UserError
-from fmnist.engine import pool
-from fmnist.engine.data import scaling, split
+from fmnist.data import scaling, split
+from fmnist.engine import workers
 from fmnist.engine.train import train_stack
-from fmnist.studies import store, study
-from fmnist.studies.store import FILES, METRICS
+from fmnist.store import FILES, METRICS
 
 CONFIG = RunConfig(hidden_sizes=(4,), epochs=1, val_size=500, batch_size=64, lr=0.1)
 
 # What another process does: train `runs` tiny runs on the first images, with more of its own around it.
 SCRIPT = """
 import os, signal, sys
-from fmnist.engine import pool
-from fmnist.studies import store, study
+from fmnist.engine import workers
+from fmnist import store, study
 from fmnist.config import RunConfig
-from fmnist.engine.data import load
+from fmnist.data import load
 small = load().subset(3_000, 1_000)
-pool.load = lambda *_: small
+workers.load = lambda *_: small
 def configs(**more):
     base = dict(hidden_sizes=(4,), epochs=1, val_size=500, batch_size=64, lr=0.1)
     return [RunConfig(**{**base, "seed": seed, **more}) for seed in range(3)]
@@ -52,20 +52,20 @@ def result(small):
 def runs(tmp_path, monkeypatch, small):
     """An empty store, and training on the first images."""
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(pool, "load", lambda *_: small)
+    monkeypatch.setattr(workers, "load", lambda *_: small)
     return tmp_path / "runs"
 
 
 @pytest.fixture
 def trained(monkeypatch):
     """Ids of the runs that were trained, as they are handed to training."""
-    ids, train = [], pool.train
+    ids, train = [], workers.train
 
     def counted(configs, *rest):
         ids.extend(config.run_id for config in configs)
         return train(configs, *rest)
 
-    monkeypatch.setattr(pool, "train", counted)
+    monkeypatch.setattr(workers, "train", counted)
     return ids
 
 
@@ -185,7 +185,7 @@ def test_a_damaged_run_is_absent_and_trained_anew(damage, runs, result, monkeypa
         store.load_run(CONFIG.run_id)
 
     asked = []
-    monkeypatch.setattr(pool, "train", lambda configs, finished, *_: [asked.extend(configs), finished(result)])
+    monkeypatch.setattr(workers, "train", lambda configs, finished, *_: [asked.extend(configs), finished(result)])
     (again,) = study.train([CONFIG], "cpu")
     assert asked == [CONFIG]
     assert again.config == CONFIG and len(again.predictions()) == 1_000

@@ -10,11 +10,11 @@ import time
 import pandas as pd
 import pytest
 
+from fmnist import store
 from fmnist.config import RunConfig, UserError
-from fmnist.engine import pool
-from fmnist.studies import store
-from fmnist.studies.store import METRICS
-from fmnist.studies.study import Study, setting
+from fmnist.engine import workers
+from fmnist.store import METRICS
+from fmnist.study import Study, setting
 
 TINY = {"hidden_sizes": [4], "epochs": 1, "val_size": 500, "batch_size": 64}
 VARIANTS = {"SGD": {"optimizer": "SGD"}, "Adam": {"optimizer": "Adam"}}
@@ -24,14 +24,14 @@ VARIANTS = {"SGD": {"optimizer": "SGD"}, "Adam": {"optimizer": "Adam"}}
 def trained(tmp_path, monkeypatch, small):
     """An empty store, training on the first images, and the configs that were trained, in the order of asking."""
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(pool, "load", lambda *_: small)
-    configs, train = [], pool.train
+    monkeypatch.setattr(workers, "load", lambda *_: small)
+    configs, train = [], workers.train
 
     def counted(missing, *rest):
         configs.extend(missing)
         return train(missing, *rest)
 
-    monkeypatch.setattr(pool, "train", counted)
+    monkeypatch.setattr(workers, "train", counted)
     return configs
 
 
@@ -175,7 +175,7 @@ def test_only_what_is_missing_is_trained(trained):
 
 
 def test_a_run_that_two_trials_want_is_trained_once(trained):
-    from fmnist.studies.study import train
+    from fmnist.study import train
 
     configs = Study(TINY, seeds=[0]).configs * 3
     assert [run.config for run in train(configs, "cpu")] == configs
@@ -246,7 +246,7 @@ def test_an_interrupt_keeps_finished_runs(trained, monkeypatch, request):
 
     monkeypatch.setattr(store, "save", saving)
     study = Study(TINY, {"short": {}, "fast": {"lr": 0.5}, "long": {"epochs": 100_000}})
-    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(KeyboardInterrupt):
         study.run("cpu")
     assert sorted(run.config.lr for run in store.all_runs()) == sorted([RunConfig(**TINY).lr, 0.5])
@@ -260,7 +260,7 @@ def test_an_interrupt_keeps_finished_runs(trained, monkeypatch, request):
 
 def test_a_run_that_fails_keeps_what_finished(trained, monkeypatch):
     """An error in one stack, and the others that are done are in the store."""
-    train_stack = pool.train_stack
+    train_stack = workers.train_stack
 
     def training(configs, *rest):
         if configs[0].batch_size == 128:
@@ -268,8 +268,8 @@ def test_a_run_that_fails_keeps_what_finished(trained, monkeypatch):
             raise RuntimeError("out of luck")
         return train_stack(configs, *rest)
 
-    monkeypatch.setattr(pool, "train_stack", training)
-    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(workers, "train_stack", training)
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(RuntimeError, match="out of luck"):
         Study(TINY, grid={"batch_size": [64, 128]}).run("cpu")
     assert [run.config.batch_size for run in store.all_runs()] == [64]
@@ -277,8 +277,8 @@ def test_a_run_that_fails_keeps_what_finished(trained, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are processes on Linux alone")
 def test_a_worker_that_is_killed_is_said_so(trained, monkeypatch):
-    monkeypatch.setattr(pool, "train_stack", lambda *_: signal.raise_signal(signal.SIGKILL))
-    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(workers, "train_stack", lambda *_: signal.raise_signal(signal.SIGKILL))
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(UserError, match="training: a worker was killed, perhaps for want of memory"):
         Study(TINY, grid={"batch_size": [64, 128]}).run("cpu")
 

@@ -15,16 +15,13 @@ from reference import OPTIMIZERS, plain_evaluation, plain_training, scaled
 from torch.utils.data import DataLoader, TensorDataset
 
 from fmnist.config import RunConfig, UserError
-from fmnist.engine import pool
+from fmnist.data import Data
 from fmnist.engine import stack as stack_module
-from fmnist.engine.data import Data
-from fmnist.engine.feed import Feed
-from fmnist.engine.model import MLP
-from fmnist.engine.packing import STACK_RUNS, footprint, pack, plan, work
-from fmnist.engine.pool import resolve_device
+from fmnist.engine import workers
 from fmnist.engine.stack import Stack
-from fmnist.engine.train import Result, evaluate, train_stack
-from fmnist.engine.trainer import Trainer
+from fmnist.engine.train import Feed, Result, Trainer, evaluate, train_stack
+from fmnist.engine.workers import STACK_RUNS, footprint, pack, plan, resolve_device, work
+from fmnist.model import MLP
 
 torch.set_num_threads(1)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
@@ -524,12 +521,12 @@ def test_a_stack_is_bounded_by_memory_and_a_run_that_does_not_fit_is_refused(mon
 
 def collected(configs: list[RunConfig], **options) -> list[Result]:
     results = []
-    pool.train(configs, results.append, "cpu", **options)
+    workers.train(configs, results.append, "cpu", **options)
     return results
 
 
 def test_training_many_runs_finishes_each_once_as_training_it_alone(tiny, monkeypatch):
-    monkeypatch.setattr(pool, "load", lambda *_: tiny)
+    monkeypatch.setattr(workers, "load", lambda *_: tiny)
     configs = [
         run_config(epochs=2, seed=seed, lr=lr, hidden_sizes=h)
         for seed, lr, h in product((0, 1), (0.1, 0.2), [(), (8,)])
@@ -545,7 +542,7 @@ def test_training_many_runs_finishes_each_once_as_training_it_alone(tiny, monkey
 
 def test_a_stack_that_finds_too_little_memory_is_split(tiny, monkeypatch):
     """The device has room for two runs only, which no estimate knew; every run comes out, and progress adds up."""
-    monkeypatch.setattr(pool, "load", lambda *_: tiny)
+    monkeypatch.setattr(workers, "load", lambda *_: tiny)
     sizes, done = [], []
 
     def cramped(configs, data, watch, stop):
@@ -555,26 +552,26 @@ def test_a_stack_that_finds_too_little_memory_is_split(tiny, monkeypatch):
             raise torch.OutOfMemoryError
         return train_stack(configs, data, watch, stop)
 
-    monkeypatch.setattr(pool, "train_stack", cramped)
-    monkeypatch.setattr(pool, "plan", lambda configs, device, memory: ([configs], 1))
+    monkeypatch.setattr(workers, "train_stack", cramped)
+    monkeypatch.setattr(workers, "plan", lambda configs, device, memory: ([configs], 1))
     configs = [run_config(epochs=2, lr=0.1 / (1 + i)) for i in range(7)]
     results = collected(configs, progress=lambda *step: done.append(step))
     assert {result.config for result in results} == set(configs) and max(sizes) == 7
     assert sum(epochs for epochs, _, _ in done) == 14
-    monkeypatch.setattr(pool, "train_stack", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    monkeypatch.setattr(workers, "train_stack", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
     with pytest.raises(UserError, match="device: cpu has too little free memory for a single run"):
         collected(configs)
 
 
 MEMORY = """
 import random, sys, threading, psutil, torch
-from fmnist.engine import pool
+from fmnist.engine import workers
 from fmnist.engine import stack as stack_module
 from fmnist.config import RunConfig
-from fmnist.engine.data import load
+from fmnist.data import load
 
 draw, small = random.Random(0), load().subset(3_000, 1_000)
-pool.load = lambda *_: small
+workers.load = lambda *_: small
 
 def mixed(i):
     sizes = tuple(draw.choice([16, 64, 128, 400]) for _ in range(draw.randrange(4)))
@@ -590,7 +587,7 @@ def watch():
 
 runs, peak, stop = [], 0, threading.Event()
 threading.Thread(target=watch, daemon=True).start()
-pool.train([mixed(i) for i in range(300)], lambda result: runs.append(result.config), "cpu", memory=int(sys.argv[1]))
+workers.train([mixed(i) for i in range(300)], lambda result: runs.append(result.config), "cpu", memory=int(sys.argv[1]))
 stop.set()
 print(len(set(runs)), peak)
 """
@@ -683,10 +680,10 @@ def test_the_same_stack_twice_on_cuda_is_bitwise_the_same(small):
 
 @needs_cuda
 def test_memory_on_cuda_stays_within_its_bound(small, monkeypatch):
-    monkeypatch.setattr(pool, "load", lambda *_: on_cuda(small))
+    monkeypatch.setattr(workers, "load", lambda *_: on_cuda(small))
     configs = [longer(precision="float32", hidden_sizes=(h, h), lr=0.1 / (1 + i)) for i in range(75) for h in (40, 90)]
     before, bound = torch.cuda.memory_allocated(), 500_000_000
     torch.cuda.reset_peak_memory_stats()
     results = []
-    pool.train(configs, results.append, "cuda", memory=bound)
+    workers.train(configs, results.append, "cuda", memory=bound)
     assert len(results) == len(configs) and torch.cuda.max_memory_reserved() - before < bound

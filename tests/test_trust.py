@@ -18,14 +18,14 @@ import pypdf
 import pytest
 from test_report import environment
 
+from fmnist import store
 from fmnist.cli import main
 from fmnist.config import RunConfig
-from fmnist.paper import prose, provenance, verify
+from fmnist.paper import prose, provenance, publish, verify
 from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
 from fmnist.paper.new import new
 from fmnist.paper.report import Report
-from fmnist.presentation import figures, publish
-from fmnist.studies import store
+from fmnist.plots import figures
 
 ROOT = Path(__file__).parents[1]
 KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
@@ -61,7 +61,7 @@ def fmnist(folder: Path, *words: str, limit: int = 300) -> subprocess.CompletedP
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, data_set):
     """A store with four trained runs: two trials, two seeds."""
-    from fmnist.studies.study import Study
+    from fmnist.study import Study
 
     here = os.environ.get("FMNIST_RUNS")
     os.environ["FMNIST_RUNS"] = str(tmp_path_factory.mktemp("store"))

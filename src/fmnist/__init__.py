@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors complete from
     from fmnist.config import RunConfig, UserError
-    from fmnist.presentation.publish import record, say, show, table
-    from fmnist.studies.store import Run, load_run
-    from fmnist.studies.study import Study, train
+    from fmnist.paper.publish import record, say, show, table
+    from fmnist.store import Run, load_run
+    from fmnist.study import Study, train
 
 _HOME = {
-    "Run": "studies.store",
+    "Run": "store",
     "RunConfig": "config",
     "UserError": "config",
-    "Study": "studies.study",
-    "load_run": "studies.store",
-    "train": "studies.study",
-    "record": "presentation.publish",
-    "say": "presentation.publish",
-    "show": "presentation.publish",
-    "table": "presentation.publish",
+    "Study": "study",
+    "load_run": "store",
+    "train": "study",
+    "record": "paper.publish",
+    "say": "paper.publish",
+    "show": "paper.publish",
+    "table": "paper.publish",
 }
 __all__ = ["Run", "RunConfig", "Study", "UserError", "load_run", "record", "say", "show", "table", "train"]
 

@@ -51,9 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     train = command("train", _train, "train what is missing and print the summary table")
     train.add_argument("path", help="params/NAME or params/NAME/NOTEBOOK.yaml")
-    profile = command("profile", _profile, "say where the time of training goes; trains a little and stores nothing")
-    profile.add_argument("path", help="params/NAME or params/NAME/NOTEBOOK.yaml")
-    for sub in (report, train, profile):
+    for sub in (report, train):
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
         sub.add_argument(
             "--memory", help="the most that training may take, as 4GB or 800MB (default: most of what is free)"
@@ -111,21 +109,13 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from fmnist.presentation.tables import summary_table
+    from fmnist.tables import summary_table
 
     device, memory = _device(options.device), _bytes(options.memory)
     studies = _studies(options.path, device)
     _train_all(_configs(studies), device, memory)
     for name, study in studies.items():
         print(f"\n{name}\n{summary_table(study.runs()).to_string(index=False)}")
-
-
-def _profile(options: argparse.Namespace) -> None:
-    from fmnist.presentation.tables import profile_table
-    from fmnist.studies.profile import profile
-
-    device, memory = _device(options.device), _bytes(options.memory)
-    print(profile_table(profile(_configs(_studies(options.path, device)), device, memory)))
 
 
 def _studies(given: str, device: str) -> dict:
@@ -158,7 +148,7 @@ def _bytes(text: str | None) -> int | None:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from fmnist.studies.store import results
+    from fmnist.store import results
 
     table = results()
     if options.format == "csv":
@@ -188,14 +178,14 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _data(options: argparse.Namespace) -> None:
-    from fmnist.engine.data import locate
+    from fmnist.data import locate
 
     validate_field("dataset", options.dataset, "fmnist data")
     print(locate(dataset=options.dataset))
 
 
 def _device(name: str) -> str:
-    from fmnist.engine.pool import resolve_device
+    from fmnist.engine.workers import resolve_device
 
     return str(resolve_device(name))
 
@@ -210,8 +200,8 @@ def _check_writable(folder: Path) -> None:
 
 
 def _train_all(configs: list, device: str, memory: int | None) -> None:
-    from fmnist.studies import store
-    from fmnist.studies.study import train
+    from fmnist import store
+    from fmnist.study import train
 
     missing = sum(store.load(config.run_id) is None for config in configs)
     _say(f"{len(configs)} runs: {len(configs) - missing} in the store, {missing} to train on {device}")

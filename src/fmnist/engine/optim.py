@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fmnist.config import RunConfig
-from fmnist.engine.model import wide
+from fmnist.model import wide
 
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 

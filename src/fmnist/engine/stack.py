@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fmnist.config import RunConfig
-from fmnist.engine.model import LEAKY_SLOPE, MLP, PARAMETER_DTYPE, dropout_mask
+from fmnist.model import LEAKY_SLOPE, MLP, PARAMETER_DTYPE, dropout_mask
 
 BN_MOMENTUM, BN_EPS = 0.1, 1e-5  # torch.nn.BatchNorm1d's defaults
 NORM = ("weight", "bias", "running_mean", "running_var")

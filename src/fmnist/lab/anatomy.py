@@ -9,13 +9,13 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from fmnist.analysis.statistics import confusion
 from fmnist.config import RunConfig
-from fmnist.engine.data import NAMES, Data, load, scaling, split
-from fmnist.engine.model import MLP
-from fmnist.presentation.pictures import confusion_matrix, image_grid
-from fmnist.presentation.style import COLORS, FAINT, WIDTH, figure, fold_legend, style
-from fmnist.studies.store import Run
+from fmnist.data import NAMES, Data, load, scaling, split
+from fmnist.model import MLP
+from fmnist.plots.figures import confusion_matrix, image_grid
+from fmnist.plots.style import COLORS, FAINT, WIDTH, figure, fold_legend, style
+from fmnist.statistics import confusion
+from fmnist.store import Run
 
 BATCH = 512  # validation images on which signals and gradients are measured
 

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 from ruamel.yaml import YAML
 
-from fmnist.analysis.statistics import interval
 from fmnist.config import RunConfig
-from fmnist.studies.store import Run
-from fmnist.studies.study import setting
-from fmnist.wording import MISSING, percent
+from fmnist.statistics import interval
+from fmnist.store import Run
+from fmnist.study import setting
+from fmnist.words import MISSING, percent
 
 SAID = ("hidden_sizes", "optimizer", "lr")  # names a trial that stands alone
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")  # what the panels draw

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from itables.widget import ITable
 
+from fmnist import store
 from fmnist.config import RunConfig, UserError, nearest
 from fmnist.lab.beside import CURVES, FIELDS, compared, curves_of, study_yaml, table_html
 from fmnist.lab.inside import Inside, picture
 from fmnist.lab.loop import Loop
 from fmnist.lab.sketch import CopyButton
-from fmnist.presentation.curves import curves
-from fmnist.studies import store
-from fmnist.wording import count
+from fmnist.plots.curves import curves
+from fmnist.words import count
 
 USUAL = ("hidden_sizes", "optimizer", "lr", "epochs", "seed")  # columns that are shown even if all runs share them
 SCORES = ("val_accuracy", "test_accuracy")

@@ -10,18 +10,18 @@ from collections.abc import Iterable
 import ipywidgets as widgets
 import pandas as pd
 
+from fmnist import store
 from fmnist.config import RunConfig, UserError
-from fmnist.engine.model import MLP
 from fmnist.lab.beside import CURVES, by_trial, compared, curves_of, described, labels, study_yaml, table_html
 from fmnist.lab.form import Form
 from fmnist.lab.inside import Inside
+from fmnist.lab.live import Live
 from fmnist.lab.loop import SETTLE, Loop
 from fmnist.lab.sketch import CopyButton
-from fmnist.presentation.curves import curves
-from fmnist.presentation.publish import svg
-from fmnist.studies import store
-from fmnist.studies.live import Live
-from fmnist.wording import count
+from fmnist.model import MLP
+from fmnist.paper.publish import svg
+from fmnist.plots.curves import curves
+from fmnist.words import count
 
 START = {"hidden_sizes": [128], "lr": 0.1, "epochs": 5}
 PAUSE = 3  # times as long as a drawing took, before the next one

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fmnist import store
 from fmnist.config import UserError
 from fmnist.lab.beside import described
-from fmnist.studies import store
 
 SERIES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "weight_norm")
 

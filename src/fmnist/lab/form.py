@@ -6,8 +6,8 @@ from typing import Any, get_args
 import ipywidgets as widgets
 
 from fmnist.config import RunConfig, UserError, sizes_text, validate
-from fmnist.engine.pool import devices, resolve_device
-from fmnist.studies.study import StudySpec
+from fmnist.engine.workers import devices, resolve_device
+from fmnist.study import StudySpec
 
 STYLE = {"description_width": "92px"}
 NARROW = {"width": "270px"}

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from fmnist.lab.anatomy import Anatomy
 from fmnist.lab.loop import Loop
 from fmnist.lab.sketch import Sketch
-from fmnist.presentation.publish import svg
-from fmnist.studies.store import Run
+from fmnist.paper.publish import svg
+from fmnist.store import Run
 
 TITLES = ("Confusion", "Most confused", "First-layer weights", "Layers", "Draw or pick")
 WAITING = "<p>Train a network, or lay an earlier one beside it: what it has learned is shown here.</p>"

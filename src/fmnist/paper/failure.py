@@ -10,7 +10,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from fmnist.config import UserError, project_root
-from fmnist.wording import joined
+from fmnist.words import joined
 
 MISSING = "**[missing]**"  # in the abstract, for what a notebook that failed would have recorded
 FRAMES = 3  # of a traceback: the notebook's own and the last ones

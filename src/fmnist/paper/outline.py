@@ -9,8 +9,8 @@ from pydantic import Discriminator, Field, Tag
 
 from fmnist.config import Strict
 from fmnist.paper.document import heading
-from fmnist.studies.search import Search
-from fmnist.studies.study import Study
+from fmnist.search import Search
+from fmnist.study import Study
 
 
 class Author(Strict):

@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 from nbformat import NotebookNode
 
+from fmnist import store
 from fmnist.config import RunConfig
-from fmnist.studies import store
-from fmnist.wording import count, joined
+from fmnist.words import count, joined
 
 UNKNOWN = "not recorded"
 

@@ -17,17 +17,17 @@ from typing import Any
 import nbformat
 import pandas as pd
 
-from fmnist.analysis.beyond import check_parameters
-from fmnist.analysis.choices import Asked, check
-from fmnist.analysis.published import read
+from fmnist import store
+from fmnist.beyond import check_parameters
 from fmnist.config import RunConfig, UserError, nearest, project_root, read_yaml, validate
 from fmnist.paper import failure, prose, provenance
 from fmnist.paper.document import values
 from fmnist.paper.notebooks import check_parameter, execute, parameters_of
 from fmnist.paper.outline import Chapter, Group, ReportSpec
-from fmnist.studies import store
-from fmnist.studies.search import SEARCH_KEYS, Search
-from fmnist.studies.study import Study, StudySpec
+from fmnist.replication_old.choices import Asked, check
+from fmnist.replication_old.published import read
+from fmnist.search import SEARCH_KEYS, Search
+from fmnist.study import Study, StudySpec
 
 STUDY_KEYS = tuple(StudySpec.model_fields)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fmnist.config import TEST_IMAGES, RunConfig, UserError, validate
-from fmnist.wording import count, number
+from fmnist.words import count, number
 
 ROUNDING = 0.05  # points; tables print one decimal
 Line = tuple[bool, str]  # whether it holds, and what to say
@@ -49,7 +49,7 @@ def sample(runs: dict[str, Any], size: int, seed: int) -> list[str]:
 
 def verify(about: dict[str, Any], size: int, seed: int, device: str, say: Callable[[str], None]) -> bool:
     """Retrain a sample, say a line for each run and each mean it is part of, and return whether all of them hold."""
-    from fmnist.engine import pool
+    from fmnist.engine import workers
 
     runs, ids = about["runs"], sample(about["runs"], size, seed)
     configs = {run_id: validate(RunConfig, runs[run_id]["config"], f"run {run_id}") for run_id in ids}
@@ -60,7 +60,7 @@ def verify(about: dict[str, Any], size: int, seed: int, device: str, say: Callab
             )
     say(f"training {count(len(ids), 'run')} of {len(runs):,} again on {device}")
     results = {}
-    pool.train(list(configs.values()), lambda result: results.update({result.config.run_id: result}), device)
+    workers.train(list(configs.values()), lambda result: results.update({result.config.run_id: result}), device)
     lines = list(_data(about, results))
     fresh = {run_id: _none(results[run_id].metrics["test_accuracy"]) for run_id in ids}
     lines += [_run(runs, run_id, configs[run_id], fresh[run_id]) for run_id in ids]

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from fmnist.analysis.evidence import GUESS
-from fmnist.analysis.published import Table
-from fmnist.analysis.reproduced import MIN_SEEDS, judge
-from fmnist.analysis.statistics import LEVEL, interval
 from fmnist.config import Strict, UserError, nearest, validate
-from fmnist.wording import MISSING, count, diverged, joined, number, sentence
+from fmnist.replication_old.evidence import GUESS
+from fmnist.replication_old.published import Table
+from fmnist.replication_old.reproduced import MIN_SEEDS, judge
+from fmnist.statistics import LEVEL, interval
+from fmnist.words import MISSING, count, diverged, joined, number, sentence
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fmnist.analysis.published import Table
-from fmnist.analysis.statistics import LEVEL, interval
-from fmnist.wording import MISSING, count, diverged, joined, metric_of, number
+from fmnist.replication_old.published import Table
+from fmnist.statistics import LEVEL, interval
+from fmnist.words import MISSING, count, diverged, joined, metric_of, number
 
 MIN_SEEDS = 3  # finite runs below which no prediction is made
 VERDICTS = ("agrees", "differs", "cannot tell")

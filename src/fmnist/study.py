@@ -5,16 +5,57 @@ what the store lacks; then `runs()` and `history()` give the two tables that ana
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import BeforeValidator, Field
 
+from fmnist import store
 from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate, validate_field
-from fmnist.studies import store
-from fmnist.studies.progress import Progress
-from fmnist.wording import count, joined
+from fmnist.words import count, joined
+
+
+def watched() -> bool:
+    """Whether somebody sees a progress bar: at a terminal, or in a notebook."""
+    ipython = sys.modules.get("IPython")
+    return sys.stderr.isatty() or hasattr(ipython and ipython.get_ipython(), "kernel")
+
+
+class Progress:
+    """One bar for all runs, in units of work, so that its ETA holds for small and large networks alike."""
+
+    def __init__(self, configs: Sequence[RunConfig], work: Callable[[RunConfig], float]):
+        from tqdm.auto import tqdm
+
+        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
+        self.runs, self.runs_done, self.epochs, self.epochs_done = len(configs), 0, sum(c.epochs for c in configs), 0
+        self.bar = tqdm(total=sum(map(work, configs)), bar_format=form, disable=not watched(), leave=False)
+        self.begin = time.monotonic()
+        self._describe()
+
+    def _describe(self) -> None:
+        self.bar.set_description_str(f"{self.runs_done} of {self.runs} runs", refresh=False)
+
+    def advance(self, epochs: int, work: float, accuracy: float) -> None:
+        self.epochs_done += epochs
+        rate = self.epochs_done / (time.monotonic() - self.begin)
+        done = f"{self.epochs_done:,} of {self.epochs:,} epochs, {rate:.3g} a second, val {accuracy:.1%}"
+        self.bar.set_postfix_str(done, refresh=False)
+        self.bar.update(work)
+
+    def finished(self) -> None:
+        self.runs_done += 1
+        self._describe()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
 
 Overrides = dict[str, Any]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -133,8 +174,8 @@ class Study:
 
         One row per trial (`init`), seed, hidden layer and quantity ("activation std", "gradient std").
         """
-        from fmnist.engine.data import load, scaling, split
-        from fmnist.engine.model import MLP, layer_signals
+        from fmnist.data import load, scaling, split
+        from fmnist.model import MLP, layer_signals
 
         rows = []
         for trial, (_, configs) in self.trials.items():
@@ -213,15 +254,15 @@ def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None
     """
     missing = list({c.run_id: c for c in configs if store.load(c.run_id) is None}.values())
     if missing:
-        from fmnist.engine import packing, pool
+        from fmnist.engine import workers
 
-        pool.resolve_device(device)
+        workers.resolve_device(device)
         store.check_writable()
-        with Progress(missing, packing.work) as progress:
+        with Progress(missing, workers.work) as progress:
 
             def finished(result) -> None:
                 store.save(result)
                 progress.finished()
 
-            pool.train(missing, finished, device, progress.advance, memory)
+            workers.train(missing, finished, device, progress.advance, memory)
     return [store.load_run(config.run_id) for config in configs]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from fmnist.config import Strict, UserError, nearest, read_yaml, validate
-from fmnist.wording import metric_of
+from fmnist.words import metric_of
 
 EPOCHWISE = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 

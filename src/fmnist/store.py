@@ -28,8 +28,8 @@ import safetensors.numpy
 from fmnist.config import RunConfig, UserError, runs_folder, validate
 
 if TYPE_CHECKING:
-    from fmnist.engine.model import MLP
     from fmnist.engine.train import Result
+    from fmnist.model import MLP
 
 FILES = ("run.json", "history.parquet", "predictions.npy", "weights.safetensors", "best.safetensors")
 REMEDY = "Set FMNIST_RUNS to a folder that can be written"
@@ -87,7 +87,7 @@ class Run:
         """
         import torch
 
-        from fmnist.engine.model import MLP
+        from fmnist.model import MLP
 
         READ[self.run_id] = None
         weights = safetensors.numpy.load_file(self.folder / ("best.safetensors" if best else "weights.safetensors"))

@@ -11,9 +11,9 @@ from itertools import combinations, pairwise
 import numpy as np
 import pandas as pd
 
-from fmnist.analysis.published import Best, Higher, Level, Question, Same, Trend
-from fmnist.analysis.statistics import compare, interval
-from fmnist.wording import count, metric_of, number
+from fmnist.replication_old.published import Best, Higher, Level, Question, Same, Trend
+from fmnist.statistics import compare, interval
+from fmnist.words import count, metric_of, number
 
 GUESS = 0.1  # accuracy of guessing among ten classes
 

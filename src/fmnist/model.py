@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fmnist.config import RunConfig, layer_sizes
-from fmnist.engine.data import generator
+from fmnist.data import generator
 
 LEAKY_SLOPE = 0.01  # torch.nn.LeakyReLU's default
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}

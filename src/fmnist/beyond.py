@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from fmnist.analysis.statistics import across_studies
+from fmnist.classifiers import check
 from fmnist.config import RunConfig, UserError, nearest, validate_field
-from fmnist.studies.classifiers import check
-from fmnist.studies.study import Study
+from fmnist.statistics import across_studies
+from fmnist.study import Study
 
 
 def networks(studies: Mapping[str, Study], study: str, trial: str) -> tuple[dict[str, RunConfig], pd.DataFrame]:

@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fmnist import store
 from fmnist.config import RunConfig, UserError
-from fmnist.engine.data import Data, load
-from fmnist.engine.packing import budget, footprint
-from fmnist.engine.pool import BESIDE, resolve_device, settings
+from fmnist.data import Data, load
 from fmnist.engine.train import HISTORY, Training
-from fmnist.studies import store
+from fmnist.engine.workers import BESIDE, budget, footprint, resolve_device, settings
 
 
 class Live:

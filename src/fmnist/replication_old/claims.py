@@ -15,11 +15,11 @@ from itertools import groupby
 
 import pandas as pd
 
-from fmnist.analysis.evidence import Part, Tables, parts
-from fmnist.analysis.published import Best, Claim, Level, Monotone, Published, Question
-from fmnist.analysis.statistics import MIN_PAIRS, together
-from fmnist.wording import claim as clause
-from fmnist.wording import count, joined, metric_of, number, overview, sentence
+from fmnist.replication_old.evidence import Part, Tables, parts
+from fmnist.replication_old.published import Best, Claim, Level, Monotone, Published, Question
+from fmnist.statistics import MIN_PAIRS, together
+from fmnist.words import claim as clause
+from fmnist.words import count, joined, metric_of, number, overview, sentence
 
 ANSWERS = {1: "holds", 0: "cannot be decided", -1: "does not hold"}
 WORTH = 0.5  # points: where the interval excludes a lead of this size, "higher" does not hold

@@ -10,9 +10,9 @@ from importlib.metadata import version
 import numpy as np
 import pandas as pd
 
-from fmnist.analysis.statistics import best, compare, summary
-from fmnist.presentation.style import in_order, name_of
-from fmnist.wording import AXES, MISSING, Metric, diverged, metric_of, number, percent, probability
+from fmnist.plots.style import in_order, name_of
+from fmnist.statistics import best, compare, summary
+from fmnist.words import AXES, MISSING, Metric, diverged, metric_of, number, percent, probability
 
 HEADS = {"variant": "Variant", "trial": "Trial", "hidden_sizes": "Hidden layers", "lr": "lr"}
 
@@ -91,22 +91,6 @@ def studies_table(studies: pd.DataFrame) -> pd.DataFrame:
         "Diverged": [f"{a} of {b}" if a else "none" for a, b in zip(studies["diverged"], studies["runs"], strict=True)],
     })  # fmt: skip
     return table if studies["diverged"].any() else table.drop(columns="Diverged")
-
-
-def profile_table(spent: pd.DataFrame) -> str:
-    """`profile.profile` in lines: a row for each kind of stack, then the whole and its shares; core-seconds."""
-    about = ["network", "epochs", "runs"]
-    phases = [column for column in spent if column not in about]
-    whole = spent[phases].sum()
-    rows = [{**row, **{name: f"{row[name]:,.1f}" for name in phases}} for row in spent.to_dict("records")]
-    rows.append({"network": "all", "runs": spent["runs"].sum(), **whole.map("{:,.1f}".format)})
-    rows.append({"network": "share", **(whole / whole["total"]).map("{:.0%}".format)})
-    table = pd.DataFrame(rows, dtype=object).fillna("")
-    workers = spent.attrs["workers"]
-    time = (
-        f"{whole['total'] / workers:,.0f} s on {workers} cores at once" if workers > 1 else f"{whole['total']:,.0f} s"
-    )
-    return f"{table.to_string(index=False)}\n\nseconds of one worker; in all about {time}"
 
 
 def pairs_table(pairs: pd.DataFrame) -> pd.DataFrame:

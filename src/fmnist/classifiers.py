@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 
 from fmnist.config import FASHION, TRAIN_IMAGES, UserError, nearest, runs_folder
-from fmnist.studies.progress import watched
-from fmnist.studies.store import check_writable
-from fmnist.wording import joined
+from fmnist.store import check_writable
+from fmnist.study import watched
+from fmnist.words import joined
 
 if TYPE_CHECKING:
-    from fmnist.engine.data import Data
+    from fmnist.data import Data
 
 HOMES = {  # name in scikit-learn → its module
     "ExtraTreesClassifier": "ensemble",
@@ -57,7 +57,7 @@ def fit(
     """
     from tqdm.auto import tqdm
 
-    from fmnist.engine.data import load
+    from fmnist.data import load
 
     check(classifiers)
     data, todo = load(dataset=dataset), [(name, seed) for name in classifiers for seed in seeds]
@@ -125,7 +125,7 @@ def _judge(name: str, estimator, seed: int, val_size: int, train_images: int, da
     from joblib import parallel_config
     from sklearn.exceptions import ConvergenceWarning
 
-    from fmnist.engine.data import split
+    from fmnist.data import split
 
     begin = time.perf_counter()
     images, labels = data.train_images.numpy(), data.train_labels.numpy()

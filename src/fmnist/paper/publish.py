@@ -19,7 +19,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from fmnist.config import UserError
-from fmnist.studies.store import READ
+from fmnist.store import READ
 
 SVG_STYLE = {"svg.fonttype": "path", "svg.hashsalt": "fmnist"}
 

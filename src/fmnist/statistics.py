@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from fmnist.config import UserError
-from fmnist.wording import METRICS, metric_of
+from fmnist.words import METRICS, metric_of
 
 LEVEL = 0.95
 MIN_PAIRS = 6

@@ -5,9 +5,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fmnist.analysis.reproduced import digits_of, unit_of
-from fmnist.presentation.style import FAINT, INK, drawn, figure, fold_legend, in_order, look, percent_axis, style
-from fmnist.wording import metric_of, number
+from fmnist.plots.style import FAINT, INK, drawn, figure, fold_legend, in_order, look, percent_axis, style
+from fmnist.replication_old.reproduced import digits_of, unit_of
+from fmnist.words import metric_of, number
 
 COLORS = {"agrees": "#0072B2", "differs": "#D55E00"}
 

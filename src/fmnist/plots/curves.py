@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from fmnist import wording
-from fmnist.analysis.statistics import interval, require_replications
-from fmnist.presentation.style import (
+from fmnist import words
+from fmnist.plots.style import (
     FAINT,
     INK,
     drawn,
@@ -26,6 +25,7 @@ from fmnist.presentation.style import (
     percent_axis,
     style,
 )
+from fmnist.statistics import interval, require_replications
 
 
 def curves(
@@ -100,7 +100,7 @@ def _curve(ax: Axes, rows: pd.DataFrame, ended: pd.Series, metric: str, index: i
         return np.array([])
     require_replications(rows[rows["epoch"] == rows["epoch"].min()], rows["trial"].iloc[0], metric)
     wide = rows.pivot(index="epoch", columns="run_id", values=metric).astype(float)
-    wide = wide.replace([np.inf, -np.inf], np.nan) * wording.metric_of(metric).scale
+    wide = wide.replace([np.inf, -np.inf], np.nan) * words.metric_of(metric).scale
     lost = wide.columns.isin(ended.index)
     whole, wear = wide.loc[:, ~lost].dropna(how="all"), look(index)
     if len(whole):
@@ -141,7 +141,7 @@ def _curve_legend(fig: Figure, history: pd.DataFrame, ended: pd.Series, by: str,
     labels, handles = [], []
     for index, group in enumerate(groups):
         mine = runs.loc[runs[by] == group, "run_id"]
-        failed = wording.diverged(int(mine.isin(ended.index).sum()), len(mine))
+        failed = words.diverged(int(mine.isin(ended.index).sum()), len(mine))
         labels.append(f"{name_of(group)} \N{MULTIPLICATION SIGN} {failed}" if failed else name_of(group))
         handles.append(Line2D([], [], mec="white", mew=0.5, **look(index)))
     if len(groups) > 1 or len(ended):

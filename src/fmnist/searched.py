@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from fmnist.analysis.statistics import LEVEL, holm
 from fmnist.config import UserError
-from fmnist.studies.search import Range
-from fmnist.studies.study import setting
-from fmnist.wording import AXES, MISSING, number, percent, probability
+from fmnist.search import Range
+from fmnist.statistics import LEVEL, holm
+from fmnist.study import setting
+from fmnist.words import AXES, MISSING, number, percent, probability
 
 CHANCE = 0.1  # accuracy of guessing among ten classes
 MIN_TRIALS = 20  # fewer say nothing about importance

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
-from fmnist.analysis.searched import CHANCE, error_depth, ranked
-from fmnist.presentation.style import (
+from fmnist.plots.style import (
     COLORS,
     FAINT,
     INK,
@@ -27,7 +26,8 @@ from fmnist.presentation.style import (
     percent_axis,
     style,
 )
-from fmnist.wording import AXES
+from fmnist.searched import CHANCE, error_depth, ranked
+from fmnist.words import AXES
 
 GREY = {"colors": "#b0b0b0", "linewidths": 0.35, "alpha": 0.4}
 BOX = {"boxstyle": "square,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.8}

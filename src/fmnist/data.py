@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fmnist.config import FASHION, UserError, validate_field
-from fmnist.engine.fetch import SHA256, find, locate
+from fmnist.fetch import SHA256, find, locate
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from scipy.optimize import curve_fit
 from torch import Tensor
 
 from fmnist.config import OUTPUTS, RunConfig, Strict, UserError, layer_sizes, validate
-from fmnist.engine.data import Data, scaling, split
+from fmnist.data import Data, scaling, split
 from fmnist.engine.stack import Stack, cross_entropy_gradient
 
 PRECISIONS = ("float64", "float32")

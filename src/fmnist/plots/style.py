@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from fmnist.wording import AXES, metric_of, number
+from fmnist.words import AXES, metric_of, number
 
 WIDTH = 6.2  # inches, the report's text column
 INK, FAINT, BAD = "#222222", "#8a8a8a", "#7a1f1f"

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
+from fmnist import store
 from fmnist.config import RunConfig, Strict, UserError, nearest, validate, validate_field
-from fmnist.studies import store
-from fmnist.studies.study import Overrides, Seed, Study
-from fmnist.wording import count
+from fmnist.study import Overrides, Seed, Study
+from fmnist.words import count
 
 ROUND = 32  # trials that Optuna proposes together, so that stacks have several runs
 ATTEMPTS = 100  # draws for each trial that is wanted, before the space counts as exhausted

@@ -1,1 +1,0 @@
-"""Questions and their answers' raw material: which runs a study needs, and the store that keeps them."""
