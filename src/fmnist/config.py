@@ -8,7 +8,10 @@ import difflib
 import hashlib
 import json
 import os
+import shutil
+import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -18,6 +21,8 @@ from ruamel.yaml import YAML, YAMLError
 RESULTS_VERSION = 2  # raised when the same config gives other results; part of every run's address
 TRAIN_IMAGES, TEST_IMAGES, INPUTS, OUTPUTS = 60_000, 10_000, 784, 10
 FASHION = "FashionMNIST"  # the data set of every run that does not say otherwise
+GUESS = 1 / OUTPUTS  # accuracy of guessing
+TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
 
 
 class UserError(Exception):
@@ -36,6 +41,19 @@ def runs_folder() -> Path:
     Not from the working directory: a notebook's kernel runs in `notebooks/` and must find what the command trained.
     """
     return (project_root() / Path(os.environ.get("FMNIST_RUNS") or "runs").expanduser()).resolve()
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write a file or a folder to, which takes its place at the end: whole or not at all."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def _as_tuple(value: Any) -> Any:
@@ -122,6 +140,9 @@ class RunConfig(Strict):
     def row(self) -> dict[str, Any]:
         """The config as one row of a table; `hidden_sizes` as "400-400"."""
         return {**self.model_dump(), "hidden_sizes": sizes_text(self.hidden_sizes)}
+
+
+TRIAL_FIELDS = tuple(name for name in RunConfig.model_fields if name != "seed")
 
 
 def sizes_text(hidden_sizes: tuple[int, ...]) -> str:

@@ -14,7 +14,17 @@ import pandas as pd
 from pydantic import BeforeValidator, Field
 
 from fmnist import store
-from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate, validate_field
+from fmnist.config import (
+    TRIAL_FIELDS,
+    RunConfig,
+    Strict,
+    UserError,
+    nearest,
+    parameter_count,
+    sizes_text,
+    validate,
+    validate_field,
+)
 from fmnist.words import count, joined
 
 
@@ -144,6 +154,14 @@ class Study:
     def configs(self) -> list[RunConfig]:
         """Every run of the study, trial by trial."""
         return [config for _, runs in self.trials.values() for config in runs]
+
+    def settings(self) -> pd.DataFrame:
+        """One row per trial, trained or not: trial, variant, every field of its config but the seed."""
+        rows = [
+            {"trial": trial, "variant": variant} | {name: configs[0].row()[name] for name in TRIAL_FIELDS}
+            for trial, (variant, configs) in self.trials.items()
+        ]
+        return pd.DataFrame(rows)
 
     def run(self, device: str = "auto") -> "Study":
         """Train what the store lacks, with a progress bar; returns the study. `device` and errors as for `train`."""

@@ -5,6 +5,7 @@ A diverged run is in no mean, and every table says "diverged (2 of 6)" where one
 
 import os
 import platform
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
@@ -15,6 +16,15 @@ from fmnist.statistics import best, compare, summary
 from fmnist.words import AXES, MISSING, Metric, diverged, metric_of, number, percent, probability
 
 HEADS = {"variant": "Variant", "trial": "Trial", "hidden_sizes": "Hidden layers", "lr": "lr"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for `publish.table`: its numbers, the same as print, and the runs that it rests on."""
+
+    data: pd.DataFrame
+    printed: pd.DataFrame  # of text, a row for each of data's
+    run_ids: tuple[str, ...] = ()  # sorted
 
 
 def summary_table(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmnist.config import RunConfig
+from fmnist.config import TEST_BATCH, RunConfig
 from fmnist.data import Data, epoch_order, scaling, split
 from fmnist.engine.delayed import DelayedWeights
 from fmnist.engine.optim import Optimizer
@@ -167,7 +167,6 @@ class Graph:
         self.graph.replay()
 
 
-TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
 HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "weight_norm")
 Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
 

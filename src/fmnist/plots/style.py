@@ -57,10 +57,15 @@ def figure(height: float, width: float = WIDTH, layout: str | None = "constraine
     return StyledFigure(figsize=(width, height), layout=layout)
 
 
-def drawn(fig: Figure, frame: pd.DataFrame, *columns: str | None) -> Figure:
-    """`fig`, knowing the data it shows, which `publish.show` hands on: all of `frame`, or those of `columns` it has."""
+def drawn(fig: Figure, frame: pd.DataFrame, *columns: str | None, runs: pd.DataFrame | None = None) -> Figure:
+    """`fig`, knowing what `publish.show` hands on: its data, all of `frame` or the `columns` it has, and its runs.
+
+    The runs are those of `runs`, by default of `frame`, if they have a column run_id.
+    """
     wanted = [name for name in dict.fromkeys(columns) if name is not None and name in frame]
     fig.fmnist_data = frame[wanted] if columns else frame
+    rests = frame if runs is None else runs
+    fig.fmnist_runs = tuple(sorted(rests["run_id"].unique())) if "run_id" in rests else ()
     return fig
 
 
