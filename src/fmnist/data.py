@@ -221,7 +221,7 @@ def _fetched(fetch: Callable, target: Path, dataset: str) -> dict[str, bytes]:
 
 
 def _from_torchvision(folder: Path, names: list[str], dataset: str) -> tuple[Path, str]:
-    """Have torchvision download files in a process of its own, which can be ended. Their folder, and what went wrong."""
+    """Have torchvision download files, in a process that can be ended. The files' folder, and what went wrong."""
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:  # RuntimeError: torch and torchvision of different builds
