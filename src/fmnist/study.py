@@ -111,7 +111,7 @@ class Study:
                 fields.pop("seeds", None)
                 runs = [validate(RunConfig, {**fields, "seed": seed}, place) for seed in seeds]
                 if (twin := known.setdefault(runs[0].trial_id, label)) != label:
-                    raise UserError(f"{where}: two trials have the same config: {label} = {twin}; remove one")
+                    raise UserError(f"{where}: two trials have the same config: {twin} = {label}; remove one")
                 self.trials[label] = (name or label, runs)
 
     @property
