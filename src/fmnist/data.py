@@ -211,8 +211,8 @@ def _fetched(fetch: Callable, target: Path, dataset: str) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as scratch:
         folder, problem = fetch(Path(scratch), [name for name in SHA256 if name not in payloads], dataset)
         found, problems = _read(folder, dataset)
-        target.mkdir(parents=True, exist_ok=True)
         for name in found.keys() - payloads.keys():
+            target.mkdir(parents=True, exist_ok=True)
             with aside(target / f"{name}.gz") as part:
                 shutil.copyfile(folder / f"{name}.gz", part)
     if lacking := SHA256.keys() - payloads.keys() - found.keys():
