@@ -118,7 +118,7 @@ OPTIMIZER = [
         "variants.Adam: momentum: Adam has none; allowed with SGD and",
     ),
     ("variants: {SGD: {nesterov: true}}", "variants.SGD: nesterov: allowed with SGD and momentum > 0 only"),
-    ("variants: {SGD: {init_std: 0.1}}", "variants.SGD: init_std: allowed with init: normal or bias_init: normal only"),
+    ("variants: {SGD: {init_std: 0.1}}", "variants.SGD: init_std: allowed with init or bias_init: normal only"),
     ("variants: {SGD: {batch_norm: true, batch_size: 1}}", "variants.SGD: batch_size: batch norm needs two images"),
     # shapes
     ("base: [lr]", r"base: should be keys with values, such as {'hidden_sizes': .*} \(got \['lr'\]\)"),

@@ -23,10 +23,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fmnist"
 
 # A module imports only modules that come before it.
-ORDER = """config words statistics data model engine.stack engine.optim engine.train engine.workers store study search
+MODULES = """config words statistics data model engine.stack engine.optim engine.train engine.workers store study search
     replication tables plots.style plots.curves plots.figures plots.search plots.replication
     paper.publish paper.document paper.exporters paper.prose paper.provenance paper.report paper.verify
-    lab.widgets lab.live lab.network lab.browse lab.explore cli""".split()
+    lab.widgets lab.live lab.network lab.browse lab.explore cli"""
+ORDER = MODULES.split()
 PARTS = ("engine", "plots", "paper", "lab")
 PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]

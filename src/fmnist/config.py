@@ -146,13 +146,10 @@ APPLIES = {  # fields that have a meaning beside some values of others only: bes
         lambda run: run["optimizer"] in OPTIMIZERS_WITH_MOMENTUM,
         "{optimizer} has none; allowed with " + " and ".join(OPTIMIZERS_WITH_MOMENTUM),
     ),
-    "nesterov": (
-        lambda run: run["optimizer"] == "SGD" and run["momentum"],
-        "allowed with SGD and momentum > 0 only",
-    ),
+    "nesterov": (lambda run: run["optimizer"] == "SGD" and run["momentum"], "allowed with SGD and momentum > 0 only"),
     "init_std": (
         lambda run: "normal" in (run["init"], run["bias_init"]),
-        "allowed with init: normal or bias_init: normal only",
+        "allowed with init or bias_init: normal only",
     ),
 }
 
