@@ -64,34 +64,22 @@ def edit(path: Path, old: str, new: str) -> None:
 OPTIMIZER = [
     # keys
     ("base: {hiden_sizes: [4]}", r"base\.hiden_sizes: unknown key; did you mean 'hidden_sizes'\? " + FIELDS),
-    ("base: {learnign_rate: 0.1}", r"base\.learnign_rate: unknown key; did you mean 'lr'\? " + FIELDS),
     ("base: {Dropout: 0.1}", r"base\.Dropout: unknown key; did you mean 'dropout'\? " + FIELDS),
     ("variants: {a: {dropuot: 0.1}}", r"variants\.a\.dropuot: unknown key; did you mean 'dropout'\? " + FIELDS),
     ("grid: {dropuot: [0.1]}", r"grid\.dropuot: unknown key; did you mean 'dropout'\? " + FIELDS),
     ("grids: {lr: [0.1]}", r"grids: notebooks/optimizer.ipynb has no such parameter; did you mean 'grid'\? Allowed: "),
     ("base: {seed: 1}", "base.seed: unknown key; seeds are listed under `seeds`"),
-    ("lr: 0.1", "lr: notebooks/optimizer.ipynb has no such parameter"),
     ("device: cuda", "device: is set by the command: fmnist report smoke --device"),
     # values, also where the grid overrides them
     ("base: {lr: -0.1}", r"base: lr: should be greater than 0 \(got -0.1\)"),
-    ("base: {lr: 0}", r"base: lr: should be greater than 0 \(got 0\)"),
     ("base: {lr: .nan}", r"base: lr: should be a finite number \(got nan\)"),
     ("base: {lr: .inf}", r"base: lr: should be a finite number \(got inf\)"),
-    ("base: {lr: 1e999}", r"base: lr: should be a finite number \(got inf\)"),
     ("base: {lr: '0.1'}", r"base: lr: should be a valid number \(got '0.1'\)"),
-    ("base: {lr: [0.1]}", r"base: lr: should be a valid number \(got \[0.1\]\)"),
     ("base: {lr: true}", r"base: lr: should be a valid number \(got True\)"),
-    ("base: {lr: }", r"base: lr: should be a valid number \(got None\)"),
     ("grid: {lr: [0.1, -1]}", r"grid: lr: should be greater than 0 \(got -1\)"),
     ("base: {dropout: 1.2}", r"base: dropout: should be less than 1 \(got 1.2\)"),
-    ("variants: {a: {dropout: 1}}", r"variants.a: dropout: should be less than 1 \(got 1\)"),
     ("base: {hidden_sizes: [128, 0]}", r"base: hidden_sizes.1: should be greater than 0 \(got 0\)"),
     ("base: {hidden_sizes: 128}", r"base: hidden_sizes: should be a list of widths, such as \[400, 400\] \(got 128\)"),
-    (
-        "grid: {hidden_sizes: [128]}",
-        r"grid: hidden_sizes: should be a list of widths, such as \[400, 400\] \(got 128\)",
-    ),
-    ("base: {hidden_sizes: [1.5]}", r"base: hidden_sizes.0: should be a valid integer \(got 1.5\)"),
     ("base: {epochs: 2.0}", r"base: epochs: should be a valid integer \(got 2.0\)"),
     ("base: {epochs: -1}", r"base: epochs: should be greater than or equal to 0 \(got -1\)"),
     ("base: {batch_size: 0}", r"base: batch_size: should be greater than 0 \(got 0\)"),
@@ -122,8 +110,6 @@ OPTIMIZER = [
     ("variants: {SGD: {batch_norm: true, batch_size: 1}}", "variants.SGD: batch_size: batch norm needs two images"),
     # shapes
     ("base: [lr]", r"base: should be keys with values, such as {'hidden_sizes': .*} \(got \['lr'\]\)"),
-    ("base:", r"base: should be keys with values, such as {.*} \(got None\)"),
-    ("variants:", r"variants: should be keys with values, such as {.* … \(got None\)"),
     ("variants: []", r"variants: should be keys with values, such as {.* … \(got \[\]\)"),
     ("variants: [SGD, Adam]", r"variants: should be keys with values, such as {.* … \(got \['SGD', 'Adam'\]\)"),
     ("variants: {SGD: }", r"variants\.SGD: should be keys with values \(got None\)"),
@@ -136,10 +122,8 @@ OPTIMIZER = [
     ("variants: {a: {}, b: {}}\nbaseline: a", "two trials have the same config: .*; remove one"),
     ("seeds: []", r"seeds: should not be empty \(got \[\]\)"),
     ("seeds: 3", r"seeds: should be a list, such as \[0, 1\] \(got 3\)"),
-    ("seeds:", r"seeds: should be a list, such as \[0, 1\] \(got None\)"),
     ("seeds: [0, 1, 0]", r"seeds: a seed stands twice in \[0, 1, 0\]"),
     ("seeds: [-1]", r"seeds\.0: should be greater than or equal to 0 \(got -1\)"),
-    ("seeds: [0.5]", r"seeds\.0: should be a valid integer \(got 0.5\)"),
     ("seeds: [one]", r"seeds\.0: should be a valid integer \(got 'one'\)"),
     ("seeds: [4294967296]", r"seeds\.0: should be less than 4294967296 \(got 4294967296\)"),
     ("baseline: SDG", r"baseline: no trial is called 'SDG'; did you mean 'SGD'\? Allowed: SGD, SGD \+ momentum, "),
@@ -148,7 +132,6 @@ OPTIMIZER = [
     # YAML
     ("base: {lr: 0.1", r"line \d: not readable as YAML: expected ',' or '}'"),
     ("base: {lr: 0.1}\nbase: {lr: 0.2}", 'line 2: not readable as YAML: found duplicate key "base"$'),
-    ("base:\n  lr: 0.1\n  lr: 0.2", 'line 3: not readable as YAML: found duplicate key "lr"$'),
     ("base:\n\tlr: 0.1", "line 2: not readable as YAML: found character .* that cannot start any token"),
     ("base: *nowhere", "line 1: not readable as YAML: found undefined alias"),
     ("base: !!python/object:os.system {}", "line 1: not readable as YAML: could not determine a constructor"),
@@ -187,11 +170,7 @@ REPORT = [
     ("{epochs: 1}", "{epochs: 1, hiden_sizes: [4]}", r"base\.hiden_sizes: unknown key; did you mean 'hidden_sizes'\? "),
     ("{epochs: 1}", "{epochs: 0.5}", r"base: epochs: should be a valid integer \(got 0.5\)"),
     ("{epochs: 1}", "[epochs]", r"base: should be keys with values \(got \['epochs'\]\)"),
-    ("{epochs: 1}", "", r"base: should be keys with values \(got None\)"),
     ("[0, 1]", "2", r"seeds: should be a valid list \(got 2\)"),
-    ("[0, 1]", "[1, 1]", "seeds: a seed stands twice"),
-    ("[0, 1]", "[-1]", r"seeds\.0: should be greater than or equal to 0 \(got -1\)"),
-    ("[0, 1]", "[]", "seeds: should not be empty"),
     (
         "title: Smoke",
         "titel: Smoke",
@@ -209,7 +188,6 @@ REPORT = [
         "- thoery",
         r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: activation, batchnorm, beyond, choices, ",
     ),
-    ("- theory", "- ../notebooks/theory", "sections: no notebook '../notebooks/theory'"),
     ("- theory", "- theory\n  - theory", "sections: theory stands twice"),
     ("- theory", "- 3", r"sections\.1.*: should be text; put it in quotes \(got 3\)"),
     (
@@ -236,12 +214,6 @@ def test_an_empty_report(project, refused):
     (project / PLACE / "report.yaml").write_text("")
     wanted = "title: is required; authors: is required; abstract: is required; sections: is required"
     assert refused() == f"{PLACE}report.yaml: {wanted}"
-
-
-def test_a_report_without_sections(project, refused):
-    path = project / PLACE / "report.yaml"
-    path.write_text(path.read_text().split("sections:")[0] + "sections: []\n")
-    assert "sections: should not be empty" in refused()
 
 
 def test_what_the_reports_base_does_to_a_study(project, refused):
@@ -277,9 +249,6 @@ def test_parameters_of_other_notebooks(name, text, message, project, refused):
     ("arguments", "message"),
     [
         ("report smok", r"params/smok/report.yaml: no such report; did you mean 'smoke'\? Allowed: smoke"),
-        ("report smoke/", r"no such report; did you mean 'smoke'\?"),
-        ("report params/smoke", r"no such report; did you mean 'smoke'\?"),
-        ("report ../params/smoke", r"no such report; did you mean 'smoke'\?"),
         ("report .", "no such report. Allowed: smoke"),
         ("report", "params/homework/report.yaml: no such report"),
         ("report smoke --device nonsense", "device: nonsense: unknown device. Allowed here: auto, cpu"),
@@ -294,7 +263,6 @@ def test_parameters_of_other_notebooks(name, text, message, project, refused):
         ("train params/smoke/theory.yaml", "params/smoke/theory.yaml: no study of this report"),
         ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),
         ("train .", "not a report of this project; they are in "),
-        ("train notebooks", "not a report of this project; they are in "),
         ("train params/smoke --device gpu", "device: gpu: unknown device"),
         ("report smoke more", "no such report"),  # and nothing is trained for the first
     ],
