@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import KMNIST, MNIST, FashionMNIST
+from torchvision.datasets import MNIST, FashionMNIST
 
 from fmnist import data, store, study
 from fmnist.config import RunConfig, UserError
 
 IMAGES = "train-images-idx3-ubyte"
 FILES = [f"{name}.gz" for name in data.SHA256]
+DOWNLOAD = data._from_torchvision
 
 
 # --- the real files, and a house without any --------------------------------------------------------------------------
@@ -52,9 +53,12 @@ def house(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     monkeypatch.setattr(data, "SYSTEM", Path("/nowhere/fashion-mnist"))
     monkeypatch.setattr(data, "TIMEOUT", 1.0)
-    for known in (FashionMNIST, MNIST, KMNIST):
-        monkeypatch.setattr(known, "mirrors", [])
+    monkeypatch.setattr(data, "_from_torchvision", offline)
     return house
+
+
+def offline(*_):
+    raise ValueError("no network")
 
 
 def fill(folder: Path, files: dict[str, bytes]) -> Path:
@@ -170,6 +174,7 @@ def mirrors(house, gz_folder, monkeypatch):
     """mirrors(faults of the first, faults of the second, ...) replaces torchvision's, which have our .gz files."""
     md5 = [(name, hashlib.md5((gz_folder / name).read_bytes()).hexdigest()) for name in FILES]
     monkeypatch.setattr(FashionMNIST, "resources", md5)
+    monkeypatch.setattr(data, "_from_torchvision", DOWNLOAD)
     opened = []
 
     def open_mirrors(*each):
@@ -184,11 +189,9 @@ def mirrors(house, gz_folder, monkeypatch):
 
 
 def test_hiccups_of_a_mirror_and_another_that_is_gone_do_no_harm(house, mirrors, capfd):
-    gone, mirror = mirrors((), ("silent", "cut", "page", "missing"))
+    gone, _, _ = mirrors((), ("silent", "page"), ("cut",))
     gone.shutdown()
     gone.server_close()
-    with pytest.raises(UserError, match="not found"):  # twice in a row is enough to give up a file
-        data.locate()
     assert data.locate() == house / "data"
     assert kept(house) == sorted(FILES) and data.locate(download=False) == house / "data"
     assert capfd.readouterr() == ("", ""), "progress is for terminals"
@@ -265,7 +268,7 @@ def test_debians_package_is_fetched_and_unpacked(lists, house, gz_folder, tmp_pa
 )
 def test_a_failed_apt_get_or_dpkg_deb_is_named_with_its_reason(apt, dpkg, reason, house, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr(data, "PATIENCE", 1.0 if "sleep" in apt else 20.0)
+    monkeypatch.setattr(data, "PATIENCE", 3.0)
     command(tmp_path / "bin", "apt-get", apt)
     command(tmp_path / "bin", "dpkg-deb", dpkg)
     with pytest.raises(UserError, match=f"by apt-get: .*{reason}"):
@@ -298,15 +301,6 @@ def test_tensors_are_torchvisions(full, payloads, tmp_path):
     assert tuple(train.classes) == data.CLASSES
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_cuda_it_is_the_same(full):
-    there = data.load("cuda")
-    assert there.train_images.is_cuda and torch.equal(there.train_images.cpu(), full.train_images)
-    train, _ = data.split(60_000, 6_000, seed=0)
-    here = data.scaling(full.train_images, train, "standardized")
-    assert data.scaling(there.train_images, train, "standardized") == here
-
-
 def test_a_subset_is_the_first_images_and_another_data_set(full):
     few = full.subset(100, 50)
     assert torch.equal(few.train_images, full.train_images[:100])
@@ -326,12 +320,9 @@ def test_a_split_is_disjoint_and_complete(val_size):
     train, val = data.split(60_000, val_size, seed=3)
     assert len(val) == val_size
     assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(60_000))
-
-
-@pytest.mark.parametrize("val_size", [-1, 60_000])
-def test_a_split_that_cannot_be_is_refused(val_size):
-    with pytest.raises(UserError, match="0 to 59999 can"):
-        data.split(60_000, val_size, seed=0)
+    for wrong in (-1, 60_000):
+        with pytest.raises(UserError, match="0 to 59999 can"):
+            data.split(60_000, wrong, seed=0)
 
 
 def test_equal_seeds_give_equal_splits_and_orders_others_give_others():
@@ -358,14 +349,11 @@ def test_splits_and_orders_stay_what_they_are():
     assert data.epoch_order(10, seed=0, epoch=1).tolist() == [6, 3, 5, 2, 8, 0, 7, 9, 1, 4]
 
 
-@pytest.mark.parametrize(("kind", "low", "high"), [("none", 0, 1), ("symmetric", -1, 1)])
-def test_fixed_scalings_span_their_range(kind, low, high, full):
-    scale, shift = data.scaling(full.train_images, torch.arange(10), kind)
-    assert (shift, 255 * scale + shift) == pytest.approx((low, high), abs=1e-15)
-
-
 @pytest.mark.parametrize("seed", [0, 1])
-def test_standardized_train_split_has_mean_0_and_std_1(seed, full):
+def test_fixed_scalings_span_their_range_and_a_standardized_train_split_has_mean_0_and_std_1(seed, full):
+    for kind, span in {"none": (0, 1), "symmetric": (-1, 1)}.items():
+        scale, shift = data.scaling(full.train_images, torch.arange(10), kind)
+        assert (shift, 255 * scale + shift) == pytest.approx(span, abs=1e-15)
     train, _ = data.split(60_000, 40_000, seed)
     scale, shift = data.scaling(full.train_images, train, "standardized")
     inputs = full.train_images[train].double() * scale + shift
@@ -378,11 +366,6 @@ def test_mean_square_is_that_of_the_scaled_inputs(kind, full):
     scale, shift = data.scaling(full.train_images, torch.arange(60_000), kind)
     plain = (full.train_images.double() * scale + shift).square().mean().item()
     assert data.mean_square(full.train_images, kind) == pytest.approx(plain, rel=1e-9)
-
-
-def test_an_unknown_scaling_is_refused(full):
-    with pytest.raises(UserError, match="none, symmetric, standardized"):
-        data.scaling(full.train_images, torch.arange(10), "whitened")
 
 
 # --- other data sets of this form -------------------------------------------------------------------------------------
@@ -466,16 +449,11 @@ def test_a_file_of_another_form_is_refused(name, damage, reason, house, digits):
         data.locate("KMNIST", download=False)
 
 
-def test_a_set_that_cannot_be_had_is_said_with_where_it_was_looked_for(house, fresh, monkeypatch):
-    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+def test_a_set_that_cannot_be_had_is_said_with_where_it_was_looked_for(house, fresh):
     with pytest.raises(UserError, match="^MNIST was not found") as error:
         study.train([RunConfig(dataset="MNIST")], "cpu")
     text = str(error.value)
-    for part in (
-        f"{house}/data/MNIST: there is no such folder",
-        "http://127.0.0.1:9/",
-        f"{house}/data in a folder MNIST",
-    ):
+    for part in (f"{house}/data/MNIST: there is no such folder", "no network", f"{house}/data in a folder MNIST"):
         assert part in text
     assert "apt-get" not in text and data.lacking("MNIST") == " ".join(text.split())
     with pytest.raises(UserError, match="dataset: 'MNISTT' is not allowed; did you mean 'MNIST'"):
@@ -485,6 +463,7 @@ def test_a_set_that_cannot_be_had_is_said_with_where_it_was_looked_for(house, fr
 def test_torchvision_fetches_other_sets_by_their_md5(house, digits, tmp_path, monkeypatch):
     zipped = {f"{name}.gz": gzip.compress(content, 1) for name, content in digits.items()}
     mirror = Mirror(fill(tmp_path / "mnist", zipped))
+    monkeypatch.setattr(data, "_from_torchvision", DOWNLOAD)
     monkeypatch.setattr(MNIST, "mirrors", [mirror.url])
     with pytest.raises(UserError, match="corrupted"):
         data.locate("MNIST")
