@@ -13,16 +13,10 @@ if TYPE_CHECKING:  # what editors complete from
     from fmnist.study import Study, train
 
 _HOME = {
-    "Run": "store",
-    "RunConfig": "config",
-    "UserError": "config",
-    "Study": "study",
-    "load_run": "store",
-    "train": "study",
-    "record": "paper.publish",
-    "say": "paper.publish",
-    "show": "paper.publish",
-    "table": "paper.publish",
+    **dict.fromkeys(("RunConfig", "UserError"), "config"),
+    **dict.fromkeys(("Run", "load_run"), "store"),
+    **dict.fromkeys(("Study", "train"), "study"),
+    **dict.fromkeys(("record", "say", "show", "table"), "paper.publish"),
 }
 __all__ = ["Run", "RunConfig", "Study", "UserError", "load_run", "record", "say", "show", "table", "train"]
 

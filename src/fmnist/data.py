@@ -142,17 +142,13 @@ def _find(dataset: str, download: bool = True) -> tuple[Path, dict[str, bytes]]:
 
 
 def _not_found(dataset: str, tried: list[str]) -> str:
-    inside, debian = (f" in a folder {dataset}", []) if dataset != FASHION else ("", [PACKAGE])
-    lines = [
-        f"{dataset} was not found. Do one of these:",
-        f"- put {FILES} into {project_root() / 'data'}{inside}",
-        f"- set FMNIST_DATA to a folder that has them{inside}",
-        *(f"- on Debian or Ubuntu: sudo apt-get install {package}" for package in debian),
-        "- connect to the internet (30 MB) and try again",
-        "What was tried:",
-        *(f"- {line}" for line in tried),
-    ]
-    return "\n".join(lines)
+    inside = "" if dataset == FASHION else f" in a folder {dataset}"
+    remedies = [f"put {FILES} into {project_root() / 'data'}{inside}"]
+    remedies += [f"set FMNIST_DATA to a folder that has them{inside}"]
+    remedies += [f"on Debian or Ubuntu: sudo apt-get install {PACKAGE}"] * (dataset == FASHION)
+    remedies += ["connect to the internet (30 MB) and try again"]
+    lines = [f"{dataset} was not found. Do one of these:", *remedies]
+    return "\n  - ".join(lines) + "\n  - ".join(["\nWhat was tried:", *tried])
 
 
 def _look(start: Path, dataset: str) -> tuple[Path, dict[str, bytes], list[str]]:
