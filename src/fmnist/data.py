@@ -131,7 +131,7 @@ def _find(dataset: str, download: bool = True) -> tuple[Path, dict[str, bytes]]:
             )
     if not download:
         raise UserError(_not_found(dataset, [*tried, "not asked to download"]))
-    target, payloads = data if dataset == FASHION else data / dataset, {}
+    target = data if dataset == FASHION else data / dataset
     ways = {"torchvision's download": _from_torchvision, f"Debian's {PACKAGE} by apt-get": _from_debian}
     for way, fetch in list(ways.items())[: 2 if dataset == FASHION else 1]:
         try:
@@ -142,9 +142,9 @@ def _find(dataset: str, download: bool = True) -> tuple[Path, dict[str, bytes]]:
 
 
 def _not_found(dataset: str, tried: list[str]) -> str:
-    inside = "" if dataset == FASHION else f" in a folder {dataset}"
-    remedies = [f"put {FILES} into {project_root() / 'data'}{inside}"]
-    remedies += [f"set FMNIST_DATA to a folder that has them{inside}"]
+    inside = "" if dataset == FASHION else dataset
+    remedies = [f"put {FILES} into {project_root() / 'data' / inside}"]
+    remedies += [f"set FMNIST_DATA to a folder that has them{inside and f' in a folder {inside}'}"]
     remedies += [f"on Debian or Ubuntu: sudo apt-get install {PACKAGE}"] * (dataset == FASHION)
     remedies += ["connect to the internet (30 MB) and try again"]
     lines = [f"{dataset} was not found. Do one of these:", *remedies]
