@@ -106,12 +106,6 @@ def test_a_wrong_FMNIST_DATA_is_an_error_even_if_data_is_fine(wrong, reason, hou
         data.locate()
 
 
-@pytest.mark.parametrize("place", ["data", "data/FashionMNIST/raw"])
-def test_data_folder_is_used_also_as_torchvision_lays_it_out(place, house, payloads):
-    folder = fill(house / place, payloads)
-    assert data.locate(download=False) == folder
-
-
 def test_nothing_found_says_what_was_tried_and_what_to_do(house):
     for download, why in ((True, "apt-get and dpkg-deb are not both on PATH"), (False, "not asked to download")):
         with pytest.raises(UserError) as error:

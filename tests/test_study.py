@@ -73,13 +73,6 @@ def test_the_grid_overrides_variants_and_these_the_base():
     assert (config.epochs, config.dropout, config.lr) == (3, 0.2, 0.3)
 
 
-def test_without_variants_every_point_of_the_grid_is_its_own_variant():
-    names = [name for name, _ in Study(TINY, grid={"lr": [0.1, 0.2]}).trials.values()]
-    assert names == ["lr 0.1", "lr 0.2"]
-    names = [name for name, _ in Study(TINY, VARIANTS, {"lr": [0.1, 0.2]}).trials.values()]
-    assert names == ["SGD", "SGD", "Adam", "Adam"]
-
-
 def test_a_variant_may_have_fewer_seeds():
     study = Study(TINY, VARIANTS | {"slow": {"batch_size": 1, "seeds": [0]}}, seeds=[0, 1])
     assert [len(runs) for _, runs in study.trials.values()] == [2, 2, 1]
@@ -151,14 +144,6 @@ def test_only_what_is_missing_is_trained(trained):
     (store.runs_folder() / Study(TINY, VARIANTS).configs[1].run_id / "run.json").unlink()
     Study(TINY, {"b": {"optimizer": "Adam"}, "a": {}}, seeds=[1, 0]).run("cpu")
     assert [(config.optimizer, config.seed) for config in trained] == [("Adam", 0)]
-
-
-def test_a_run_that_two_trials_want_is_trained_once(trained):
-    from fmnist.study import train
-
-    configs = Study(TINY, seeds=[0]).configs * 3
-    assert [run.config for run in train(configs, "cpu")] == configs
-    assert len(trained) == 1
 
 
 def test_the_two_tables(trained):
