@@ -23,7 +23,9 @@ from fmnist.words import count
 ROUND = 32  # trials that Optuna proposes together, so that stacks have several runs
 ATTEMPTS = 100  # draws for each trial that is wanted, before the space counts as exhausted
 SHAPE = ["layers", "width"]  # axes of their own: so many hidden layers, each of this width
-CHANCE = "chance"  # an axis of random numbers, to hold importances against
+SHUFFLES = 19
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Range(Strict):
@@ -42,14 +44,10 @@ class Range(Strict):
         return self
 
     def at(self, share: float) -> float:
-        """The number at `share` in [0, 1] of the way."""
+        """The number at `share` in [0, 1] of the way, to three digits, which is how it is printed."""
         low, high = np.log([self.low, self.high]) if self.log else (self.low, self.high)
         value = low + share * (high - low)
-        return self.rounded(math.exp(value) if self.log else value)
-
-    def rounded(self, value: float) -> float:
-        """`value` to three digits, which is how it is printed."""
-        return min(max(float(f"{value:.3g}"), self.low), self.high)
+        return min(max(float(f"{math.exp(value) if self.log else value:.3g}"), self.low), self.high)
 
 
 Axis = Annotated[  # choices or a range; told apart so that messages speak of one of the two
@@ -82,28 +80,25 @@ class Search:
     """
 
     def __init__(self, base=None, space=None, trials=40, method="random", seed=0, where: str = "search"):
-        given = {"base": base, "space": space, "trials": trials, "method": method, "seed": seed}
-        self.spec = validate(SearchSpec, {key: part for key, part in given.items() if part is not None}, where)
-        self.where = where
+        given = {"base": base or {}, "space": space or {}, "trials": trials, "method": method, "seed": seed}
+        self.spec, self.where = validate(SearchSpec, given, where), where
         self._check_space()
         self._found: dict[str, Overrides] = {}  # run id → what the trial overrides, in order
         self._asked: list[tuple[optuna.Trial, str]] = []  # proposals of this round, with their run ids
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=self.spec.seed, n_startup_trials=ROUND, constant_liar=True)
         self._optuna = optuna.create_study(direction="maximize", sampler=sampler)
-        self._draw(self.spec.trials if self.spec.method == "random" else min(ROUND, self.spec.trials))
-
-    @property
-    def axes(self) -> list[str]:
-        """Names of the axes along which trials can differ, as columns of `runs()`."""
-        return [key for key, axis in self.spec.space.items() if isinstance(axis, Range) or len(axis) > 1]
+        self._draw(self.spec.trials if method == "random" else ROUND)
+        axes = self.spec.space.items()  # those along which trials can differ, as columns of `runs()`:
+        self.axes = [key for key, axis in axes if isinstance(axis, Range) or len(axis) > 1]
 
     def run(self, device: str = "auto", memory: int | None = None) -> "Search":
         """Train what the store lacks, with Optuna round by round, as `study.train`; returns the search."""
         train(self.configs, device, memory)
         while len(self._found) < self.spec.trials:
-            self._tell()
-            self._draw(min(len(self._found) + ROUND, self.spec.trials))
+            for proposal, run_id in self._asked:  # a diverged run is worth nothing
+                self._optuna.tell(proposal, store.load_run(run_id).metrics["val_accuracy"] or 0.0)
+            self._asked = []
+            self._draw(len(self._found) + ROUND)
             train(self.configs, device, memory)
         return self
 
@@ -154,39 +149,25 @@ class Search:
             raise UserError(f"{place}: layers and width go together, and not with hidden_sizes")
 
     def _draw(self, wanted: int) -> None:
-        """Add trials until there are `wanted`."""
+        """Add trials until there are `wanted`, or as many as the search has."""
+        wanted, space = min(wanted, self.spec.trials), self.spec.space
         for i in range(ATTEMPTS * wanted):
-            if self.spec.method == "random":
-                self._add(self._random(i))
+            if self.spec.method == "random":  # each draw has a random stream of its own: more trials extend fewer
+                shares = np.random.default_rng([self.spec.seed, i]).random(len(space))
+                self._add({key: _at(axis, share) for (key, axis), share in zip(space.items(), shares, strict=True)})
             else:
                 proposal = self._optuna.ask()
-                self._asked.append((proposal, self._add(self._proposed(proposal))))
+                point = {key: _suggest(proposal, key, axis) for key, axis in space.items()}
+                self._asked.append((proposal, self._add(point)))
             if len(self._found) == wanted:
                 break
         else:
             found = count(len(self._found), "different config was", "different configs were")
-            asked = f"ask for fewer than {self.spec.trials}"
-            raise UserError(f"{self.where}: trials: only {found} found in the space; {asked}")
+            fewer = f"ask for fewer than {self.spec.trials}"
+            raise UserError(f"{self.where}: trials: only {found} found in the space; {fewer}")
         names = {f"trial {i}": fields for i, fields in enumerate(self._found.values(), 1)}
         self.study = Study(self.spec.base, names, {}, [self.spec.seed], self.where)
         self.configs, self.trials = self.study.configs, self.study.trials
-
-    def _random(self, i: int) -> dict[str, Any]:
-        """Draw i of the space, with a random stream of its own, so that more trials extend fewer."""
-        space = self.spec.space.items()
-        shares = np.random.default_rng([self.spec.seed, i]).random(len(space))
-        return {
-            key: axis.at(share) if isinstance(axis, Range) else axis[int(share * len(axis))]
-            for (key, axis), share in zip(space, shares, strict=True)
-        }
-
-    def _proposed(self, proposal: optuna.Trial) -> dict[str, Any]:
-        return {
-            key: axis.rounded(proposal.suggest_float(key, axis.low, axis.high, log=axis.log))
-            if isinstance(axis, Range)
-            else axis[proposal.suggest_categorical(key, list(range(len(axis))))]
-            for key, axis in self.spec.space.items()
-        }
 
     def _add(self, point: dict[str, Any]) -> str:
         """Keep a point of the space as a trial, unless it is one already; returns the run id."""
@@ -197,11 +178,15 @@ class Search:
         self._found.setdefault(config.run_id, fields)
         return config.run_id
 
-    def _tell(self) -> None:
-        """Tell Optuna what the trained round reached; a diverged run is worth nothing."""
-        for proposal, run_id in self._asked:
-            self._optuna.tell(proposal, store.load_run(run_id).metrics["val_accuracy"] or 0.0)
-        self._asked = []
+
+def _at(axis: list[Any] | Range, share: float) -> Any:
+    return axis.at(share) if isinstance(axis, Range) else axis[int(share * len(axis))]
+
+
+def _suggest(proposal: optuna.Trial, key: str, axis: list[Any] | Range) -> Any:
+    if isinstance(axis, Range):
+        return axis.at(proposal.suggest_float(key, 0, 1))
+    return axis[proposal.suggest_categorical(key, list(range(len(axis))))]
 
 
 def configuration(row: dict[str, Any], axes: list[str]) -> str:
@@ -213,25 +198,31 @@ def configuration(row: dict[str, Any], axes: list[str]) -> str:
     return ", ".join(parts).replace("_", " ")
 
 
-def importance(runs: pd.DataFrame, space: dict[str, Axis], seed: int = 0) -> pd.Series:
-    """The share of the differences between trials that lies in each axis alone, greatest first: Optuna's fANOVA.
+def importance(runs: pd.DataFrame, space: dict[str, Axis], seed: int = 0) -> pd.DataFrame:
+    """How much each axis by itself decides which half of the trials a trial is in: PED-ANOVA, as Optuna has it.
 
-    Of the variance that a random forest explains, fitted to −log10 of the validation error, so that 80 → 90 % counts as
-    much as 90 → 95 % (Hutter, Hoos and Leyton-Brown, ICML 2014). "chance" is an axis of random numbers: what is made of
-    nothing. A diverged trial counts as one that guesses: to leave it out would flatter the others of its settings.
+    That is how far the values in the better half are distributed otherwise than in all (Watanabe, Bansal and Hutter,
+    IJCAI 2023). Columns: hyperparameter, importance (shares, greatest first), chance: the greatest of what the same
+    values have when shuffled among the trials 19 times, so that an importance above it has p = 0.05.
     """
-    runs = runs.assign(**{CHANCE: np.random.default_rng(seed).random(len(runs))})
+    random = np.random.default_rng(seed)
+    shuffled = {f"{key} {i}": random.permutation(runs[key]) for key in space for i in range(SHUFFLES)}
+    values = runs[[*space]].assign(**shuffled)
     limits = {  # of the values that trials have: what does not apply (Adam's momentum) may lie outside of the space
-        key: FloatDistribution(runs[key].min(), runs[key].max(), log=axis.log)
-        if isinstance(axis, Range)
-        else CategoricalDistribution(runs[key].unique().tolist())
-        for key, axis in {**space, CHANCE: Range(low=0, high=1)}.items()
+        name: FloatDistribution(column.min(), column.max(), log=axis.log)
+        if isinstance(axis := space[name.split()[0]], Range)
+        else CategoricalDistribution(column.unique().tolist())
+        for name, column in values.items()
     }
-    study, error = optuna.create_study(), 1 - runs["val_accuracy"].fillna(GUESS)
-    for row, depth in zip(runs[list(limits)].to_dict("records"), -np.log10(error.clip(1e-4)), strict=True):
-        study.add_trial(optuna.create_trial(params=row, distributions=limits, value=depth))
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
-    return pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator), name="importance")
+    study = optuna.create_study()  # minimizes: the value of a trial is its rank
+    for row, rank in zip(values.to_dict("records"), runs["rank"], strict=True):
+        study.add_trial(optuna.create_trial(params=row, distributions=limits, value=rank))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    rows = [(key, found[key], max(found[f"{key} {i}"] for i in range(SHUFFLES))) for key in space]
+    table = pd.DataFrame(rows, columns=["hyperparameter", "importance", "chance"])
+    table[["importance", "chance"]] /= table["importance"].sum() or 1
+    return table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
 
 
 def budget(runs: pd.DataFrame, resamples: int = 400, seed: int = 0) -> pd.DataFrame:
