@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from fmnist.plots.style import FAINT, INK, drawn, figure, fold_legend, look, percent_axis, style
-from fmnist.words import AXES
+from fmnist.search import axis_name
 
 GREY = {"colors": "#b0b0b0", "linewidths": 0.35, "alpha": 0.4}
 EDGE = {"mec": "white", "mew": 0.5}
@@ -26,9 +26,9 @@ def trial_curves(runs: pd.DataFrame, history: pd.DataFrame, shown: int = 10) -> 
         ax.add_collection(LineCollection([np.c_[wide.index, wide[run]] for run in wide], **GREY, zorder=1))
         for i, (run, rank) in enumerate(zip(best["run_id"], best["rank"], strict=True)):
             handles += ax.plot(wide[run], markevery=(i % every, every), lw=1.1, zorder=3 - i / 99, **EDGE, **look(i))
-            end, line = (wide.index[-1], wide[run].iloc[-1]), {"arrowstyle": "-", "lw": 0.5, "color": look(i)["color"]}
-            place = {"xytext": (1.03, 1 - 0.075 * i), "textcoords": "axes fraction", "va": "center", "size": 6.5}
-            ax.annotate(str(rank), end, arrowprops=line, annotation_clip=False, **place)
+            line = {"arrowstyle": "-", "lw": 0.5, "color": look(i)["color"], "relpos": (0, 0.5), "shrinkA": 0}
+            place = {"xytext": (1.05, 1 - 0.06 * i), "textcoords": "axes fraction", "va": "center", "size": 6.5}
+            ax.annotate(str(rank), (wide.index[-1], wide[run].iloc[-1]), arrowprops=line, **place)
         percent_axis(ax, wide.iloc[1:].to_numpy().ravel(), "val_accuracy", pad=0.02)
         ax.set(xlabel="epoch", xlim=(0, wide.index[-1]))
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -38,22 +38,19 @@ def trial_curves(runs: pd.DataFrame, history: pd.DataFrame, shown: int = 10) -> 
     return drawn(fig, runs, "run_id", "trial", "rank", "config", "val_accuracy", "test_accuracy")
 
 
-def importance_dots(tables: dict[str, pd.DataFrame], runs: pd.DataFrame) -> Figure:
-    """Tables of `search.importance` by what they are of, a marker each; a bar ends at what chance reaches."""
-    names = list(next(iter(tables.values()))["hyperparameter"])
+def importance_dots(tables: dict[str, pd.Series], runs: pd.DataFrame) -> Figure:
+    """`search.importance` by what it is of, a marker each, in the order of the first."""
+    table = pd.DataFrame(tables).loc[next(iter(tables.values())).index]
     with style():
-        fig = figure(0.6 + 0.3 * len(names))
-        ax, handles = fig.subplots(), []
-        for i, table in enumerate(tables.values()):
-            rows, wear = table.set_index("hyperparameter").loc[names], look(i) | {"linestyle": "none"}
-            y = np.arange(len(names)) + 0.24 * (i - (len(tables) - 1) / 2)
-            ax.hlines(y, 0, rows["chance"], color=FAINT, lw=3, alpha=0.5)
-            handles += ax.plot(rows["importance"], y, **EDGE, **wear)
-        ax.set_yticks(range(len(names)), [AXES.get(name, name).replace("_", " ") for name in names])
-        ax.set(ylim=(len(names) - 0.4, -0.6), xlabel="importance (share)")
+        fig = figure(0.6 + 0.22 * len(table))
+        ax, y, handles = fig.subplots(), np.arange(len(table)), []
+        for i, name in enumerate(table):
+            handles += ax.plot(table[name], y, **EDGE, **look(i) | {"linestyle": "none"})
+        ax.set_yticks(y, [axis_name(name) for name in table.index])
+        ax.set(ylim=(len(table) - 0.4, -0.6), xlabel="importance: share of the variance")
         ax.grid(axis="y", visible=False)
-        fold_legend(fig, handles, list(tables))
-    return drawn(fig, pd.concat([table.assign(of=name) for name, table in tables.items()]), runs=runs)
+        fold_legend(fig, handles, list(table))
+    return drawn(fig, table.rename_axis("hyperparameter").reset_index(), runs=runs)
 
 
 def budget_curves(curve: pd.DataFrame, runs: pd.DataFrame) -> Figure:
