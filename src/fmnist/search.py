@@ -74,9 +74,9 @@ class Search:
 
     An axis of the space is a field of `RunConfig` with a list of choices or a range; `layers` and `width` together make
     `hidden_sizes`. What does not apply (Adam has no momentum) is left out, and no config is drawn twice. With method
-    "random" all trials are known at once and the first n do not depend on how many follow. With "optuna" they come in
-    rounds, each proposed by the TPE sampler from the results before; `configs` are then those proposed so far.
-    Raises `UserError` for an unknown key, wrong type or value that is not allowed, before anything is trained.
+    "random" the first n trials do not depend on how many follow. With "optuna" the TPE sampler proposes them in rounds
+    from the results before; `configs` and `trials` are those proposed so far, `axes` the columns of `runs()` in which
+    they can differ. Raises `UserError` for a key, type or value that is not allowed, before anything is trained.
     """
 
     def __init__(self, base=None, space=None, trials=40, method="random", seed=0, where: str = "search"):
@@ -88,8 +88,7 @@ class Search:
         sampler = optuna.samplers.TPESampler(seed=self.spec.seed, n_startup_trials=ROUND, constant_liar=True)
         self._optuna = optuna.create_study(direction="maximize", sampler=sampler)
         self._draw(self.spec.trials if method == "random" else ROUND)
-        axes = self.spec.space.items()  # those along which trials can differ, as columns of `runs()`:
-        self.axes = [key for key, axis in axes if isinstance(axis, Range) or len(axis) > 1]
+        self.axes = [key for key, axis in self.spec.space.items() if isinstance(axis, Range) or len(axis) > 1]
 
     def run(self, device: str = "auto", memory: int | None = None) -> "Search":
         """Train what the store lacks, with Optuna round by round, as `study.train`; returns the search."""
@@ -198,16 +197,12 @@ def configuration(row: dict[str, Any], axes: list[str]) -> str:
     return ", ".join(parts).replace("_", " ")
 
 
-def axis_name(axis: str) -> str:
-    """An axis in a sentence: lr → "learning rate"."""
-    return AXES.get(axis, axis).replace("_", " ")
-
-
 def importance(runs: pd.DataFrame, space: dict[str, Axis], seed: int = 0) -> pd.Series:
     """The share of the differences between trials that lies in each axis alone, greatest first: Optuna's fANOVA.
 
     Of the variance of a random forest fitted to −log10 of the validation error, so that 80 → 90 % counts as much as
-    90 → 95 % (Hutter, Hoos and Leyton-Brown, ICML 2014). "chance" is an axis of random numbers: what is made of nothing.
+    90 → 95 % (Hutter, Hoos and Leyton-Brown, ICML 2014). The index has the axes in words, and "chance", an axis of
+    random numbers: what is made of nothing.
     """
     runs = runs.assign(**{CHANCE: np.random.default_rng([seed, len(runs)]).random(len(runs))})
     limits = {  # of the values that trials have: what does not apply (Adam's momentum) may lie outside of the space
@@ -220,7 +215,8 @@ def importance(runs: pd.DataFrame, space: dict[str, Axis], seed: int = 0) -> pd.
     for row, depth in zip(runs[[*limits]].to_dict("records"), -np.log10(error.clip(1e-4)), strict=True):
         study.add_trial(optuna.create_trial(params=row, distributions=limits, value=depth))
     evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=seed)
-    return pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator), name="importance")
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return pd.Series(found).rename(lambda axis: AXES.get(axis, axis).replace("_", " "))
 
 
 def budget(runs: pd.DataFrame, resamples: int = 400, seed: int = 0) -> pd.DataFrame:

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from fmnist.plots.style import FAINT, INK, drawn, figure, fold_legend, look, percent_axis, style
-from fmnist.search import axis_name
 
 GREY = {"colors": "#b0b0b0", "linewidths": 0.35, "alpha": 0.4}
 EDGE = {"mec": "white", "mew": 0.5}
@@ -46,7 +45,7 @@ def importance_dots(tables: dict[str, pd.Series], runs: pd.DataFrame) -> Figure:
         ax, y, handles = fig.subplots(), np.arange(len(table)), []
         for i, name in enumerate(table):
             handles += ax.plot(table[name], y, **EDGE, **look(i) | {"linestyle": "none"})
-        ax.set_yticks(y, [axis_name(name) for name in table.index])
+        ax.set_yticks(y, table.index)
         ax.set(ylim=(len(table) - 0.4, -0.6), xlabel="importance: share of the variance")
         ax.grid(axis="y", visible=False)
         fold_legend(fig, handles, list(table))
