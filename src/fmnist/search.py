@@ -1,4 +1,4 @@
-"""A search over all hyperparameters at once: trials drawn from a space, trained as one study.
+"""A search over all hyperparameters at once: trials drawn from a space, trained as one study, and what they say.
 
 A trial is a run config like any other and its run is in the store, so config, learning curve and network of every trial
 come back: `load_run(id).config`, `.history()`, `.model()`. All trials have one seed: they share split and batch order,
@@ -6,21 +6,26 @@ and the engine trains those of one architecture as a stack, which is why widths 
 """
 
 import math
-import warnings
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import optuna
 import pandas as pd
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+from scipy import stats
 
 from fmnist import store
-from fmnist.config import RunConfig, Strict, UserError, nearest, validate, validate_field
-from fmnist.study import Overrides, Seed, Study
-from fmnist.words import count
+from fmnist.config import GUESS, RunConfig, Strict, UserError, nearest, validate, validate_field, without_unused
+from fmnist.study import Overrides, Seed, Study, setting, train
+from fmnist.words import AXES, count
 
 ROUND = 32  # trials that Optuna proposes together, so that stacks have several runs
 ATTEMPTS = 100  # draws for each trial that is wanted, before the space counts as exhausted
-SHAPE = ("layers", "width")  # axes of their own: so many hidden layers, each of this width
+SHAPE = ["layers", "width"]  # axes of their own: so many hidden layers, each of this width
+CHANCE = "chance"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Range(Strict):
@@ -40,8 +45,7 @@ class Range(Strict):
 
     def at(self, share: float) -> float:
         """The number at `share` in [0, 1] of the way, to three digits, which is how it is printed."""
-        ends = np.array([self.low, self.high])
-        low, high = np.log(ends) if self.log else ends
+        low, high = np.log([self.low, self.high]) if self.log else (self.low, self.high)
         value = low + share * (high - low)
         return min(max(float(f"{math.exp(value) if self.log else value:.3g}"), self.low), self.high)
 
@@ -70,53 +74,49 @@ class Search:
 
     An axis of the space is a field of `RunConfig` with a list of choices or a range; `layers` and `width` together make
     `hidden_sizes`. What does not apply (Adam has no momentum) is left out, and no config is drawn twice. With method
-    "random" all trials are known at once and the first n do not depend on how many follow. With "optuna" they come in
-    rounds, each proposed by the TPE sampler from the results before; `configs` are then those proposed so far.
-    Raises `UserError` for an unknown key, wrong type or value that is not allowed, before anything is trained.
+    "random" the first n trials do not depend on how many follow. With "optuna" the TPE sampler proposes them in rounds
+    from the results before; `configs` and `trials` are those proposed so far, `axes` the columns of `runs()` in which
+    they can differ. Raises `UserError` for a key, type or value that is not allowed, before anything is trained.
     """
 
     def __init__(self, base=None, space=None, trials=40, method="random", seed=0, where: str = "search"):
-        given = {"base": base, "space": space, "trials": trials, "method": method, "seed": seed}
-        self.spec = validate(SearchSpec, {key: part for key, part in given.items() if part is not None}, where)
-        self.where = where
+        given = {"base": base or {}, "space": space or {}, "trials": trials, "method": method, "seed": seed}
+        self.spec, self.where = validate(SearchSpec, given, where), where
         self._check_space()
         self._found: dict[str, Overrides] = {}  # run id → what the trial overrides, in order
-        if method == "random":
-            self._draw()
-        else:
-            self._tpe, self._asked = _optuna(self.spec.seed, where), []
-            self._propose()
-        self.study = self._study()
+        self._asked: list[tuple[optuna.Trial, str]] = []  # proposals of this round, with their run ids
+        sampler = optuna.samplers.TPESampler(seed=self.spec.seed, n_startup_trials=ROUND, constant_liar=True)
+        self._optuna = optuna.create_study(direction="maximize", sampler=sampler)
+        self._draw(self.spec.trials if method == "random" else ROUND)
+        self.axes = [key for key, axis in self.spec.space.items() if isinstance(axis, Range) or len(axis) > 1]
 
-    @property
-    def axes(self) -> list[str]:
-        """Names of the axes along which trials can differ, as columns of `runs()`."""
-        return [key for key, axis in self.spec.space.items() if isinstance(axis, Range) or len(axis) > 1]
-
-    @property
-    def configs(self) -> list[RunConfig]:
-        return self.study.configs
-
-    @property
-    def trials(self) -> dict[str, tuple[str, list[RunConfig]]]:
-        return self.study.trials
-
-    def run(self, device: str = "auto") -> "Search":
-        """Train what the store lacks, with Optuna round by round; returns the search."""
-        self.study.run(device)
+    def run(self, device: str = "auto", memory: int | None = None) -> "Search":
+        """Train what the store lacks, with Optuna round by round, as `study.train`; returns the search."""
+        train(self.configs, device, memory)
         while len(self._found) < self.spec.trials:
-            self._propose()
-            self.study = self._study().run(device)
+            for proposal, run_id in self._asked:  # a diverged run is worth nothing
+                self._optuna.tell(proposal, store.load_run(run_id).metrics["val_accuracy"] or 0.0)
+            self._asked = []
+            self._draw(len(self._found) + ROUND)
+            train(self.configs, device, memory)
         return self
 
     def runs(self) -> pd.DataFrame:
-        """One row a trial, as `Study.runs`, with columns layers and width (of the widest layer)."""
-        sizes = [config.hidden_sizes for config in self.configs]
-        return self.study.runs().assign(layers=list(map(len, sizes)), width=[max(s, default=0) for s in sizes])
+        """`Study.runs`, a row a trial, with layers and width (of the widest layer), config (its settings in words) and
+        rank (1 is best on validation; equal ones as they came, diverged ones last)."""
+        runs, sizes = self.study.runs(), [config.hidden_sizes for config in self.configs]
+        runs = runs.assign(layers=list(map(len, sizes)), width=[max(widths, default=0) for widths in sizes])
+        config = [configuration(row, self.axes) for row in runs.to_dict("records")]
+        rank = runs["val_accuracy"].rank(ascending=False, method="first", na_option="bottom").astype(int)
+        return runs.assign(config=config, rank=rank)
 
     def history(self) -> pd.DataFrame:
         """One row a trial and epoch, as `Study.history`."""
         return self.study.history()
+
+    def finalists(self, n: int) -> list[str]:
+        """Names of the `n` trials best on validation, for `again`."""
+        return list(self.runs().nsmallest(n, "rank")["trial"])
 
     def again(self, trials: list[str], seeds: list[int]) -> Study:
         """Some trials as a study of their own with other seeds."""
@@ -131,101 +131,119 @@ class Search:
                "optuna": f"proposed by Optuna's TPE sampler in rounds of {ROUND}"}[self.spec.method]  # fmt: skip
         return f"{self.study.describe()} The {count(len(self.trials), 'config')} were {how}."
 
-    def _study(self) -> Study:
-        names = {f"trial {i}": fields for i, fields in enumerate(self._found.values(), 1)}
-        return Study(self.spec.base, names, {}, [self.spec.seed], self.where)
-
     def _check_space(self) -> None:
-        space = self.spec.space
+        space, place = self.spec.space, f"{self.where}: space"
         fields = [*SHAPE, *(name for name in RunConfig.model_fields if name != "seed")]
         for key, axis in space.items():
-            place = f"{self.where}: space"
             if key not in fields:
                 raise UserError(f"{place}.{key}: unknown key{nearest(key, fields)}")
             if isinstance(axis, Range) and (key in SHAPE or RunConfig.model_fields[key].annotation is not float):
                 raise UserError(f"{place}.{key}: takes a list of choices, not a range")
-            if key in SHAPE:
-                bad = [value for value in axis if type(value) is not int or value < 1]
-                if bad:
-                    raise UserError(f"{place}.{key}: should be whole numbers from 1 (got {bad[0]!r})")
-                continue
             for value in [axis.low, axis.high] if isinstance(axis, Range) else axis:
-                validate_field(key, value, place)
-        if (SHAPE[0] in space) != (SHAPE[1] in space) or "hidden_sizes" in space and SHAPE[0] in space:
-            raise UserError(f"{self.where}: space: layers and width go together, and not with hidden_sizes")
+                if key not in SHAPE:
+                    validate_field(key, value, place)
+                elif type(value) is not int or value < 1:
+                    raise UserError(f"{place}.{key}: should be whole numbers from 1 (got {value!r})")
+        if len({*SHAPE} & {*space}) == 1 or {*SHAPE, "hidden_sizes"} <= {*space}:
+            raise UserError(f"{place}: layers and width go together, and not with hidden_sizes")
+
+    def _draw(self, wanted: int) -> None:
+        """Add trials until there are `wanted`, or as many as the search has."""
+        wanted, space = min(wanted, self.spec.trials), self.spec.space
+        for i in range(ATTEMPTS * wanted):
+            if self.spec.method == "random":  # each draw has a random stream of its own: more trials extend fewer
+                shares = np.random.default_rng([self.spec.seed, i]).random(len(space))
+                self._add({key: _at(axis, share) for (key, axis), share in zip(space.items(), shares, strict=True)})
+            else:
+                proposal = self._optuna.ask()
+                point = {key: _suggest(proposal, key, axis) for key, axis in space.items()}
+                self._asked.append((proposal, self._add(point)))
+            if len(self._found) == wanted:
+                break
+        else:
+            found = count(len(self._found), "different config was", "different configs were")
+            fewer = f"ask for fewer than {self.spec.trials}"
+            raise UserError(f"{self.where}: trials: only {found} found in the space; {fewer}")
+        names = {f"trial {i}": fields for i, fields in enumerate(self._found.values(), 1)}
+        self.study = Study(self.spec.base, names, {}, [self.spec.seed], self.where)
+        self.configs, self.trials = self.study.configs, self.study.trials
 
     def _add(self, point: dict[str, Any]) -> str:
         """Keep a point of the space as a trial, unless it is one already; returns the run id."""
-        fields = dict(point)
-        if SHAPE[0] in fields:
-            fields["hidden_sizes"] = [fields.pop("width")] * fields.pop("layers")
-        fields |= _unused({**self.spec.base, **fields})
-        config = validate(RunConfig, {**self.spec.base, **fields, "seed": self.spec.seed}, self.where)
+        if "layers" in point:
+            point["hidden_sizes"] = [point.pop("width")] * point.pop("layers")
+        fields = without_unused({**self.spec.base, **point})
+        config = validate(RunConfig, {**fields, "seed": self.spec.seed}, self.where)
         self._found.setdefault(config.run_id, fields)
         return config.run_id
-
-    def _draw(self) -> None:
-        """All trials at random. Trial i has a random stream of its own: more trials extend fewer."""
-        for i in range(ATTEMPTS * self.spec.trials):
-            shares = np.random.default_rng([self.spec.seed, i]).random(len(self.spec.space))
-            drawn = zip(self.spec.space.items(), shares, strict=True)
-            self._add({key: _at(axis, share) for (key, axis), share in drawn})
-            if len(self._found) == self.spec.trials:
-                return
-        self._exhausted()
-
-    def _propose(self) -> None:
-        """Tell Optuna what has been trained, and take the next round from it."""
-        for proposal, run_id in self._asked:
-            accuracy = store.load_run(run_id).metrics["val_accuracy"]
-            self._tpe.tell(proposal, 0.0 if accuracy is None else accuracy)  # a diverged run is worth nothing
-        self._asked, wanted = [], min(len(self._found) + ROUND, self.spec.trials)
-        for _ in range(ATTEMPTS * ROUND):
-            proposal = self._tpe.ask()
-            point = {key: _suggest(proposal, key, axis) for key, axis in self.spec.space.items()}
-            self._asked.append((proposal, self._add(point)))
-            if len(self._found) == wanted:
-                return
-        self._exhausted()
-
-    def _exhausted(self) -> None:
-        found = f"{count(len(self._found))} different {'config was' if len(self._found) == 1 else 'configs were'} found"
-        raise UserError(f"{self.where}: trials: only {found} in the space; ask for fewer than {self.spec.trials}")
-
-
-def _unused(whole: Overrides) -> Overrides:
-    """What has no meaning beside the other settings, set to what says so."""
-    none: Overrides = {}
-    if "momentum" in whole and whole.get("optimizer", "SGD") not in ("SGD", "RMSprop"):
-        none["momentum"] = 0.0
-    if "nesterov" in whole and (whole.get("optimizer", "SGD") != "SGD" or not whole.get("momentum")):
-        none["nesterov"] = False
-    if "init_std" in whole and "normal" not in (whole.get("init"), whole.get("bias_init")):
-        none["init_std"] = 1.0
-    return none
 
 
 def _at(axis: list[Any] | Range, share: float) -> Any:
     return axis.at(share) if isinstance(axis, Range) else axis[int(share * len(axis))]
 
 
-def _optuna(seed: int, where: str):
-    """A study of Optuna that maximizes, with a seeded TPE sampler that knows of proposals still in training."""
-    try:
-        import optuna
-    except ImportError:
-        raise UserError(
-            f"{where}: method: optuna is not installed; pip install 'fmnist[search]', or use method: random"
-        ) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=ROUND, constant_liar=True)
-    return optuna.create_study(direction="maximize", sampler=sampler)
-
-
-def _suggest(proposal, key: str, axis: list[Any] | Range) -> Any:
+def _suggest(proposal: optuna.Trial, key: str, axis: list[Any] | Range) -> Any:
     if isinstance(axis, Range):
-        value = proposal.suggest_float(key, axis.low, axis.high, log=axis.log)
-        return min(max(float(f"{value:.3g}"), axis.low), axis.high)
+        return axis.at(proposal.suggest_float(key, 0, 1))
     return axis[proposal.suggest_categorical(key, list(range(len(axis))))]
+
+
+def configuration(row: dict[str, Any], axes: list[str]) -> str:
+    """The settings of a trial in words: "2 × 256, Adam, lr 0.0012, dropout 0.2, batch norm, init zeros"."""
+    parts = [f"{row['layers']} × {row['width']}"] if {*SHAPE} & {*axes} else []
+    for axis in axes:
+        if axis not in SHAPE and (axis != "momentum" or row[axis]):
+            parts.append("init " * (axis == "init") + setting(axis, row[axis]))
+    return ", ".join(parts).replace("_", " ")
+
+
+def importance(runs: pd.DataFrame, space: dict[str, Axis], seed: int = 0) -> pd.Series:
+    """The share of the differences between trials that lies in each axis alone, greatest first: Optuna's fANOVA.
+
+    Of the variance of a random forest fitted to −log10 of the validation error, so that 80 → 90 % counts as much as
+    90 → 95 % (Hutter, Hoos and Leyton-Brown, ICML 2014). The forest is given each axis a second time, shuffled among
+    the trials; "chance" is the greatest of their shares (Kursa and Rudnicki, J. Stat. Softw. 36, 2010).
+    """
+    random, limits, columns = np.random.default_rng(seed), {}, {}
+    for key, axis in space.items():  # what does not apply (Adam's momentum) may lie outside of the space
+        values, shuffled = runs[key].tolist(), f"{CHANCE} {key}"
+        if isinstance(axis, Range):
+            limit = FloatDistribution(min(values), max(values), axis.log)
+        else:
+            limit = CategoricalDistribution(sorted(set(values)))
+        limits |= {key: limit, shuffled: limit}
+        columns |= {key: values, shuffled: random.permutation(values).tolist()}
+    study, error = optuna.create_study(), 1 - runs["val_accuracy"].fillna(GUESS)
+    for row, depth in zip(pd.DataFrame(columns).to_dict("records"), -np.log10(error.clip(1e-4)), strict=True):
+        study.add_trial(optuna.create_trial(params=row, distributions=limits, value=depth))
+    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=seed)
+    found = pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    shares = found[[*space]].rename(lambda axis: AXES.get(axis, axis).replace("_", " "))
+    shares[CHANCE] = found.drop([*space]).max()
+    return shares.sort_values(ascending=False, kind="stable")
+
+
+def budget(runs: pd.DataFrame, resamples: int = 400, seed: int = 0) -> pd.DataFrame:
+    """What the best of the first n trials has, for n = 1 … N; accuracies in [0, 1], that of guessing where diverged.
+
+    own_val, own_test: in the order in which the trials came. val, test: the exact mean over all orders, of the trial
+    selected on validation (equal ones share their test accuracy); val_low, val_high: between them lie 90 % of the
+    orders. inflation = val − test: how much too good the validation accuracy of the selected is; inflation_low,
+    inflation_high: 95 % percentile interval over resamples of the trials (bootstrap), for a search that drew others.
+    """
+    came = runs[["val_accuracy", "test_accuracy"]].fillna(GUESS)
+    place = came["val_accuracy"].rank(ascending=False, method="first").to_numpy(int) - 1
+    ordered = came.iloc[np.argsort(place)]
+    val, own_test = ordered.to_numpy().T
+    test = ordered.groupby("val_accuracy")["test_accuracy"].transform("mean").to_numpy()
+    n, own = np.arange(1, len(val) + 1), np.minimum.accumulate(place)
+    missed = stats.hypergeom.pmf(0, len(val), np.arange(len(val) + 1), n[:, None])  # none of the r best is among n
+    chances = -np.diff(missed)  # [n − 1, r − 1]: the best of n has rank r
+    low, high = ((1 - missed[:, 1:] >= share - 1e-12).argmax(1) for share in (0.95, 0.05))
+    picks = np.random.default_rng(seed).integers(len(val), size=(resamples, len(val)))
+    spread = np.quantile((val - test)[np.sort(place[picks])] @ chances.T, [0.025, 0.975], axis=0)
+    return pd.DataFrame({
+        "n": n, "own_val": val[own], "own_test": own_test[own],
+        "val": chances @ val, "val_low": val[low], "val_high": val[high], "test": chances @ test,
+        "inflation": chances @ (val - test), "inflation_low": spread[0], "inflation_high": spread[1],
+    })  # fmt: skip
