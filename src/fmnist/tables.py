@@ -56,12 +56,12 @@ def summary_table(
     return Table(data, pd.DataFrame(printed), _run_ids(runs))
 
 
-def comparison_table(comparison: pd.DataFrame, runs: pd.DataFrame | None = None) -> Table:
-    """`statistics.together` (of `runs`): a row a comparison with its trial, baseline, seeds, difference, Holm's p."""
+def comparison_table(comparison: pd.DataFrame) -> Table:
+    """`statistics.together`: a row a comparison with its trial, baseline, seeds, difference and Holm's p."""
     printed = {_head(comparison.columns[0]): comparison.iloc[:, 0].map(name_of)}
     printed |= {"Baseline": comparison["baseline"].map(name_of), "Seeds": comparison["n"].astype(str)}
     printed |= _differences(row for _, row in comparison.iterrows())
-    return Table(comparison, pd.DataFrame(printed), _run_ids(runs))
+    return Table(comparison, pd.DataFrame(printed))
 
 
 def accuracy_grid(
@@ -115,8 +115,8 @@ def environment_table() -> Table:
     return Table(frame, frame)
 
 
-def _run_ids(runs: pd.DataFrame | None) -> tuple[str, ...]:
-    return () if runs is None or "run_id" not in runs else tuple(sorted(runs["run_id"].unique()))
+def _run_ids(runs: pd.DataFrame) -> tuple[str, ...]:
+    return () if "run_id" not in runs else tuple(sorted(runs["run_id"].unique()))
 
 
 def _head(column: str) -> str:
