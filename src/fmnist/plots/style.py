@@ -78,7 +78,7 @@ def look(index: int) -> dict[str, Any]:
 
 def key(index: int, **wear: Any) -> Line2D:
     """What stands for the `index`-th group in a legend."""
-    return Line2D([], [], mec="white", mew=0.5, **(look(index) | wear))
+    return Line2D([], [], **({"mec": "white", "mew": 0.5} | look(index) | wear))
 
 
 def percent_axis(ax: Axes, values: Sequence[float], metric: str, axis: str = "y", pad: float = 0.06) -> None:
