@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fmnist.replication_old.reproduced import across_reports
+from fmnist.replication import across_reports
 
 PUBLISHED = ["karki", "wood", "lyu", "lybbert", "dewangan"]
 ROOT = Path(__file__).parents[1]

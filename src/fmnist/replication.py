@@ -7,8 +7,7 @@ such of the report; one with a size by where the 95 % interval lies (for equalit
 J. Pharmacokinet. Biopharm. 15, 1987). A network that diverged counts as one that guesses. How far a *choice* of what is
 unsaid lies from the numbers is the root mean square of ours − published, seed by seed.
 
-`runs` and `history` are those of `Study`, several studies in one frame with a column `study`. What is computed is in
-the unit of print: percent, points, nats, seconds.
+`runs` and `history` are those of `Study`, several studies in one frame with a column `study`.
 """
 
 import json
@@ -24,15 +23,23 @@ from scipy import stats
 
 from fmnist.config import GUESS, TEST_IMAGES, TRIAL_FIELDS, Strict, UserError, nearest, read_yaml, sizes_text, validate
 from fmnist.statistics import LEVEL, MIN_PAIRS, compare, interval, together
-from fmnist.words import METRICS, count, joined, metric_of, number, probability
+from fmnist.words import METRICS, count, joined, metric_of
 
 FIELDS = ("variant", *TRIAL_FIELDS)  # what a trial may be named by
 MIN_SEEDS = 3  # finite runs below which no prediction is made
 WIDEST = {"points": 10.0, "nats": 1.0}  # a wider prediction interval agrees with too much to tell anything
 WORTH = 0.5  # points: where the interval excludes a lead of this size, "over" does not hold
 ANSWERS = {1: "holds", 0: "cannot be decided", -1: "does not hold"}
-VERDICTS = {"agrees": "agree", "differs": "differ", "cannot tell": "cannot be judged", "another machine": "are times"}
-SAID_OF_SEVERAL = VERDICTS | {"holds": "hold", "does not hold": "do not hold", "cannot be decided": "cannot be decided"}
+VERDICTS = ("agrees", "differs", "cannot tell")  # and "another machine" for a time
+IN_WORDS = {  # a verdict as said of one, and of several
+    "agrees": ("agrees", "agree"),
+    "differs": ("differs", "differ"),
+    "cannot tell": ("cannot be judged", "cannot be judged"),
+    "another machine": ("is a time of another machine", "are times of another machine"),
+    "holds": ("holds", "hold"),
+    "does not hold": ("does not hold", "do not hold"),
+    "cannot be decided": ("cannot be decided", "cannot be decided"),
+}
 
 
 def select(
@@ -56,8 +63,9 @@ def select(
             if not labels or (len(labels) > 1 and not several):
                 there = {key: dict.fromkeys(map(str, settings[key])) for key in FIELDS if key in settings}
                 varied = "; ".join(f"{key}: {', '.join(some)}" for key, some in there.items() if len(some) > 1)
-                many = f"several trials have it ({'; '.join(labels)})" if labels else f"no trial has it; there are {varied}"
-                raise UserError(f"{place}: {', '.join(f'{k}: {v}' for k, v in zip(one, values, strict=True))}: {many}")
+                asked = ", ".join(f"{key}: {value}" for key, value in zip(one, values, strict=True))
+                many = "; ".join(labels) or "none; there are " + varied
+                raise UserError(f"{place}: {{{asked}}} should be of one trial, and is of {many}")
             found += labels
     return list(dict.fromkeys(found))
 
@@ -153,7 +161,7 @@ class ClaimTest(Strict):
     def _consistent(self) -> "ClaimTest":
         given = {key for key, value in self if value is not None} - {"study", "metrics", "at", self.form}
         if not self.form or (self.form == "of" and not given):
-            raise ValueError("asks nothing; allowed: best, rising, falling, or of with over, within, at_least or at_most")
+            raise ValueError("asks nothing; allowed: best, rising, falling, of with over, within, at_least, at_most")
         if odd := sorted(given - FORMS[self.form]):
             raise ValueError(f"{odd[0]}: does not stand beside {self.form}; allowed: {', '.join(FORMS[self.form])}")
         if self.form in ("over", "within") and not self.of:
@@ -164,6 +172,13 @@ class ClaimTest(Strict):
         if self.within == "batches" and any(metric_of(name).unit != "points" for name in self.metrics):
             raise ValueError("within: for a loss a number is required")
         return self
+
+    def bounds(self, metric: str, spread: float) -> tuple[float, float]:
+        """At least and at most, as in data, NaN for none; `spread` is that of accuracy over test batches."""
+        if self.within:
+            margin = spread if self.within == "batches" else self.within / metric_of(metric).scale
+            return -margin, margin
+        return tuple(np.nan if end is None else end / metric_of(metric).scale for end in (self.at_least, self.at_most))
 
     def pairs(self, settings: pd.DataFrame, place: str = "claims") -> list[tuple[str, str | None]]:
         """Labels of the trials to compare, (A, B); (A, None) where a mean by itself is asked for."""
@@ -260,7 +275,7 @@ def verdict(value: float, n: int, low: float, high: float, unit: str) -> str:
 
 
 def judge(table: NumberTable, runs: pd.DataFrame) -> pd.DataFrame:
-    """Published numbers beside ours, which are multiplied by the table's `scale`: a row each.
+    """Published numbers beside ours, which are multiplied by the table's `scale`, in the unit of print: a row each.
 
     Columns: study, trial, metric, scale, published, pm, note, n (finite), diverged, runs, mean, low, high (95 % t
     interval over seeds), one_low, one_high (prediction interval of one run), batch_std (mean over seeds), difference
@@ -276,6 +291,7 @@ def judge(table: NumberTable, runs: pd.DataFrame) -> pd.DataFrame:
         values, spread = factor * ours[table.metric].to_numpy(float), ours.get(f"{table.metric}_std", pd.Series(np.nan))
         (mean, low, high), n = map(float, interval(values)), int(np.isfinite(values).sum())
         one = prediction(values, factor * averaging(mean / factor, uneven) if uneven else 0.0)
+        one = (np.nan, np.nan) if measure.unit == "s" else one
         about = [study, trial, table.metric, table.scale, row.value, np.nan if row.pm is None else row.pm, row.note]
         found = [n, int(ours["diverged"].sum()), len(ours), mean, low, high, *one, factor * spread.mean()]
         rows.append([*about, *found, mean - row.value, verdict(row.value, n, *one, measure.unit)])
@@ -295,8 +311,8 @@ def distinct(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def tally(verdicts: pd.Series, noun: str) -> str:
     """Such as "of ten published numbers, six agree, one differs, and three cannot be judged"."""
-    found = {key: int((verdicts == key).sum()) for key in SAID_OF_SEVERAL}
-    said = [f"{count(n)} {key if n == 1 else SAID_OF_SEVERAL[key]}" for key, n in found.items() if n]
+    found = {key: int((verdicts == key).sum()) for key in IN_WORDS}
+    said = [f"{count(n)} {IN_WORDS[key][n > 1]}" for key, n in found.items() if n]
     return f"of {count(len(verdicts), noun)}, {joined(said)}"
 
 
@@ -316,7 +332,7 @@ def across_reports(folder: Path, names: Sequence[str]) -> pd.DataFrame:
         for kind, counts in found.get("counts", {}).items():
             row |= {kind: sum(counts.values()), **counts}
         rows.append(row)
-    kinds = ["numbers", *list(VERDICTS)[:3], "claims", *ANSWERS.values()]
+    kinds = ["numbers", *VERDICTS, "claims", *ANSWERS.values()]
     return pd.DataFrame(rows).reindex(columns=["report", "title", "date", "author", *kinds])
 
 
@@ -324,59 +340,48 @@ def across_reports(folder: Path, names: Sequence[str]) -> pd.DataFrame:
 
 
 def evidence(published: Published, runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
-    """Every comparison that the claims ask for, a row each.
+    """Every comparison that the claims ask for, a row each; accuracies in [0, 1].
 
-    Columns: claim, test (their places), form, metric, trial, baseline ("" for a mean by itself), n (seeds), difference
-    (trial − baseline), low, high (95 % interval), at_least, at_most (NaN where p decides), guessed (ids of diverged
-    runs), p, p_holm, verdict (of `statistics.together`), status (1 as claimed, −1 not, 0 cannot be decided).
+    Columns: claim, test (their places), form, at_least, at_most (NaN where none; where both are, p decides), metric,
+    trial, baseline ("" for a mean by itself), guessed (diverged runs in it), n (seeds), difference (trial − baseline),
+    low, high (95 % interval), p, p_holm, verdict (of `statistics.together`), status (1 as claimed, −1 not, 0 undecided).
     """
     rows = []
     for i, claim in enumerate(published.claims):
         for j, test in enumerate(claim.tests):
             mine, then = (frame[frame["study"] == test.study] for frame in (runs, history))
             pairs = test.pairs(mine)
-            spread = 100 * mine.loc[mine["trial"].isin({*sum(pairs, ())}), "test_accuracy_std"].mean()
+            spread = mine.loc[mine["trial"].isin({*sum(pairs, ())}), "test_accuracy_std"].mean()
             for metric, pair in product([test.falling] if test.falling else test.metrics, pairs):
-                better = test.form != "best" or metric_of(metric).higher_is_better  # else the others are above the best
-                row = _compared(test, pair if better else pair[::-1], mine, then, metric)
-                rows.append({"claim": i, "test": j, "form": test.form, **row, **_bounds(test, spread)})
-    table = pd.DataFrame(rows)
-    if (by_p := table["at_least"].isna()).any():
+                low, high = test.bounds(metric, spread)
+                better = test.form != "best" or metric_of(metric).higher_is_better  # of a loss the best is below
+                row = {"claim": i, "test": j, "form": test.form, "at_least": low, "at_most": high, "metric": metric}
+                rows.append(row | _compared(test, pair if better else pair[::-1], mine, then, metric))
+    table = pd.DataFrame(rows).assign(p_holm=np.nan, verdict="")
+    by_p = table[["at_least", "at_most"]].isna().all(axis=1) & (table["form"] != "falling")
+    if by_p.any():
         corrected = together([table.loc[by_p, ["n", "p", "difference"]]])
-        table = table.join(corrected.set_index(table.index[by_p])[["p_holm", "verdict"]])
+        table.loc[by_p, ["p_holm", "verdict"]] = corrected[["p_holm", "verdict"]].to_numpy()
     return table.assign(status=[_status(row) for row in table.itertuples()])
-
-
-def _bounds(test: ClaimTest, spread: float) -> dict[str, float]:
-    if test.form == "falling":
-        return {"at_least": 1.0, "at_most": 1.0}
-    if test.within:
-        margin = spread if test.within == "batches" else test.within
-        return {"at_least": -margin, "at_most": margin}
-    low, high = test.at_least, test.at_most
-    if low is None and high is None:
-        return {"at_least": np.nan, "at_most": np.nan}
-    return {"at_least": -np.inf if low is None else low, "at_most": np.inf if high is None else high}
 
 
 def _compared(test: ClaimTest, pair: tuple, runs: pd.DataFrame, history: pd.DataFrame, metric: str) -> dict[str, Any]:
     """One trial against another, paired by seed; of one alone, its mean under the name `difference`."""
-    sides, guessed, epochs, scale = [], [], [test.at, test.at if test.over_at is None else test.over_at], metric_of(metric).scale
+    sides, epochs = [], [test.at, test.at if test.over_at is None else test.over_at]
     for trial, when in zip([name for name in pair if name], epochs, strict=False):
         mine = runs[runs["trial"] == trial].set_index("seed")
         values = _values(mine, history, metric, when, test.form)
-        lost = mine["diverged"].astype(bool) & ~np.isfinite(values) & (metric_of(metric).unit == "points")
-        guessed += list(mine.loc[lost, "run_id"])
+        lost = mine["diverged"].astype(bool) & values.isna() & (metric_of(metric).unit == "points")
         read = f"epochs {when[0]} to {when[-1]}" if when[1:] else f"epoch {when[0]}" if when else "the end"
         name = f"{trial} at {read}" if any(epochs) else trial
-        sides.append(values.mask(lost, GUESS).rename(metric).reset_index().assign(trial=name))
+        sides.append(pd.DataFrame({metric: values.mask(lost, GUESS), "guessed": lost, "trial": name}).reset_index())
+    names = [side["trial"].iloc[0] for side in sides]
     found = dict(zip(("difference", "low", "high"), interval(sides[0][metric]), strict=True))
-    found |= {"baseline": "", "n": int(np.isfinite(sides[0][metric]).sum()), "p": np.nan}
+    found |= {"baseline": "", "n": int(sides[0][metric].notna().sum()), "p": np.nan}
     if len(sides) == 2:
-        found = compare(pd.concat(sides), sides[1]["trial"].iloc[0], metric=metric).iloc[0]
-    row = {"metric": metric, "trial": sides[0]["trial"].iloc[0], "guessed": guessed}
-    row |= {key: found[key] for key in ("baseline", "n", "p")}
-    return row | {key: float(scale * found[key]) for key in ("difference", "low", "high")}
+        found = compare(pd.concat(sides), names[1], metric=metric).iloc[0]
+    row = {"trial": names[0], "guessed": int(sum(side["guessed"].sum() for side in sides))}
+    return row | {key: found[key] for key in ("baseline", "n", "difference", "low", "high", "p")}
 
 
 def _values(mine: pd.DataFrame, history: pd.DataFrame, metric: str, when: list[int], form: str) -> pd.Series:
@@ -397,63 +402,28 @@ def _status(row: Any) -> int:
         return int(row.n >= MIN_PAIRS) if row.difference == 1 else -1
     if row.n < MIN_PAIRS:
         return 0
-    if np.isnan(row.at_least):
-        excluded = row.form != "best" and metric_of(row.metric).unit == "points" and row.high < WORTH
+    if np.isnan([row.at_least, row.at_most]).all():
+        measure = metric_of(row.metric)
+        excluded = row.form != "best" and measure.unit == "points" and measure.scale * row.high < WORTH
         return {"higher": 1, "lower": -1}.get(row.verdict, -1 if excluded else 0)
     return inside(row.low, row.high, row.at_least, row.at_most)
 
 
 def inside(low: float, high: float, at_least: float, at_most: float) -> int:
-    """1 where an interval lies inside bounds, −1 where it lies outside, 0 where it lies across one."""
-    if at_least <= low and high <= at_most:
-        return 1
-    return -1 if high < at_least or low > at_most else 0
-
-
-def reached(runs: pd.DataFrame, trial: str, at_least: float) -> tuple[str, str]:
-    """Whether a trial's mean test accuracy is so many percent or more: the answer (see ANSWERS) and what was found."""
-    test = ClaimTest(study="", of=[{}], at_least=at_least)
-    row = _compared(test, (trial, None), runs, runs, "test_accuracy") | _bounds(test, 0) | {"form": "of"}
-    found = pd.DataFrame([row]).assign(status=[_status(pd.Series(row))])
-    return ANSWERS[found["status"].iloc[0]], said(found)
+    """1 where an interval lies inside bounds (NaN for none), −1 where it lies outside, 0 where it lies across one."""
+    if high < at_least or low > at_most:
+        return -1
+    return 0 if low < at_least or high > at_most else 1
 
 
 def answers(published: Published, found: pd.DataFrame) -> pd.DataFrame:
-    """Claims with what `evidence` found, a row each: says, because, answer (see ANSWERS), found (Markdown), otherwise."""
-    rows = []
-    for i, claim in enumerate(published.claims):
-        tests = [test for _, test in found[found["claim"] == i].groupby("test")]
-        marks = [f"*({j}) {ANSWERS[test['status'].min()]}:* " * (len(tests) > 1) for j, test in enumerate(tests, 1)]
-        text = " ".join(mark + said(test) for mark, test in zip(marks, tests, strict=True))
-        status = min(test["status"].min() for test in tests)
-        rows.append((claim.says, claim.because, ANSWERS[status], text, claim.otherwise if status < 0 else ""))
-    return pd.DataFrame(rows, columns=["says", "because", "answer", "found", "otherwise"])
-
-
-def said(test: pd.DataFrame) -> str:
-    """What was asked and what was found, of the rows of `evidence` of one test."""
-    text = []
-    for metric, rows in test.groupby("metric", sort=False):
-        first, digits = rows.iloc[0], 1 if metric_of(metric).unit == "points" else 3
-        ends = {"at least": first["at_least"], "at most": first["at_most"]}
-        asked = " and ".join(f"{end} {number(x, digits)}" for end, x in ends.items() if np.isfinite(x)) or "above"
-        asked = "a fall in every epoch of every run" if first["form"] == "falling" else asked
-        seeds = " or ".join(count(n, "seed") for n in dict.fromkeys(rows["n"]))
-        found = "; ".join(_found(row, digits) for row in rows.itertuples())
-        text.append(f"Asked {metric_of(metric).place}: {asked}. Found ({seeds}, 95 % intervals): {found}.")
-    lost = len({run_id for ids in test["guessed"] for run_id in ids})
-    return " ".join(text) + (f" ({count(lost, 'diverged run counts', 'diverged runs count')} as guessing.)" if lost else "")
-
-
-def _found(row: Any, digits: int) -> str:
-    name = f"{row.trial} minus {row.baseline}" if row.baseline else row.trial
-    if row.form == "falling":
-        return f"{name} in {round(row.n * row.difference)} of {count(row.n, 'run')}"
-    if row.n < MIN_PAIRS:
-        return f"{name}, not judged with fewer than {count(MIN_PAIRS, 'seed')}"
-    mean, low, high = (number(x, digits, signed=bool(row.baseline)) for x in (row.difference, row.low, row.high))
-    why = f", {probability(row.p_holm, 'p')}" if np.isnan(row.at_least) else ""
-    return f"{name} {mean} [{low}, {high}]{why}, {ANSWERS[row.status]}"
+    """Claims with what their `evidence` comes to, a row each: says, because, answer (see ANSWERS), otherwise."""
+    status = found.groupby("claim")["status"].min()
+    rows = [
+        (claim.says, claim.because, ANSWERS[worst], claim.otherwise if worst < 0 else "")
+        for claim, worst in zip(published.claims, status, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["says", "because", "answer", "otherwise"])
 
 
 # --- choices ----------------------------------------------------------------------------------------------------------
@@ -468,7 +438,8 @@ def check_choices(
     """
     given = {"study": "choices", "caption": "", "metric": metric, "rows": list(published)}
     rows = validate(NumberTable, given, where).rows
-    each = [row.model_copy(update={"of": {"variant": name} | row.of}) for row in rows for name in settings["variant"].unique()]
+    variants = list(dict.fromkeys(settings["variant"]))
+    each = [row.model_copy(update={"of": {"variant": name} | row.of}) for row in rows for name in variants]
     found = [select(settings, row.of, f"{where}: published", several=False)[0] for row in each]
     if bare := [trial for trial in settings["trial"].unique() if found.count(trial) != 1]:
         raise UserError(f"{where}: published: needs one number for {bare[0]!r}; add it or take it from the grid")
@@ -482,18 +453,18 @@ def distances(judged: pd.DataFrame, runs: pd.DataFrame, baseline: str) -> pd.Dat
     published), absolute (of the mean absolute difference), and against `baseline`, paired by seed: difference of rms,
     low, high (simultaneous, Bonferroni), verdict ("closer", "farther", "cannot tell", "" for the baseline itself).
     """
-    metric, value = judged["metric"].iloc[0], judged.set_index("trial")["published"]
-    lost = runs["diverged"].astype(bool) | runs[metric].isna()
-    runs = runs.assign(off=100 * runs[metric].mask(lost, GUESS) - runs["trial"].map(value))
-    groups = runs.groupby("variant", sort=False)
-    by_seed = runs.groupby(["variant", "seed"], sort=False)["off"]
-    rms = by_seed.agg(lambda off: np.sqrt((off**2).mean())).unstack("seed").loc[list(groups.groups)]
-    verdicts = pd.crosstab(judged["trial"].map(runs.groupby("trial")["variant"].first()), judged["verdict"])
-    verdicts = verdicts.reindex(columns=["agrees", "differs"], fill_value=0)
-    table = groups.agg(seeds=("seed", "nunique"), diverged=("diverged", "sum"), runs=("seed", "size")).join(verdicts)
-    table["rms"], table["absolute"] = rms.mean(axis=1), by_seed.agg(lambda off: off.abs().mean()).groupby("variant").mean()
-    mean, low, high = interval(rms - rms.loc[baseline], 1 - (1 - LEVEL) / max(len(rms) - 1, 1))
-    told = (rms.notna().sum(axis=1) >= MIN_SEEDS) & ((high < 0) | (low > 0))
+    metric, names = judged["metric"].iloc[0], list(dict.fromkeys(runs["variant"]))
+    ours = 100 * runs[metric].mask(runs["diverged"].astype(bool) | runs[metric].isna(), GUESS)
+    off = ours - runs["trial"].map(judged.set_index("trial")["published"])
+    by_seed = pd.DataFrame({"squared": off**2, "absolute": off.abs()}).groupby([runs["variant"], runs["seed"]]).mean()
+    rms = np.sqrt(by_seed["squared"]).unstack("seed").loc[names]
+    seen = pd.crosstab(judged["trial"].map(runs.groupby("trial")["variant"].first()), judged["verdict"])
+    groups = runs.groupby("variant")
+    table = groups.agg(seeds=("seed", "nunique"), diverged=("diverged", "sum"), runs=("seed", "size")).loc[names]
+    table = table.join(seen.reindex(columns=["agrees", "differs"], fill_value=0))
+    mean, low, high = interval(rms - rms.loc[baseline], 1 - (1 - LEVEL) / max(len(names) - 1, 1))
+    table = table.assign(rms=rms.mean(axis=1), absolute=by_seed["absolute"].groupby("variant").mean())
     table = table.assign(difference=mean, low=low, high=high, verdict=np.where(mean < 0, "closer", "farther"))
-    table.loc[~told, "verdict"], table.loc[baseline, "verdict"] = "cannot tell", ""
+    table.loc[(table["seeds"] < MIN_SEEDS) | ~((low > 0) | (high < 0)), "verdict"] = "cannot tell"
+    table.loc[baseline, "verdict"] = ""
     return table.rename_axis("choice").reset_index()
