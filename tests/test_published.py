@@ -94,7 +94,7 @@ def test_trials_are_found_by_their_fields(where, labels):
     [
         (
             {"lr": 0.02},
-            r"x: \{lr: 0.02\} should be of one trial, and is of none; there are variant: A, B; optimizer: Adam",
+            r"x: \{lr: 0.02\} should be of one trial, and is of none; there are variant: A, B; hidden",
         ),
         ({"lr": 0.1}, r"is of A, lr 0.1; B, lr 0.1"),
         ({"optimiser": "Adam"}, "x: optimiser: no such field; did you mean 'optimizer'"),
@@ -373,7 +373,8 @@ def test_all_tests_of_a_claim_must_hold_and_a_failure_says_why():
 @pytest.mark.parametrize("name", REPORTS)
 def test_every_number_and_claim_of_a_report_finds_its_trials(name):
     """With simulated runs for all of its trials, every table has its numbers and every claim an answer."""
-    settings = {study: part.settings() for study, part in Report(name, "cpu").studies.items()}
+    chapters = [one for one in Report(name, "cpu").chapters if one.kind in ("study", "choices")]
+    settings = {one.name: one.study.settings() for one in chapters}
     published = read(ROOT / "params" / name, settings)
     rows = pd.concat([table.assign(study=study, accuracy=0.88) for study, table in settings.items()])
     runs, history = simulated(rows)
