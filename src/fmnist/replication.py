@@ -344,7 +344,7 @@ def evidence(published: Published, runs: pd.DataFrame, history: pd.DataFrame) ->
 
     Columns: claim, test (their places), form, at_least, at_most (NaN where none; where both are, p decides), metric,
     trial, baseline ("" for a mean by itself), guessed (diverged runs in it), n (seeds), difference (trial − baseline),
-    low, high (95 % interval), p, p_holm, verdict (of `statistics.together`), status (1 as claimed, −1 not, 0 undecided).
+    low, high (95 % interval), p, p_holm, verdict (of `statistics.together`), status (1 as claimed, −1 not, 0 open).
     """
     rows = []
     for i, claim in enumerate(published.claims):
