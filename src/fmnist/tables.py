@@ -116,7 +116,7 @@ def environment_table() -> Table:
 
 
 def _run_ids(runs: pd.DataFrame) -> tuple[str, ...]:
-    return () if "run_id" not in runs else tuple(sorted(runs["run_id"].unique()))
+    return () if "run_id" not in runs else tuple(sorted(runs["run_id"].dropna().unique()))
 
 
 def _head(column: str) -> str:
