@@ -135,7 +135,6 @@ def test_diverged_runs_are_counted_and_shown():
     row = statistics.summary(runs).iloc[1]
     assert (row.n, row.diverged, row.runs) == (4, 2, 6)
     assert "diverged (2 of 6)" in tables.summary_table(runs).printed.to_string()
-    assert "diverged (2 of 6)" in tables.accuracy_grid(runs).printed.to_string()
     assert "two pairs lost to divergence" in words.claim(statistics.compare(runs, "SGD, lr 0.01").iloc[0])
     gone = simulated_runs(TWO, lost=[("Adam, lr 0.001", seed) for seed in range(6)])
     shown = tables.summary_table(gone, baseline="SGD, lr 0.01").printed
