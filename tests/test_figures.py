@@ -21,12 +21,8 @@ def simulated_study(seeds=3, epochs=4, lost=True):
         for seed in range(seeds):
             gone = lost and ((variant, lr) == ("Adam", 0.1) or (variant, lr, seed) == ("SGD", 0.1, 0))
             key = {"run_id": f"{variant}{lr}/{seed}", "trial": f"{variant}, lr {lr}", "variant": variant, "lr": lr}
-            key |= {
-                "seed": seed,
-                "epochs": epochs,
-                "dropout": lr,
-                "hidden_sizes": "128" if variant == "SGD" else "400-400",
-            }
+            key |= {"seed": seed, "epochs": epochs, "dropout": lr}
+            key["hidden_sizes"] = "128" if variant == "SGD" else "400-400"
             last = 1 if gone else epochs
             for epoch in range(epochs + 1 if gone else last + 1):
                 value = np.nan if epoch > last else accuracy - 0.3 / (epoch + 1) + rng.normal(0, 0.002)
@@ -43,20 +39,10 @@ FINAL = ("train_accuracy", "val_accuracy", "test_accuracy")
 
 
 def simulated_scales():
-    rows = [(init, layer, quantity, scale**layer * (1 + 0.1 * seed))
-            for init, scale in {"default": 0.5, "kaiming": 1.0, "zeros": 0.0}.items()
-            for quantity in ("activation std", "gradient std") for layer in (1, 2, 3) for seed in range(3)]  # fmt: skip
-    return pd.DataFrame(rows, columns=["init", "layer", "quantity", "value"])
-
-
-def simulated_check():
-    """Errors of eps² and rounding for two weights; one of them is exactly zero."""
-    rows = [(precision, weight, eps, 0.02 * eps**2 + u / eps if (weight, eps) != ("a", 0.01) else 0.0)
-            for precision, u in {"float64": 1e-15, "float32": 1e-7}.items()
-            for weight in "ab" for eps in (1e-4, 1e-3, 1e-2, 1e-1)]  # fmt: skip
-    fits = [("float64", 0.02, 1e-15, 4e-5), ("float32", 0.02, 1e-7, 2e-2)]
-    names = ["precision", "weight", "eps", "difference"]
-    return pd.DataFrame(rows, columns=names), pd.DataFrame(fits, columns=["precision", "truncation", "rounding", "eps"])
+    scales = {"default": 0.5, "kaiming": 1.0, "zeros": 0.0}
+    rows = [(init, layer, quantity, scale**layer) for init, scale in scales.items()
+            for quantity in ("activation std", "gradient std") for layer in (1, 2, 3)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["trial", "layer", "quantity", "value"])
 
 
 def every_figure(seeds=3, lost=True):
@@ -66,20 +52,17 @@ def every_figure(seeds=3, lost=True):
     return {
         "curves": figures.curves(history),
         "curves, panels": figures.curves(history, by="lr", panels="variant"),
+        "curves, three": figures.curves(history, metrics=("train_loss", "val_loss", "val_accuracy")),
         "accuracy_dots": figures.accuracy_dots(runs),
         "accuracy_dots, loss": figures.accuracy_dots(runs, metric="test_loss"),
-        "heatmap": figures.heatmap(runs),
-        "against_lr": figures.against_lr(runs),
-        "gap_plot": figures.gap_plot(runs),
-        "layer_scales": figures.layer_scales(simulated_scales()),
-        "error_lines": figures.error_lines(*simulated_check()),
+        "against": figures.against(runs),
+        "against, panels": figures.against(
+            runs, x="dropout", by="hidden_sizes", metrics=("test_accuracy", "test_loss")
+        ),
+        "log_lines": figures.log_lines(simulated_scales(), "layer", "value", by="trial", panels="quantity"),
         "image_grid": figures.image_grid(images, columns=5),
-        "class_means": figures.class_means(images, labels, NAMES),
-        "class_balance": figures.class_balance({"train": labels, "val": labels[:10]}, NAMES),
-        "confusion_matrix": figures.confusion_matrix(np.eye(10) * 90 + 1, NAMES),
+        "confusion_matrix": figures.confusion_matrix(np.eye(10) * 90 + 1, NAMES, runs),
         "confused_pairs": figures.confused_pairs(images[:6], labels[:6], labels[1:7], NAMES),
-        "network_diagram": figures.network_diagram([400, 200], "leaky_relu"),
-        "pipeline_diagram": figures.pipeline_diagram(),
     }
 
 
@@ -128,10 +111,10 @@ def test_one_seed_is_enough_to_draw():
 
 
 def test_diverged_runs_are_shown(drawn):
-    for name in ("curves", "accuracy_dots", "heatmap"):
+    for name in ("curves", "accuracy_dots"):
         text = " ".join(t.get_text().replace("\n", " ") for t in shown_texts(drawn[name]))
         assert "diverged (1 of 3)" in text and "diverged (3 of 3)" in text, name
-    assert {"1 of 3", "3 of 3"} <= {t.get_text() for t in shown_texts(drawn["against_lr"])}
+    assert {"1 of 3", "3 of 3"} <= {t.get_text() for t in shown_texts(drawn["against"])}
 
 
 def test_a_diverged_curve_ends_in_a_cross_at_its_last_epoch(drawn):
@@ -151,11 +134,36 @@ def test_groups_differ_without_colour():
     assert len({(str(look["marker"]), str(look["linestyle"])) for look in looks}) == 40
 
 
-def test_the_frame_marks_the_best_on_validation_not_on_test():
+def test_the_star_marks_the_best_on_validation_not_on_test():
     runs, _ = simulated_study(lost=False)
     runs["test_accuracy"] = 1 - runs["test_accuracy"]
-    frames = [p for p in figures.heatmap(runs).axes[0].patches if not p.get_fill()]
-    assert [round(p.get_x() + 0.47) for p in frames] == [1, 0]  # SGD: lr 0.1, Adam: lr 0.01
+    stars = [line for line in figures.accuracy_dots(runs).axes[0].lines if line.get_marker() == "*"]
+    assert [list(line.get_ydata()) for line in stars] == [[0]]  # SGD, lr 0.1
+
+
+@pytest.mark.parametrize(
+    ("values", "places"),
+    [
+        ([0.01, 0.1, 1.0], [-2, -1, 0]),
+        ([0, 0.2, 0.5], [0, 0.2, 0.5]),
+        ([0, 2e-4, 2e-2], [0, 1, 2]),
+        (["SGD", "Adam"], [0, 1]),
+    ],
+)
+def test_an_axis_suits_the_values_of_its_field(values, places):
+    assert figures._places(values) == pytest.approx(places)
+
+
+def test_zeros_stand_on_the_edge_of_logarithmic_axes(drawn):
+    default, zeros = (drawn["log_lines"].axes[0].lines[i] for i in (0, 5))
+    assert default.get_ydata() == pytest.approx([0.5, 0.25, 0.125])
+    assert zeros.get_marker() == 7 and list(zeros.get_xdata()) == [1, 2, 3]
+
+
+def test_a_figure_knows_the_runs_it_rests_on(drawn):
+    runs, _ = simulated_study()
+    for name in ("curves", "accuracy_dots", "against", "confusion_matrix"):
+        assert drawn[name].fmnist_runs == tuple(sorted(runs.run_id)), name
 
 
 def test_drawing_leaves_the_global_state_alone():
@@ -169,5 +177,5 @@ def test_drawing_leaves_the_global_state_alone():
 
 def test_a_figure_is_the_same_file_every_time(tmp_path):
     for name in ("a.svg", "b.svg"):
-        figures.heatmap(simulated_study()[0]).savefig(tmp_path / name, metadata={"Date": None})
+        figures.against(simulated_study()[0]).savefig(tmp_path / name, metadata={"Date": None})
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

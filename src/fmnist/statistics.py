@@ -43,10 +43,9 @@ def summary(runs: pd.DataFrame, by: str | list[str] = "trial", metric: str = "te
 
     Columns: `by`, n (finite runs), diverged (runs without a finite metric, or marked as diverged), runs, mean, low,
     high (95 % t interval over seeds), best, worst, batch_std (mean of `test_accuracy_std`, published reports' "±").
-    Raises UserError for an unknown column, and for a group with two runs of one seed: those are not replications.
+    Raises UserError for a group with two runs of one seed: those are not replications.
     """
     keys = [by] if isinstance(by, str) else list(by)
-    _require(runs, *keys, metric, "seed")
     rows = []
     for key, group in runs.groupby(keys, sort=False, dropna=False):
         require_replications(group, key, metric)
@@ -68,7 +67,6 @@ def compare(runs: pd.DataFrame, baseline: str, by: str = "trial", metric: str = 
     more), family (how many those are), verdict ("higher", "lower", "no difference detectable", "too few seeds"). Seeds
     that only one of the two has are in no pair. Raises UserError when `baseline` is not a group, and as `summary` does.
     """
-    _require(runs, by, metric, "seed")
     groups = {}
     for name, group in runs.groupby(by, sort=False):
         require_replications(group, name, metric)
@@ -137,7 +135,6 @@ def best_per(runs: pd.DataFrame, within: str = "variant", by: str = "trial", met
 
     A value of `within` whose runs all diverged is left out.
     """
-    _require(runs, within, by, metric)
     groups = {name: group for name, group in runs.groupby(within, sort=False) if np.isfinite(group[metric]).any()}
     found = {name: best(group, by, metric) for name, group in groups.items()}
     return pd.Series(found, dtype=object, name=by).rename_axis(within)
@@ -195,12 +192,6 @@ def in_order(values: Sequence) -> list:
     """Each value once: numbers ascending, anything else in order of appearance."""
     found = list(dict.fromkeys(values))
     return found if any(isinstance(value, str) for value in found) else sorted(found)
-
-
-def _require(frame: pd.DataFrame, *columns: str) -> None:
-    missing = [column for column in columns if column not in frame]
-    if missing:
-        raise UserError(f"No column {', '.join(map(repr, missing))}; there are: {', '.join(map(str, frame.columns))}.")
 
 
 def require_replications(group: pd.DataFrame, name: object, metric: str) -> None:

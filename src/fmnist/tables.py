@@ -11,7 +11,7 @@ from importlib.metadata import version
 import numpy as np
 import pandas as pd
 
-from fmnist.statistics import best, compare, in_order, summary
+from fmnist.statistics import best, compare, summary
 from fmnist.words import AXES, MISSING, diverged, metric, metric_of, name_of, number, percent, probability
 
 
@@ -64,20 +64,6 @@ def comparison_table(comparison: pd.DataFrame) -> Table:
     return Table(comparison, pd.DataFrame(printed))
 
 
-def accuracy_grid(
-    runs: pd.DataFrame, rows: str = "variant", columns: str = "lr", metric: str = "test_accuracy"
-) -> Table:
-    """Mean ± half the width of the 95 % interval over seeds, a cell each, in percent (nats for a loss)."""
-    data = summary(runs, [rows, columns], metric)
-    cells = data.assign(cell=[_plus_minus(row, metric) for _, row in data.iterrows()])
-    grid = cells.pivot(index=rows, columns=columns, values="cell").fillna(MISSING)
-    grid = grid.loc[list(dict.fromkeys(data[rows])), in_order(data[columns])]
-    texts = any(isinstance(value, str) for value in grid.columns)
-    grid.columns = [name_of(value) if texts else f"{columns} {name_of(value)}" for value in grid.columns]
-    grid.insert(0, _head(rows), [name_of(value) for value in grid.index])
-    return Table(data, grid.reset_index(drop=True), _run_ids(runs))
-
-
 def studies_table(studies: pd.DataFrame) -> Table:
     """`statistics.across_studies`: per study what validation selects, and how far the choices spread.
 
@@ -116,7 +102,7 @@ def environment_table() -> Table:
 
 
 def _run_ids(runs: pd.DataFrame) -> tuple[str, ...]:
-    return () if "run_id" not in runs else tuple(sorted(runs["run_id"].unique()))
+    return () if "run_id" not in runs else tuple(sorted(runs["run_id"].dropna().unique()))
 
 
 def _head(column: str) -> str:
@@ -142,11 +128,3 @@ def _differences(rows) -> dict[str, list[str]]:
         )
         found["p (Holm)"].append("too few seeds" if row["verdict"] == "too few seeds" else probability(row["p_holm"]))
     return found
-
-
-def _plus_minus(row: pd.Series, name: str) -> str:
-    failed = diverged(row["diverged"], row["runs"])
-    if not row["n"]:
-        return failed
-    half = f" ± {metric(row['high'] - row['mean'], name)}" if row["n"] > 1 else ""
-    return ", ".join(filter(None, [metric(row["mean"], name) + half, failed]))

@@ -89,14 +89,6 @@ def significant(value: float, digits: int = 2) -> str:
     return f"{int(whole):,}{point}{part}"
 
 
-def scientific(value: float, digits: int = 3) -> str:
-    """`value` as Markdown mathematics with so many significant digits, "$-4.18 \\times 10^{-4}$"; a dash for NaN."""
-    if not np.isfinite(value):
-        return MISSING
-    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
-    return rf"${mantissa} \times 10^{{{int(exponent)}}}$"
-
-
 def metric(value: float, name: str, low: float = np.nan, high: float = np.nan, signed: bool = False) -> str:
     """A metric's value, or a difference of two, as it is printed everywhere: "88.9", "+2.1 [+1.8, +2.4]", "0.312".
 

@@ -113,30 +113,20 @@ def _limit(axes: Sequence[Axes], values: np.ndarray, metric: str) -> None:
 def log_lines(frame: pd.DataFrame, x: str, y: str, by: str, panels: str, xscale: str = "linear") -> Figure:
     """|y| on a logarithmic axis against x, a line a value of `by`, a panel a value of `panels`.
 
-    Lines are geometric means, with 95 % bands where one x has several rows, e.g. seeds. What is exactly zero is a
-    triangle on the lower edge.
+    What is exactly zero is a triangle on the lower edge.
     """
-    groups, parts = list(dict.fromkeys(frame[by])), dict(list(frame.groupby(panels, sort=False)))
+    parts, groups = dict(list(frame.groupby(panels, sort=False))), list(dict.fromkeys(frame[by]))
     with style():
         fig = figure(2.6)
         for ax, (name, part) in zip(fig.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
+            edge = {"marker": 7, "ms": 7, "linestyle": "none", "transform": ax.get_xaxis_transform()}
             for index, group in enumerate(groups):
-                wide = (
-                    part[part[by] == group]
-                    .assign(n=lambda rows: rows.groupby(x).cumcount())
-                    .pivot(index=x, columns="n", values=y)
-                    .abs()
-                )
-                mean, low, high = map(np.exp, interval(np.log(wide.where(wide > 0))))
-                ax.plot(wide.index, mean, mec="white", mew=0.5, **look(index))
-                ax.fill_between(wide.index, low, high, color=look(index)["color"], alpha=0.2, linewidth=0)
-                zeros = wide.index[(wide == 0).any(axis=1)]
-                edge = {"marker": 7, "ms": 7, "linestyle": "none", "transform": ax.get_xaxis_transform()}
-                ax.plot(zeros, [0.02] * len(zeros), color=look(index)["color"], **edge)
+                line = part[part[by] == group].set_index(x)[y].abs().sort_index()
+                zeros = line.index[line == 0]
+                ax.plot(line.index, line.where(line > 0), mec="white", mew=0.5, **look(index))
+                ax.plot(zeros, [0.02] * len(zeros), **(look(index) | edge))
             ax.set(xscale=xscale, yscale="log", xlabel=x, ylabel=str(name))
-        handles, labels = [key(i) for i in range(len(groups))], [name_of(group) for group in groups]
-        if (frame[y] == 0).any():
-            handles.append(Line2D([], [], marker=7, color=FAINT, linestyle="none", ms=6))
-            labels.append("exactly zero")
-        fold_legend(fig, handles, labels)
+        handles = [*map(key, range(len(groups))), Line2D([], [], marker=7, color=FAINT, linestyle="none", ms=6)]
+        shown = len(groups) + (frame[y] == 0).any()
+        fold_legend(fig, handles[:shown], [*map(name_of, groups), "exactly zero"][:shown])
     return drawn(fig, frame)

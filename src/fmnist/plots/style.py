@@ -66,7 +66,7 @@ def drawn(fig: Figure, frame: pd.DataFrame, *columns: str | None, runs: pd.DataF
     wanted = [name for name in dict.fromkeys(columns) if name is not None and name in frame]
     fig.fmnist_data = frame[wanted] if columns else frame
     rests = frame if runs is None else runs
-    fig.fmnist_runs = tuple(sorted(rests["run_id"].unique())) if "run_id" in rests else ()
+    fig.fmnist_runs = tuple(sorted(rests["run_id"].dropna().unique())) if "run_id" in rests else ()
     return fig
 
 
