@@ -71,12 +71,16 @@ def appendix(cells: Iterable[NotebookNode]) -> str:
         source, data = mark["source"], f"`{mark['label']}.csv`" if mark["data"] else "–"
         name = Path(source["notebook"]).stem
         what = f"`{mark['digest']}`" if mark["facts"] else "other reports" if mark.get("reports") else "none"
-        lines.append(f"| @{mark['label']} | `{name}`, cell {source['cell']} | `{source['parameters']}` | {what} | {data} |")
+        lines.append(
+            f"| @{mark['label']} | `{name}`, cell {source['cell']} | `{source['parameters']}` | {what} | {data} |"
+        )
         codes.setdefault(_commit(source["code"]), {})[f"`{name}`"] = None
         if mark["facts"] or mark.get("reports"):
             sets[mark["digest"], *(other["name"] for other in mark.get("reports", []))] = _rests(mark)
     said = [f"Package, notebook and parameters of {joined(list(names))}: {text}." for text, names in codes.items()]
-    intro = "Notebooks are in `notebooks/`. The data are attached to this PDF; the JSON file beside it has the runs' ids."
+    intro = (
+        "Notebooks are in `notebooks/`. The data are attached to this PDF; the JSON file beside it has the runs' ids."
+    )
     return "\n\n".join(["# Provenance {#provenance .unnumbered}", intro, "\n".join(lines), *said, *sets.values()])
 
 
