@@ -51,7 +51,7 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """Its address in the store, that of its config: 16 hexadecimal digits."""
+        """Its address in the store: 16 hexadecimal digits."""
         return self.folder.name
 
     @cached_property
@@ -225,37 +225,30 @@ def code() -> dict[str, Any]:
 
     Only the package's own files count: parameters are in every run's config.
     """
-    here = Path(__file__).parents[1]
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
+    here = Path(__file__).parent
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # not a repository that only happens to be around
-        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain", "--", ".")}
+        git(here, "ls-files", "--error-unmatch", "__init__.py")  # not a repository that only happens to be around
+        return {"commit": git(here, "rev-parse", "HEAD"), "clean": not git(here, "status", "--porcelain", "--", ".")}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "", "clean": None}
 
 
-def export(form: str, folder: Path) -> None:
-    """Write all runs of the store into a new or empty `folder` as "csv" or "tensorboard".
+def git(folder: Path, *words: str) -> str:
+    """What git says there; raises OSError or CalledProcessError without git or outside of a repository."""
+    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
-    Raises `UserError` for another form, no runs, TensorBoard not installed, or a folder that does not serve.
-    """
-    forms = {"csv": _csv, "tensorboard": _tensorboard}
-    if form not in forms:
-        raise UserError(f"export: {form!r} is not known; allowed are {', '.join(forms)}")
+
+def export(form: str, folder: Path) -> None:
+    """Write all runs of the store into a new `folder` as "csv" or "tensorboard"; raises `UserError` where it cannot."""
     if form == "tensorboard" and find_spec("tensorboard") is None:
         raise UserError("export: tensorboard is not installed; pip install 'fmnist[tensorboard]'")
     if not (runs := all_runs()):
         raise UserError(f"export: no finished runs in {runs_folder()}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UserError(f"export: {folder} is not empty; name a new folder")
-        forms[form](runs, folder)
+        folder.mkdir(parents=True)
+        {"csv": _csv, "tensorboard": _tensorboard}[form](runs, folder)
     except OSError as error:
-        raise UserError(f"export: {folder} cannot be written: {error.strerror or error}") from None
+        raise UserError(f"export: {folder} should be a new folder: {error.strerror or error}") from None
 
 
 def _csv(runs: Sequence[Run], folder: Path) -> None:

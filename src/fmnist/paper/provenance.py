@@ -7,8 +7,9 @@ appendix, and in report/<name>.json (`record`) what `verify` starts from.
 
 import hashlib
 import json
+import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nbformat import NotebookNode
 
 from fmnist import store
 from fmnist.config import RunConfig, project_root
+from fmnist.store import git
 from fmnist.words import count, joined
 
 UNKNOWN = "not recorded"
@@ -32,13 +34,10 @@ def code(name: str, folder: Path) -> str:
     paths = [root / "notebooks" / f"{name}.ipynb", folder / "report.yaml", folder / f"{name}.yaml"]
     paths += [package] * package.is_relative_to(root)
 
-    def git(*words: str) -> str:
-        command = ["git", *words, "--", *map(str, paths)]
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
+    files = ["--", *map(str, paths)]
     try:
-        commit = git("log", "-1", "--format=%H")
-        return f"{commit} ({'with changes' if git('status', '--porcelain') else 'clean'})" if commit else UNKNOWN
+        commit, changed = git(root, "log", "-1", "--format=%H", *files), git(root, "status", "--porcelain", *files)
+        return f"{commit} ({'with changes' if changed else 'clean'})" if commit else UNKNOWN
     except (OSError, subprocess.CalledProcessError):
         return UNKNOWN
 
@@ -102,17 +101,9 @@ def record(cells: Iterable[NotebookNode], trials: Mapping[str, Mapping[str, str]
 
 
 def written(about: dict[str, Any]) -> str:
-    """`about` as JSON; what is listed under shown, run_sets and runs has a line each."""
-    lines = []
-    for key, value in about.items():
-        if key in ("shown", "run_sets", "runs") and value:
-            items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
-            rows = [(f"{_json(name)}: " if name else "") + _json(item) for name, item in items]
-            opened, closed = "{}" if isinstance(value, dict) else "[]"
-            lines.append(f" {_json(key)}: {opened}\n  " + ",\n  ".join(rows) + f"\n {closed}")
-        else:
-            lines.append(f" {_json(key)}: " + json.dumps(value, indent=1, ensure_ascii=False).replace("\n", "\n "))
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    """`about` as JSON, in which each run and whatever else is two levels deep has a line."""
+    text = json.dumps(about, indent=1, ensure_ascii=False)
+    return re.sub(r"\n(?: {3,}|  (?=[}\]]))", " ", text) + "\n"
 
 
 def runs(notebooks: Iterable[NotebookNode]) -> set[str]:
@@ -139,7 +130,7 @@ def _facts(records: list[dict]) -> dict[str, Any]:
     if not records:
         return {}
 
-    def each(say) -> list[str]:
+    def each(say: Callable[[dict], str]) -> list[str]:
         return sorted({say(record) for record in records})
 
     finished = each(lambda record: record["finished"])
@@ -178,11 +169,11 @@ def _rests(mark: dict) -> str:
         return " ".join(said) or "No trained run was read for it."
     data = [f"{name} `{checksum[:12]}`" for name, _, checksum in (text.partition(" ") for text in facts["data"])]
     days = list(dict.fromkeys(f"{pd.Timestamp(moment):%Y-%m-%d}" for moment in facts["finished"]))
-    said.append(
-        f"{count(facts['count'], 'run').capitalize()} (`{mark['digest']}`): {joined(list(map(_commit, facts['commits'])))}; "
-        f"data {joined(data)}; device {joined(facts['devices'])}; precision {joined(facts['precision'])}; "
-        f"{'; or '.join(facts['versions'])}; {facts['seconds'] / 60:.1f} minutes of training, finished {' to '.join(days)}."
-    )
+    parts = [joined([_commit(text) for text in facts["commits"]]), f"data {joined(data)}"]
+    parts += [f"device {joined(facts['devices'])}", f"precision {joined(facts['precision'])}"]
+    parts += ["; or ".join(facts["versions"])]
+    parts += [f"{facts['seconds'] / 60:.1f} minutes of training, finished {' to '.join(days)}"]
+    said += [f"{count(facts['count'], 'run').capitalize()} (`{mark['digest']}`): {'; '.join(parts)}."]
     return " ".join(said)
 
 
@@ -190,7 +181,3 @@ def _run(run: store.Run, trials: Mapping[str, str]) -> dict[str, Any]:
     usual = RunConfig().model_dump(mode="json")
     config = {key: value for key, value in run.config.model_dump(mode="json").items() if value != usual[key]}
     return {"trials": trials, "config": config, "test_accuracy": run.metrics["test_accuracy"]}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -274,8 +274,9 @@ class Report:
         about["date"] = self.spec.date or (f"{day:%B %-d, %Y}" if day else "")
         about["gaps"] = gaps(executed)
         if about["gaps"]:
-            text = f"**This paper is incomplete.** Missing, because they failed: {joined([f'`{n}`' for n in about['gaps']])}."
-            about["notice"] = f"{about['notice']} {text}".strip()
+            names = joined([f"`{name}`" for name in about["gaps"]])
+            lost = f"**This paper is incomplete.** Missing, because its notebook failed: {names}."
+            about["notice"] = f"{about['notice']} {lost}".strip()
         about["values"] = {name: values(notebook) for name, notebook in executed.items()}
         about["abstract"] = self._filled(self.spec.abstract, about["values"], about["gaps"])
         about["appendix"] = provenance.appendix(paper.cells)
@@ -406,7 +407,8 @@ def _defaults(source: NotebookNode, path: Path) -> dict[str, Any]:
     cells = [cell.source for cell in source.cells if "parameters" in cell.metadata.get("tags", [])]
     try:
         lines = [node for cell in cells for node in ast.parse(cell).body]
-        return {target.id: ast.literal_eval(node.value) for node in lines for target in node.targets}
+        named = [(t.id, node.value) for node in lines for t in node.targets if isinstance(t, ast.Name)]
+        return {name: ast.literal_eval(value) for name, value in named}
     except (ValueError, SyntaxError, AttributeError):
         raise UserError(f"{path}: its parameters cell must hold literals only, one name a line") from None
 

@@ -48,7 +48,10 @@ def verify(path: Path, size: int, seed: int, device: str, say: Callable[[str], N
         holds = abs(again - stored) <= limit + 1e-9 if isfinite(stored) else not isfinite(again)
         same_data = not known or results[run_id].data_checksum in known
         text = f"{run_id} {study}: {trial}, seed {configs[run_id].seed}: stored {stored:.2%}, again {again:.2%}"
-        say(f"{'holds' if holds and same_data else 'DIFFERS':8}{text}, limit {limit:.2%}" + ", on other data" * (not same_data))
+        say(
+            f"{'holds' if holds and same_data else 'DIFFERS':8}{text}, limit {limit:.2%}"
+            + ", on other data" * (not same_data)
+        )
         wrong += not (holds and same_data)
     say(f"{len(ids) - wrong} of {len(ids)} hold")
     return not wrong
