@@ -5,11 +5,9 @@ what the store lacks; then `runs()` and `history()` give the two tables that ana
 """
 
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
@@ -245,22 +243,6 @@ class Study:
                 if run is None:
                     raise UserError(f"trial {label!r}, seed {config.seed} has not been trained; call study.run() first")
                 yield label, name, run
-
-
-def contents(path: str = "") -> dict[str, Any]:
-    """What a report lets its notebooks know of it, from the file that it names; without one, of a small example.
-
-    Keys: report, folder, base, published, and sections, each with notebook, title, label, kind, question and study.
-    """
-    if path:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    base = {"hidden_sizes": [16], "epochs": 1, "val_size": 6_000}
-    sections = []
-    for name, key, values in (("shape", "hidden_sizes", [[16], [32]]), ("optimizer", "lr", [0.01, 0.1])):
-        study = {"base": base, "variants": {}, "grid": {key: values}, "seeds": [0]}
-        about = {"notebook": name, "title": name.capitalize(), "label": f"sec-{name}", "kind": "study"}
-        sections.append(about | {"question": f"Which {key} is best?", "study": study})
-    return {"report": "example", "folder": "", "base": base, "published": None, "sections": sections}
 
 
 def setting(key: str, value: Any) -> str:
