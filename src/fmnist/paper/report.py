@@ -30,7 +30,7 @@ import pandas as pd
 from nbformat import NotebookNode, v4
 from pydantic import Discriminator, Field, Tag
 
-from fmnist import replication, statistics, store
+from fmnist import replication, store
 from fmnist.config import (
     RunConfig,
     Strict,
@@ -40,7 +40,6 @@ from fmnist.config import (
     project_root,
     read_yaml,
     validate,
-    validate_field,
 )
 from fmnist.paper import prose, provenance
 from fmnist.paper.document import Document, heading, values
@@ -104,7 +103,7 @@ class Chapter:
         """What other notebooks of the report may know of it."""
         first = self.source.cells[0].source if self.source.cells else ""
         label = re.match(r"#.*\{#(sec-[\w-]+)\}", first)
-        study = self.study.study if isinstance(self.study, Search) else self.study
+        study = self.study.study if self.kind == "search" else self.study if self.kind != "beyond" else None
         about = {"notebook": self.name, "title": heading(first, self.name)[0], "label": label[1] if label else ""}
         about |= {"kind": self.kind, "question": self.source.metadata.get("fmnist", {}).get("question", "")}
         return about | {"study": study and study.spec.model_dump(mode="json")}
@@ -129,7 +128,7 @@ class Report:
         self.chapters = [self._chapter(notebook) for notebook in names]
         if unused := {p.stem for p in self.folder.glob("*.yaml")} - {"report", "published", *names}:
             raise UserError(f"params/{name}/{min(unused)}.yaml: belongs to no section of report.yaml")
-        self.trained = {chapter.name: chapter.study for chapter in self.chapters if chapter.study}
+        self.trained = {c.name: c.study for c in self.chapters if c.kind in ("study", "choices", "search")}
         self.later: dict[str, Study] = {}  # notebook → what it wants beyond `trained`, known once that is trained
         settings = {c.name: c.study.settings() for c in self.chapters if c.kind in ("study", "choices")}
         replication.read(self.folder, settings, required="replication" in [chapter.kind for chapter in self.chapters])
@@ -144,14 +143,12 @@ class Report:
         if kind not in KINDS:
             raise UserError(f"notebooks/{name}.ipynb: kind {kind!r} is for no report{nearest(str(kind), list(KINDS))}")
         parameters = self._parameters(name, _defaults(source, path))
-        keys = {"study": STUDY_KEYS, "choices": STUDY_KEYS, "search": SEARCH_KEYS}.get(kind, ())
+        keys = SEARCH_KEYS if kind == "search" else STUDY_KEYS if kind in ("study", "choices", "beyond") else ()
         if lacking := [key for key in keys if key not in parameters]:
             raise UserError(f"notebooks/{name}.ipynb: is of kind {kind} and has no parameter {lacking[0]}")
         study = (
             (Search if kind == "search" else Study)(**{k: parameters[k] for k in keys}, where=place) if keys else None
         )
-        if kind == "beyond":
-            validate_field("dataset", parameters["other"], f"{place}: other")
         if isinstance(study, Study):
             known = list(study.spec.variants or study.trials)
             if (baseline := parameters.get("baseline", known[0])) not in known:
@@ -197,7 +194,7 @@ class Report:
     def train(self, memory: int | None = None) -> None:
         """Train all that the notebooks want and write for them what the report contains.
 
-        First what is known beforehand; then a search's rounds and finalists, and selected networks on other data.
+        First what is known beforehand; then a search's rounds and finalists, and networks on data that may be lacking.
         """
         from fmnist.data import lacking
 
@@ -207,28 +204,14 @@ class Report:
                 search = chapter.study.run(self.device, memory)
                 finalists = search.finalists(chapter.parameters["finalists"])
                 self.later[chapter.name] = search.again(finalists, chapter.parameters["again"])
-            elif chapter.kind == "beyond" and not lacking(chapter.parameters["other"]):
-                self.later[chapter.name] = self._elsewhere(**chapter.parameters)
+            elif chapter.kind == "beyond" and not lacking(chapter.study.configs[0].dataset):
+                self.later[chapter.name] = chapter.study
         train([config for study in self.later.values() for config in study.configs], self.device, memory)
         published = self.folder / "published.yaml"
         contents = {"report": self.name, "folder": str(self.folder), "base": self.spec.base}
         contents |= {"sections": [chapter.contents() for chapter in self.chapters]}
         contents |= {"published": read_yaml(published) if published.exists() else None}
         _write(self.built / "contents.json", json.dumps(contents, indent=1))
-
-    def _elsewhere(self, other: str, baseline_study: str, baseline_trial: str, **_: Any) -> Study:
-        """What validation selects over all studies, and the named trial, on another data set."""
-        studies = {c.name: c.study for c in self.chapters if c.kind == "study"}
-        overall = statistics.across_studies({name: study.runs() for name, study in studies.items()})
-        winner = overall.loc[overall["val"].idxmax()]
-        named = [(winner["study"], winner["best"]), (baseline_study, baseline_trial)]
-        trials = {trial: studies[study].trials[trial][1] for study, trial in named}
-        fields = {
-            trial: c[0].model_dump(mode="json", exclude={"seed"}) | {"dataset": other} for trial, c in trials.items()
-        }
-        different = {json.dumps(value): trial for trial, value in reversed(fields.items())}
-        seeds = [config.seed for config in trials[winner["best"]]]
-        return Study(variants={trial: fields[trial] for trial in different.values()}, seeds=seeds, where=f"on {other}")
 
     def execute(self, say: Callable[[str], None]) -> dict[str, NotebookNode]:
         """Run every notebook, several at a time; those that fail are gaps, with what went wrong in their metadata."""
