@@ -17,12 +17,8 @@ from fmnist.config import TEST_IMAGES, RunConfig, UserError, validate
 ROUNDING = 0.0005  # tables print one decimal of a percentage
 
 
-def verify(path: Path, size: int, seed: int, device: str, say: Callable[[str], None]) -> bool:
-    """Retrain a sample of `size` runs, say a line for each, and return whether all of them hold."""
-    from fmnist.engine import workers
-
-    if size < 1 or seed < 0:
-        raise UserError(f"--sample {size} --seed {seed}: should be 1 or more, and 0 or more")
+def read(path: Path) -> tuple[dict[str, tuple[dict, float | None, dict[str, str]]], set[str]]:
+    """Of a report's JSON file: each run's config, test accuracy and trials by study, and the checksums of its data."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         known = {text.split()[-1] for facts in about["run_sets"].values() for text in facts.get("data", [])}
@@ -31,6 +27,16 @@ def verify(path: Path, size: int, seed: int, device: str, say: Callable[[str], N
         raise UserError(f"{path}: cannot be read: {error.strerror or error}; make report writes it") from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"{path}: not a report's JSON file that lists its runs; make the report anew") from None
+    return runs, known
+
+
+def verify(path: Path, size: int, seed: int, device: str, say: Callable[[str], None]) -> bool:
+    """Retrain a sample of `size` runs, say a line for each, and return whether all of them hold."""
+    from fmnist.engine import workers
+
+    if size < 1 or seed < 0:
+        raise UserError(f"--sample {size} --seed {seed}: should be 1 or more, and 0 or more")
+    runs, known = read(path)
     ids = [sorted(runs)[i] for i in sorted(np.random.default_rng(seed).permutation(len(runs))[:size])]
     configs = {run_id: validate(RunConfig, runs[run_id][0], f"{path}: run {run_id}") for run_id in ids}
     if other := [run_id for run_id, config in configs.items() if config.run_id != run_id]:
@@ -39,22 +45,25 @@ def verify(path: Path, size: int, seed: int, device: str, say: Callable[[str], N
     results = {}
     workers.train(list(configs.values()), lambda result: results.update({result.config.run_id: result}), device)
     wrong = 0
-    for run_id in ids:
-        (_, stored, trials), again = runs[run_id], results[run_id].metrics["test_accuracy"]
+    for run_id, result in results.items():
+        (_, stored, trials), again = runs[run_id], result.metrics["test_accuracy"]
         study, trial = next(iter(trials.items()), ("no study", ""))
         peers = [value for _, value, named in runs.values() if trials and named.get(study) == trial]
         limit = max(ROUNDING, _limit([value for value in peers if value is not None], stored or 0))
-        stored = float("nan") if stored is None else stored
-        holds = abs(again - stored) <= limit + 1e-9 if isfinite(stored) else not isfinite(again)
-        same_data = not known or results[run_id].data_checksum in known
-        text = f"{run_id} {study}: {trial}, seed {configs[run_id].seed}: stored {stored:.2%}, again {again:.2%}"
-        say(
-            f"{'holds' if holds and same_data else 'DIFFERS':8}{text}, limit {limit:.2%}"
-            + ", on other data" * (not same_data)
-        )
-        wrong += not (holds and same_data)
+        both = (stored is not None) + isfinite(again)  # 0: both diverged
+        holds = abs(again - stored) <= limit + 1e-9 if both == 2 else both == 0
+        other_data = bool(known) and result.data_checksum not in known
+        found = f"stored {_percent(stored)}, again {_percent(again)}, limit {_percent(limit)}"
+        found += ", trained on other data" * other_data
+        said = "holds" if holds and not other_data else "DIFFERS"
+        say(f"{said:8}{run_id} {study}: {trial}, seed {configs[run_id].seed}: {found}")
+        wrong += other_data or not holds
     say(f"{len(ids) - wrong} of {len(ids)} hold")
     return not wrong
+
+
+def _percent(value: float | None) -> str:
+    return "diverged" if value is None or not isfinite(value) else f"{100 * value:.2f} %"
 
 
 def _limit(accuracies: list[float], stored: float) -> float:
