@@ -240,7 +240,8 @@ class Report:
     def merge(self, executed: dict[str, NotebookNode]) -> NotebookNode:
         """The executed notebooks as one, with title, authors and abstract in its metadata."""
         provenance.note(executed, self.folder)
-        paper = v4.new_notebook(metadata={"kernelspec": next(iter(executed.values())).metadata.get("kernelspec", {})})
+        first = next(iter(executed.values())).metadata
+        paper = v4.new_notebook(metadata={key: first[key] for key in ("kernelspec", "language_info") if key in first})
         for section in self.spec.sections:
             if isinstance(section, Group):
                 paper.cells.append(v4.new_markdown_cell(f"# {section.title} {{#{section.id}}}", id=section.id))
