@@ -146,9 +146,8 @@ class Report:
         keys = SEARCH_KEYS if kind == "search" else STUDY_KEYS if kind in ("study", "choices", "beyond") else ()
         if lacking := [key for key in keys if key not in parameters]:
             raise UserError(f"notebooks/{name}.ipynb: is of kind {kind} and has no parameter {lacking[0]}")
-        study = (
-            (Search if kind == "search" else Study)(**{k: parameters[k] for k in keys}, where=place) if keys else None
-        )
+        parts = {key: parameters[key] for key in keys}
+        study = Search(**parts, where=place) if kind == "search" else Study(**parts, where=place) if parts else None
         if isinstance(study, Study):
             known = list(study.spec.variants or study.trials)
             if (baseline := parameters.get("baseline", known[0])) not in known:
