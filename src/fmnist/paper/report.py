@@ -380,14 +380,18 @@ def _notebook(path: Path) -> NotebookNode:
         source = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     except Exception as error:  # no JSON, no notebook: nbformat has no one class for them
         raise UserError(f"{path}: not a notebook that can be executed: {error}") from None
-    if source.get("nbformat_minor", 0) < 5 or not source.metadata.get("kernelspec"):
-        raise UserError(f"{path}: has no kernel, or no ids of cells to refer to; open it in JupyterLab and save it")
+    if source.get("nbformat_minor", 0) < 5:
+        raise UserError(f"{path}: its cells have no ids to refer to; open it in JupyterLab and save it")
     return source
 
 
 def _defaults(source: NotebookNode, path: Path) -> dict[str, Any]:
     """Names and default values in the cell tagged `parameters`."""
     cells = [cell.source for cell in source.cells if "parameters" in cell.metadata.get("tags", [])]
+    if cells and "kernelspec" not in source.metadata:
+        raise UserError(
+            f"{path}: not a notebook that can be executed: No kernel name; open it in JupyterLab and save it"
+        )
     try:
         lines = [node for cell in cells for node in ast.parse(cell).body]
         named = [(t.id, node.value) for node in lines for t in node.targets if isinstance(t, ast.Name)]
@@ -463,5 +467,6 @@ def _write(path: Path, body: str | bytes) -> Path:
         with aside(path) as part:
             part.write_bytes(body if isinstance(body, bytes) else body.encode())
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+        place = path.parent.relative_to(project_root())
+        raise UserError(f"{place}: the report cannot be written here: {error.strerror or error}") from None
     return path
