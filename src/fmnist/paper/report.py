@@ -116,7 +116,7 @@ class Report:
         self.name, self.folder, self.device = name, project_root() / "params" / name, device
         self.built = project_root() / "report" / "build" / name  # where executed notebooks are kept
         there = sorted(path.parent.name for path in (project_root() / "params").glob("*/report.yaml"))
-        if name not in there:
+        if name not in there or name == "index":  # which is the page that lists all reports
             hint = nearest(name, there) if there else f"; {project_root()} is not in a project that has reports"
             raise UserError(f"params/{name}/report.yaml: no such report{hint}")
         place = f"params/{name}/report.yaml"
