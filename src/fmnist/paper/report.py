@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from html import escape
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -349,7 +350,7 @@ def index(folder: Path) -> str:
         about: dict[str, Any] = {}
         with suppress(OSError, ValueError, AttributeError):
             found = json.loads((folder / f"{name}.json").read_text("utf-8"))
-            about = {key: found.get(key, "") for key in ("date", "title")}
+            about = {key: escape(found.get(key, ""), quote=False) for key in ("date", "title")}
         forms = {form: f"{name}.{form}" for form in ("html", "pdf") if (folder / f"{name}.{form}").exists()}
         papers.append({"title": name} | {key: text for key, text in about.items() if text} | forms)
     page = Document({"title": "Reports", "lang": "en", "reports": sorted(papers, key=lambda paper: paper["title"])})
