@@ -137,4 +137,31 @@ def diary() -> NotebookNode:
     )
 
 
-NOTEBOOKS = {"competition": competition, "lecture": lecture, "diary": diary}
+def hostile() -> NotebookNode:
+    """Cells that try to break out, to load from elsewhere or to hide: fences, raw formats, scripts, widgets, tags."""
+    tricky = 's = """\n```\n:::\n$raw$ #import <label> @nobody\n"""'
+    remote = "![far](https://example.org/a.png) <img src='//x.org/b.png'> <script src='https://x.org/c.js'></script>"
+    frame = pd.DataFrame({"name": ["ann", "bob"], "x": [1.5, -2.0]})
+    widget = nbf.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "WIDGET"})
+    error = nbf.new_output("error", ename="E", evalue="v", traceback=["\x1b[31mZeroDivision\x1b[0m"])
+    hidden = [nbf.new_code_cell(text, metadata={"tags": [tag]}) for tag, text in (
+        ("remove_cell", "NEVER"), ("remove_input", "NOINPUT"), ("remove-output", "noout"))]  # fmt: skip
+    hidden[1].outputs, hidden[2].outputs = [output(text_plain="kept")], [output(text_plain="NOOUTPUT")]
+    return nbf.new_notebook(
+        cells=[
+            markdown("# An exploration\nwith @property and [a link](https://example.org)\n- and a list"),
+            markdown(f"## Data\n```python\nunclosed\n::: {{.x}}\n\n{remote}"),
+            markdown("## Data\n\\begin{align}x &= 1\\end{align} costs $5", attachments={}),
+            markdown("![here](attachment:a%20b.png)", attachments={"a b.png": {"image/png": picture()}}),
+            code(tricky, nbf.new_output("stream", name="stdout", text="50%\r100%\x1b[31m done\x1b[0m")),
+            code("frame", output("execute_result", text_html=frame._repr_html_(), text_plain="PLAIN")),
+            code("plot", output(image_png=picture(), text_plain="PLAIN")),
+            code("tex", output("execute_result", text_latex="$\\frac{x}{2}$", text_plain="PLAIN")),
+            code("warn", nbf.new_output("stream", name="stderr", text="STDERR"), widget),
+            code("1/0", error),
+            *hidden,
+        ]
+    )
+
+
+NOTEBOOKS = {"competition": competition, "lecture": lecture, "diary": diary, "hostile": hostile}

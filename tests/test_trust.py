@@ -1,12 +1,10 @@
-"""Why a reader may trust the paper: provenance, data, verification, no typed-in results; how one is begun, or fails."""
+"""Why a reader may trust the paper: provenance, data, verification, no typed-in results."""
 
 import io
 import json
 import os
 import re
-import shutil
 import subprocess
-import sys
 import urllib.parse
 from pathlib import Path
 
@@ -16,46 +14,17 @@ import nbformat.v4 as nbf
 import pandas as pd
 import pypdf
 import pytest
-from test_report import environment
+from test_report import KERNEL, fmnist, project
 
-from fmnist import store
+from fmnist import store, tables
 from fmnist.cli import main
 from fmnist.config import RunConfig
 from fmnist.paper import prose, provenance, publish, verify
 from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
-from fmnist.paper.new import new
 from fmnist.paper.report import Report
 from fmnist.plots import figures
 
 ROOT = Path(__file__).parents[1]
-KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
-SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"><rect width="9" height="9"/></svg>'
-
-
-def project(folder: Path, notebooks: dict[str, list], abstract: str = "Short.", name: str = "mine") -> Path:
-    """A project with one report of hand-made notebooks: name → cells, a string being a code cell."""
-    (folder / "notebooks").mkdir(parents=True)
-    (folder / "params" / name).mkdir(parents=True)
-    (folder / "report").mkdir()
-    shutil.copy(ROOT / "report" / "references.bib", folder / "report")
-    for stem, sources in notebooks.items():
-        cells = [nbf.new_markdown_cell(f"# {stem.title()} {{#sec-{stem}}}", id="title")]
-        cells += [nbf.new_code_cell("lr = 0.1", id="parameters", metadata={"tags": ["parameters"]})]
-        cells += [
-            source if not isinstance(source, str) else nbf.new_code_cell(source, id=f"code-{i}")
-            for i, source in enumerate(sources)
-        ]
-        nbformat.write(nbf.new_notebook(cells=cells, metadata=KERNEL), folder / "notebooks" / f"{stem}.ipynb")
-    text = (
-        f"title: Mine\nauthors: [{{name: A}}]\nabstract: {json.dumps(abstract)}\nsections: [{', '.join(notebooks)}]\n"
-    )
-    (folder / "params" / name / "report.yaml").write_text(text)
-    return folder
-
-
-def fmnist(folder: Path, *words: str, limit: int = 300) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "fmnist.cli", *words]
-    return subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=limit)
 
 
 @pytest.fixture(scope="module")
@@ -86,21 +55,19 @@ def published(monkeypatch):
 @pytest.fixture
 def paper(stored, published, tmp_path, monkeypatch):
     """A merged report with a figure and a table of the stored runs."""
-    monkeypatch.setattr(store, "READ", {})
-    monkeypatch.setattr(publish, "READ", store.READ)
     monkeypatch.chdir(project(tmp_path, {"shape": []}))
     (tmp_path / "params" / "mine" / "shape.yaml").write_text("lr: 0.2")
-    runs = stored.runs()
+    runs, fast = stored.runs(), stored.runs().query("trial == 'fast'")
     publish.show(figures.accuracy_dots(runs), "fig-dots", "Dots.", "A row for each trial with a dot for each seed.")
-    publish.table(runs[["trial", "seed", "test_accuracy"]], "tbl-runs", 'Runs, "all" of them: 100 % & more.')
+    publish.table(fast[["seed", "test_accuracy"]], "tbl-runs", 'Runs, "all" of them: 100 % & more.', runs=fast)
     cells = [
         nbf.new_markdown_cell("# Shape {#sec-shape}\n\nSee @fig-dots and @tbl-runs.", id="title"),
         nbf.new_code_cell("lr = 0.1", id="parameters"),
         nbf.new_code_cell("lr = 0.2", id="injected", metadata={"tags": ["injected-parameters"]}),
         nbf.new_code_cell("show()", id="both", outputs=published),
     ]
-    report = Report("mine", "cpu")
-    return report, report.merge({"shape": nbf.new_notebook(cells=cells, metadata=KERNEL)})
+    executed = nbf.new_notebook(cells=cells, metadata=KERNEL | {"code": f"{'ab' * 20} (with changes)"})
+    return Report("mine", "cpu").merge({"shape": executed})
 
 
 # --- provenance -------------------------------------------------------------------------------------------------------
@@ -113,55 +80,66 @@ def test_a_run_records_the_commit_and_whether_the_code_was_as_committed(stored):
 
 
 def test_a_record_without_a_commit_is_a_run_all_the_same(stored):
-    run = store.load_run(stored.configs[0].run_id)
-    text = (run.folder / "run.json").read_text()
-    record = json.loads(text)
+    record = dict(store.load_run(stored.configs[0].run_id).record)
     del record["code"]
-    (run.folder / "run.json").write_text(json.dumps(record))
-    assert provenance._facts([run.run_id])["commits"] == ["not recorded"]
-    (run.folder / "run.json").write_text(text)
+    assert provenance._facts([record])["commits"] == ["not recorded"]
 
 
-def test_what_was_read_is_remembered_and_what_was_only_looked_up_is_not(stored, monkeypatch):
-    monkeypatch.setattr(store, "READ", {})
-    ids = [config.run_id for config in stored.configs]
-    assert all(store.load(run_id) for run_id in ids) and not store.READ
-    store.load(ids[0]).history()
-    assert list(store.READ) == ids[:1]
-    stored.runs()
-    assert sorted(store.READ) == sorted(ids)
+def test_the_commit_is_of_all_that_a_figure_rests_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(project(tmp_path, {"shape": [], "other": []}))
+    folder = tmp_path / "params" / "mine"
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@b", *words], check=True, capture_output=True)
+
+    git("init")
+    assert provenance.code("shape", folder) == "not recorded"
+    git("add", ".")
+    git("commit", "-m", "first")
+    first = provenance.code("shape", folder)
+    assert re.fullmatch(r"[0-9a-f]{40} \(clean\)", first)
+    (folder / "other.yaml").write_text("lr: 0.2")
+    assert provenance.code("shape", folder) == first  # rests on nothing of that
+    git("add", ".")
+    git("commit", "-m", "second")
+    assert provenance.code("shape", folder) == first != provenance.code("other", folder)
+    for path in (folder / "report.yaml", tmp_path / "notebooks" / "shape.ipynb", folder / "shape.yaml"):
+        path.write_text((path.read_text() if path.exists() else "") + "\n")
+        assert provenance.code("shape", folder).endswith(" (with changes)")
+        git("add", ".")
+        git("commit", "-m", "another")
 
 
 def test_html_says_below_each_figure_and_table_where_it_comes_from(paper, stored):
-    page = HomeworkHTML().from_notebook_node(paper[1])[0]
+    page = HomeworkHTML().from_notebook_node(paper)[0]
     notes = re.findall(r'<details class="provenance">(.*?)</details>', page, re.S)
-    assert len(notes) == 2
     record = store.load_run(stored.configs[0].run_id).record
-    for note in notes:
+    fast = [config.run_id for config in stored.configs if config.lr == 0.1]
+    for note, count, ids in zip(notes, ("Four", "Two"), ([c.run_id for c in stored.configs], fast), strict=True):
         said = " ".join(re.sub("<[^>]+>", "", note).split())
         assert "cell 3 (both) of notebooks/shape.ipynb with params/mine/shape.yaml" in said
-        assert "Four runs (" + provenance.digest(c.run_id for c in stored.configs) + ")" in said
+        assert "commit abababababab (with changes)" in said
+        assert f"{count} runs ({provenance.digest(ids)})" in said
         assert record["data_checksum"][:12] in said and record["code"]["commit"][:12] in said
         assert "device cpu" in said and "precision float32" in said and f"torch {record['versions']['torch']}" in said
         assert "minutes of training" in said
 
 
 def test_the_data_are_in_the_page_as_csv(paper, stored):
-    page = HomeworkHTML().from_notebook_node(paper[1])[0]
+    page = HomeworkHTML().from_notebook_node(paper)[0]
     links = re.findall(r'<a\b[^>]*href="data:text/csv;charset=utf-8,([^"]*)"[^>]*>', page)
     names = re.findall(r'download="([^"]*)"', page)
     assert names == ["fig-dots.csv", "tbl-runs.csv"]
     dots, table = (pd.read_csv(io.StringIO(urllib.parse.unquote(link.replace("&amp;", "&")))) for link in links)
     runs = stored.runs()
-    assert list(dots.run_id) == list(runs.run_id) and list(table.trial) == list(runs.trial)
+    assert list(dots.run_id) == list(runs.run_id) and list(table.seed) == [0, 1]
     assert dots.test_accuracy.tolist() == pytest.approx(runs.test_accuracy.tolist(), rel=1e-5)
 
 
-def test_the_data_are_attached_to_the_pdf_which_is_archival_and_accessible(paper, stored):
-    reader = pypdf.PdfReader(io.BytesIO(HomeworkPDF().from_notebook_node(paper[1])[0]))
+def test_the_data_are_attached_to_the_pdf_which_is_archival_and_accessible(paper):
+    reader = pypdf.PdfReader(io.BytesIO(HomeworkPDF().from_notebook_node(paper)[0]))
     assert set(reader.attachments) == {"fig-dots.csv", "tbl-runs.csv"}
-    frame = pd.read_csv(io.BytesIO(reader.attachments["tbl-runs.csv"][0]))
-    assert len(frame) == len(stored.configs)
+    assert len(pd.read_csv(io.BytesIO(reader.attachments["tbl-runs.csv"][0]))) == 2
     about = reader.trailer["/Root"]["/Metadata"].get_object().get_data().decode()
     assert re.search(r"pdfaid:part>3<", about) and re.search(r"pdfuaid:part>1<", about)
     text = " ".join(" ".join(page.extract_text() for page in reader.pages).split())
@@ -169,9 +147,7 @@ def test_the_data_are_attached_to_the_pdf_which_is_archival_and_accessible(paper
 
 
 def test_the_json_lists_what_is_shown_and_every_run(paper, stored):
-    report, merged = paper
-    written = provenance.written({"report": "mine", "empty": {}} | provenance.record(merged, {"shape": stored}))
-    about = json.loads(written)
+    about = json.loads(provenance.written({"report": "mine", "empty": {}} | recorded(paper, stored)))
     assert [item["label"] for item in about["shown"]] == ["fig-dots", "tbl-runs"]
     item = about["shown"][0]
     assert (item["notebook"], item["cell"], item["id"]) == ("notebooks/shape.ipynb", 3, "both")
@@ -183,16 +159,38 @@ def test_the_json_lists_what_is_shown_and_every_run(paper, stored):
     assert {run["trials"]["shape"] for run in about["runs"].values()} == set(stored.trials)
 
 
-def test_a_figure_of_ones_own_may_say_what_its_data_are(published):
-    figure, axes = plt.subplots()
-    axes.plot([1, 2])
-    publish.show(figure, "fig-own", "Own.", "It rises.", data=pd.DataFrame({"x": [0.123456789, 2.0]}))
-    assert published[0].metadata["fmnist"]["data"] == "x\n0.123457\n2\n"
+def recorded(paper, stored) -> dict:
+    trials = {c.run_id: {"shape": trial} for trial, (_, configs) in stored.trials.items() for c in configs}
+    return provenance.record(paper.cells, trials)
 
 
-def test_pictures_without_data_have_none(published):
-    publish.show(figures.network_diagram([8]), "fig-net", "Net.", "Circles joined by lines.")
-    assert published[0].metadata["fmnist"]["data"] == ""
+def test_a_figure_of_ones_own_may_say_its_data_and_its_runs(published, stored):
+    frame = pd.DataFrame({"x": [0.123456789, 2.0]})
+    publish.show(plt.figure(), "fig-own", "Own.", "It rises.", data=frame, runs=stored.runs())
+    mark = published[0].metadata["fmnist"]
+    assert mark["data"] == "x\n0.123457\n2\n" and mark["runs"] == sorted(c.run_id for c in stored.configs)
+    publish.show(plt.figure(), "fig-bare", "Bare.", "Nothing.")
+    bare = published[2].metadata["fmnist"]
+    assert bare["data"] == "" and bare["runs"] == []
+
+
+def test_a_tables_data_are_its_numbers_not_its_print(published):
+    numbers = pd.DataFrame({"trial": ["a", "b"], "mean": [0.87654321, 0.5]})
+    printed = pd.DataFrame({"Trial": ["a", "b"], "Test (%)": ["87.7", "50.0"]})
+    publish.table(tables.Table(numbers, printed, ("0" * 16,)), "tbl-x", "c")
+    mark = published[0].metadata["fmnist"]
+    assert mark["data"] == "trial,mean\na,0.876543\nb,0.5\n" and mark["runs"] == ["0" * 16] and mark["align"] == "lr"
+    assert "87.7" in published[0].data["text/markdown"] and "0.8765" not in published[0].data["text/markdown"]
+
+
+def test_a_table_made_from_other_reports_says_so(published, tmp_path, monkeypatch):
+    monkeypatch.chdir(project(tmp_path, {"sums": []}))
+    (tmp_path / "report" / "karki.json").write_text('{"date": "May 4, 2026"}')
+    publish.table(pd.DataFrame({"x": [1]}), "tbl-x", "c", reports=["karki", "not-yet-written"])
+    cells = [nbf.new_code_cell("table()", id="sums", outputs=published)]
+    paper = Report("mine", "cpu").merge({"sums": nbf.new_notebook(cells=cells)})
+    note = paper.cells[0].outputs[0].metadata["fmnist"]["note"]
+    assert "It rests on the report `karki` of May 4, 2026 (SHA-256 `" in note and "not-yet" not in note
 
 
 # --- verify -----------------------------------------------------------------------------------------------------------
@@ -201,7 +199,7 @@ def test_pictures_without_data_have_none(published):
 @pytest.fixture
 def about(paper, stored, tmp_path):
     path = tmp_path / "report.json"
-    path.write_text(provenance.written(provenance.record(paper[1], {"shape": stored})))
+    path.write_text(provenance.written(recorded(paper, stored)))
     return path
 
 
@@ -214,8 +212,7 @@ def test_numbers_that_hold_are_said_to_hold_and_nothing_is_stored(about, stored,
     before = contents(folder)
     assert main(["verify", str(about), "--sample", "3", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("holds    run") for line in lines) == 3
-    assert sum(line.startswith("holds    mean") for line in lines) == 2 and lines[-1] == "5 of 5 hold; all of them"
+    assert sum(line.startswith("holds ") for line in lines) == 3 and lines[-1] == "3 of 3 hold"
     assert contents(folder) == before
 
 
@@ -228,21 +225,22 @@ def test_a_number_that_does_not_hold_is_named(about, capsys):
     about.write_text(json.dumps(read))
     assert main(["verify", str(about), "--sample", "99", "--device", "cpu"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("DIFFERS  run") for line in lines) == 2
-    assert sum(line.startswith("DIFFERS  mean") for line in lines) == 1 and lines[-1] == "3 of 6 hold"
-    assert any(line.startswith(f"DIFFERS  run      {wrong}") and "stored 5.00 %" in line for line in lines)
+    assert sum(line.startswith("DIFFERS") for line in lines) == 2 and lines[-1] == "2 of 4 hold"
+    assert any(line.startswith(f"DIFFERS {wrong}") and "stored 5.00 %" in line for line in lines)
 
 
-def test_the_sample_is_the_same_each_time_and_another_with_another_seed():
-    runs = dict.fromkeys(f"{i:02d}" for i in range(50))
-    assert verify.sample(runs, 5, 0) == verify.sample(dict(reversed(runs.items())), 5, 0) != verify.sample(runs, 5, 1)
-    assert verify.sample(runs, 99, 0) == list(runs)
+def test_the_sample_is_the_same_each_time_and_another_with_another_seed(about, capsys):
+    def sample(seed: str) -> list[str]:
+        main(["verify", str(about), "--sample", "2", "--seed", seed, "--device", "cpu"])
+        return [line.split()[1] for line in capsys.readouterr().out.splitlines() if "again" in line and "seed" in line]
+
+    assert sample("0") == sample("0") != sample("2")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "report").glob("*.json")), ids=lambda path: path.stem)
 def test_every_committed_report_can_be_verified(path):
-    about = verify.read(path)
-    assert all(RunConfig(**run["config"]).run_id == run_id for run_id, run in about["runs"].items())
+    runs, checksums = verify.read(path)
+    assert checksums and all(RunConfig(**config).run_id == run_id for run_id, (config, _, _) in runs.items())
 
 
 @pytest.mark.parametrize("text", [None, "no json", "{}", "[]"])
@@ -304,107 +302,3 @@ def test_a_typed_in_result_stops_the_report_before_anything_is_done(tmp_path):
 def test_our_own_reports_have_none():
     for path in ROOT.glob("notebooks/*.ipynb"):
         assert prose.findings(nbformat.read(path, as_version=4), path.stem) == []
-
-
-# --- failures ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def failed(tmp_path_factory):
-    """A report with a notebook that fails, made with --keep-going."""
-    deep = "import json\nlr = lr + 1\n\njson.loads('{')"
-    good = "from fmnist import record, say\nrecord(x=1)\nsay('See @sec-bad and @fig-bad, {}.'.format(40 + 2))"
-    folder = project(
-        tmp_path_factory.mktemp("gap"), {"good": [good], "bad": ["1", deep]}, abstract="Got {good.x} and {bad.y}."
-    )
-    (folder / "params" / "mine" / "bad.yaml").write_text("lr: 0.7")
-    return folder, fmnist(folder, "report", "mine", "--device", "cpu", "--keep-going")
-
-
-def test_the_page_of_a_failing_notebook(failed):
-    folder, done = failed
-    page = folder / "report" / "build" / "mine" / "bad.html"
-    text = " ".join(re.sub("<(style|script).*?</\\1>|<[^>]+>", "", page.read_text("utf-8"), flags=re.S).split())
-    text = text.replace("&quot;", '"').replace("&#39;", "'").replace("&gt;", ">")
-    assert "Notebook bad failed" in text and "cell 4, line 4: json.loads" in text and "JSONDecodeError" in text
-    assert "lr = lr + 1" in text and "lr = 0.7" in text  # the cell, and the parameter's value
-    assert "more …" in text and "site-packages" not in text  # frames of libraries left out
-    assert "jupyter lab --ServerApp.root_dir=." in text
-    assert "/lab/tree/report/build/mine/bad.ipynb" in text
-
-
-def test_with_keep_going_the_paper_has_a_marked_gap(failed):
-    folder, done = failed
-    assert done.returncode == 1, done.stderr
-    assert "notebook bad failed, and the paper has a gap: cell 4, line 4" in done.stderr
-    page = (folder / "report" / "mine.html").read_text("utf-8")
-    reader = pypdf.PdfReader(folder / "report" / "mine.pdf")
-    for text in (re.sub("<[^>]+>", "", page), " ".join(p.extract_text() for p in reader.pages)):
-        text = " ".join(text.split())
-        assert "This paper is incomplete. The bad notebook failed" in text and "This section is missing" in text
-        assert "Got 1 and [missing]" in text and "See Section 2 and fig-bad, 42." in text
-    assert json.loads((folder / "report" / "mine.json").read_text())["gaps"].keys() == {"bad"}
-
-
-def test_without_it_there_is_no_paper(failed, tmp_path):
-    folder = shutil.copytree(failed[0], tmp_path / "again", ignore=shutil.ignore_patterns("mine.*"))
-    done = fmnist(folder, "report", "mine", "--device", "cpu")
-    assert done.returncode == 2 and f"read it:  {folder}/report/build/mine/bad.html" in done.stderr
-    assert not list((folder / "report").glob("mine.*"))
-
-
-# --- a report of one's own -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def empty(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    (tmp_path / "params").mkdir()
-    (tmp_path / "report").mkdir()
-    shutil.copy(ROOT / "report" / "references.bib", tmp_path / "report")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_a_new_report_can_be_made_as_it_is(empty):
-    assert main(["new", "mine", "--title", 'Deep: "Homework" {1}', "--author", "Ann O'Hara"]) == 0
-    report = Report("mine", "cpu")
-    report.check_prose()
-    assert (report.spec.title, report.spec.authors[0].name) == ('Deep: "Homework" {1}', "Ann O'Hara")
-    assert list(report.studies) == ["shape", "optimizer"]
-
-
-def test_what_is_not_given_is_asked_for_at_a_terminal(empty, monkeypatch):
-    answers = iter(["A Title", "Ann"])
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
-    new("mine")
-    assert Report("mine", "cpu").spec.title == "A Title"
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["mine"], "--title is missing"),
-        (["mine", "--title", "T"], "--author is missing"),
-        (["Mine/../x", "--title", "T", "--author", "A"], "lower-case letters"),
-        (["taken", "--title", "T", "--author", "A"], "params/taken is there already"),
-    ],
-)
-def test_mistakes_are_said_in_one_line(words, told, empty, capsys):
-    (empty / "params" / "taken").mkdir()
-    assert main(["new", *words]) == 2
-    assert told in capsys.readouterr().err and {path.name for path in (empty / "params").iterdir()} == {"taken"}
-
-
-def test_a_first_homework_from_nothing_to_paper(empty, data_set):
-    assert fmnist(empty, "new", "mine", "--title", "Homework 1", "--author", "Ann Author").returncode == 0
-    path = empty / "params" / "mine" / "report.yaml"
-    text = path.read_text().replace("epochs: 5", "epochs: 1, val_size: 50000").replace("[0, 1, 2, 3, 4, 5]", "[0, 1]")
-    path.write_text(text)
-    done = fmnist(empty, "report", "mine", "--device", "cpu", limit=600)
-    assert done.returncode == 0, done.stderr
-    assert "Homework 1" in (empty / "report" / "mine.html").read_text("utf-8")
-    about = json.loads((empty / "report" / "mine.json").read_text())
-    # One of the shapes is SGD at one of the learning rates: trained once.
-    assert len(about["runs"]) == 2 * (3 + 6 - 1) and all(item["runs"] in about["run_sets"] for item in about["shown"])

@@ -14,10 +14,12 @@ import platform
 import shutil
 import subprocess
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ import numpy as np
 import pandas as pd
 import safetensors.numpy
 
-from fmnist.config import RunConfig, UserError, runs_folder, validate
+from fmnist.config import RunConfig, UserError, aside, runs_folder, validate
 
 if TYPE_CHECKING:
     from fmnist.engine.train import Result
@@ -40,9 +42,6 @@ METRICS = (
 )
 
 
-READ: dict[str, None] = {}  # the runs whose results this process has read, in order: what a figure may rest on
-
-
 @dataclass(frozen=True)
 class Run:
     """A finished run in the store; its parts are read when they are asked for."""
@@ -52,7 +51,7 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """Its address in the store, that of its config: 16 hexadecimal digits."""
+        """Its address in the store: 16 hexadecimal digits."""
         return self.folder.name
 
     @cached_property
@@ -71,13 +70,11 @@ class Run:
         A row per epoch, epochs + 1 unless the run diverged. Losses in nats, accuracies in [0, 1]; seconds are the run's
         share of its stack's; weight_norm is that of all weights, biases left out (runs of earlier versions lack it).
         """
-        READ[self.run_id] = None
-        return pd.read_parquet(self.folder / "history.parquet")
+        return pd.read_parquet(io.BytesIO(self._read("history.parquet")))
 
     def predictions(self, best: bool = False) -> np.ndarray:
         """Predicted classes of the test images, uint8 [10000]; `best`: with the best validation epoch's weights."""
-        READ[self.run_id] = None
-        return np.load(self.folder / "predictions.npy")[int(best)]
+        return np.load(io.BytesIO(self._read("predictions.npy")), allow_pickle=False)[int(best)]
 
     def model(self, best: bool = False) -> "MLP":
         """The trained network, an `nn.Module` in evaluation mode: float [n, 784] → logits [n, 10].
@@ -89,8 +86,7 @@ class Run:
 
         from fmnist.model import MLP
 
-        READ[self.run_id] = None
-        weights = safetensors.numpy.load_file(self.folder / ("best.safetensors" if best else "weights.safetensors"))
+        weights = safetensors.numpy.load(self._read("best.safetensors" if best else "weights.safetensors"))
         model = MLP(self.config)
         found = model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
         if found.unexpected_keys or any(not key.endswith("num_batches_tracked") for key in found.missing_keys):
@@ -99,12 +95,12 @@ class Run:
 
     def row(self) -> dict[str, Any]:
         """The run as one row of a table: run_id, every config field, METRICS, device."""
-        READ[self.run_id] = None
-        return self._row()
-
-    def _row(self) -> dict[str, Any]:
         metrics = {name: np.nan if self.metrics[name] is None else self.metrics[name] for name in METRICS}
         return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
+
+    def _read(self, name: str) -> bytes:
+        """Every file but the record comes in here."""
+        return (self.folder / name).read_bytes()
 
 
 def save(result: "Result") -> Run:
@@ -113,30 +109,36 @@ def save(result: "Result") -> Run:
     Raises `UserError` if the store cannot be written.
     """
     folder = runs_folder() / result.config.run_id
-    aside, damaged = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
     try:
-        write(result, aside)
         if folder.exists() and load(folder.name) is None:
-            folder.rename(damaged)
-        aside.rename(folder)
+            _discard(folder)
+        with aside(folder) as part:
+            _write(result, part)
     except OSError as error:
         if load(folder.name) is None:
             raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
-    finally:
-        for leftover in (aside, damaged):
-            shutil.rmtree(leftover, ignore_errors=True)
     return load_run(folder.name)
 
 
-def write(result: "Result", folder: Path) -> None:
-    """The files of a run in a new folder, wherever that is."""
+def _write(result: "Result", folder: Path) -> None:
+    """The files of a run in a new folder, its record last."""
     folder.mkdir(parents=True)
-    pd.DataFrame(result.history).to_parquet(folder / "history.parquet", index=False)
-    np.save(predictions := io.BytesIO(), result.predictions)  # into a file it keeps silent about a full disk
-    (folder / "predictions.npy").write_bytes(predictions.getvalue())
-    (folder / "weights.safetensors").write_bytes(safetensors.numpy.save(result.weights))
-    (folder / "best.safetensors").write_bytes(safetensors.numpy.save(result.best_weights))
+    np.save(predictions := io.BytesIO(), result.predictions)
+    files = {
+        "history.parquet": pd.DataFrame(result.history).to_parquet(index=False),
+        "predictions.npy": predictions.getvalue(),
+        "weights.safetensors": safetensors.numpy.save(result.weights),
+        "best.safetensors": safetensors.numpy.save(result.best_weights),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
     (folder / "run.json").write_text(json.dumps(_record(result), indent=1) + "\n", encoding="utf-8")
+
+
+def _discard(folder: Path) -> None:
+    """Renamed first: it is there or gone, never half."""
+    gone = folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}"))
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
 
 
 def check_writable() -> None:
@@ -158,7 +160,7 @@ def load(run_id: str) -> Run | None:
         run = Run(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
         known = run.config.run_id == run_id and run.record.keys() >= {"device", "finished"}
         whole = {*run.metrics} >= {*METRICS} and all((folder / name).stat().st_size for name in FILES)
-        run._row()  # has a value for every column
+        run.row()  # has a value for every column
     except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
         return None
     return run if known and whole else None
@@ -180,10 +182,8 @@ def remove(run_id: str) -> None:
     folder = load_run(run_id).folder
     if folder.name != run_id:
         raise UserError(f"run {run_id!r}: to remove a run give its whole id, {folder.name}")
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")  # renamed first: it is there or gone, never half
     try:
-        folder.rename(aside)
-        shutil.rmtree(aside)
+        _discard(folder)
     except OSError as error:
         raise UserError(f"{folder}: the run cannot be removed: {error.strerror or error}") from None
 
@@ -200,11 +200,10 @@ def results() -> pd.DataFrame:
 
 
 def _record(result: "Result") -> dict[str, Any]:
+    finite = {name: value if math.isfinite(value) else None for name, value in result.metrics.items()}  # strict JSON
     return {
         "config": result.config.model_dump(mode="json"),
-        "metrics": {  # NaN and infinity are no JSON
-            name: value if math.isfinite(value) else None for name, value in result.metrics.items()
-        },
+        "metrics": finite,
         "device": result.device,
         "data_checksum": result.data_checksum,
         "versions": versions(),
@@ -224,15 +223,49 @@ def versions() -> dict[str, str]:
 def code() -> dict[str, Any]:
     """The git commit of the package, and whether its files were as committed ("clean"); without git, "" and None.
 
-    Only the package's own files count: parameters are in every run's config, and reports do not train.
+    Only the package's own files count: parameters are in every run's config.
     """
-    here = Path(__file__).parents[1]
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
+    here = Path(__file__).parent
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # not a repository that only happens to be around
-        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain", "--", ".")}
+        git(here, "ls-files", "--error-unmatch", "__init__.py")  # not a repository that only happens to be around
+        return {"commit": git(here, "rev-parse", "HEAD"), "clean": not git(here, "status", "--porcelain", "--", ".")}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "", "clean": None}
+
+
+def git(folder: Path, *words: str) -> str:
+    """What git says there; raises OSError or CalledProcessError without git or outside of a repository."""
+    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def export(form: str, folder: Path) -> None:
+    """Write all runs of the store into a new `folder` as "csv" or "tensorboard"; raises `UserError` where it cannot."""
+    if form == "tensorboard" and find_spec("tensorboard") is None:
+        raise UserError("export: tensorboard is not installed; pip install 'fmnist[tensorboard]'")
+    if not (runs := all_runs()):
+        raise UserError(f"export: no finished runs in {runs_folder()}")
+    try:
+        folder.mkdir(parents=True)
+        {"csv": _csv, "tensorboard": _tensorboard}[form](runs, folder)
+    except OSError as error:
+        raise UserError(f"export: {folder} should be a new folder: {error.strerror or error}") from None
+
+
+def _csv(runs: Sequence[Run], folder: Path) -> None:
+    """runs.csv, a row a run, and history.csv, a row a run and epoch."""
+    pd.DataFrame([run.row() for run in runs]).to_csv(folder / "runs.csv", index=False)
+    histories = pd.concat({run.run_id: run.history() for run in runs}, names=["run_id"]).reset_index("run_id")
+    histories.to_csv(folder / "history.csv", index=False)
+
+
+def _tensorboard(runs: Sequence[Run], folder: Path) -> None:
+    """A folder of event files for each run: its curves, and its config with the final metrics in the HPARAMS tab."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for run in runs:
+        metrics = {f"final/{name}": value for name, value in run.metrics.items() if value is not None}
+        with SummaryWriter(str(folder / run.run_id)) as writer:
+            writer.add_hparams(run.config.row(), metrics, run_name=".", global_step=run.config.epochs)
+            for row in run.history().to_dict("records"):
+                for name in row.keys() - {"epoch", "seconds"}:
+                    writer.add_scalar(name, row[name], row["epoch"])

@@ -159,10 +159,8 @@ def _add_output(document: Document, output: NotebookNode, where: dict) -> None:
     elif mark.get("role") in ("caption", "values"):
         return
     elif mark.get("role") == "figure":
-        still = mark.get("still") or _text(output.data["image/svg+xml"])
-        about = {"label": mark["label"], "alt": mark["alt"], "src": document.resource(still.encode(), "svg")}
-        if "still" in mark:
-            about["moving"] = document.resource(base64.b64decode(_text(output.data["image/png"])), "png")
+        picture = document.resource(_text(output.data["image/svg+xml"]).encode(), "svg")
+        about = {"label": mark["label"], "alt": mark["alt"], "src": picture}
         document.piece("figure", mark["caption"], **about, **_beside(document, mark), **where)
     elif mark.get("role") == "table":
         about = {"label": mark["label"], "caption": mark["caption"]}

@@ -1,7 +1,7 @@
 """No typed-in results: finds numbers in a report's prose that no computation produced.
 
 The rule. A decimal number or a percentage ("0.87", "12 %") may not be typed into the text of a Markdown cell, into a
-string handed to `say`, `show`, `animate` or `table` (outside the braces of an f-string), or into the abstract or notice
+string handed to `say`, `show` or `table` (outside the braces of an f-string), or into the abstract or notice
 of report.yaml. It may stand where it is visibly something else:
     a setting or a formula      as mathematics, `$0.05$`, or as code, `lr 0.1` in backticks
     somebody else's number      in a paragraph that cites its source, `[@key]`
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
-SPOKEN = ("say", "show", "animate", "table")
+SPOKEN = ("say", "show", "table")
 LEVEL = "95 %"
 NUMBER = re.compile(r"(?<![\w.\uffff])(?:\d[\d,]*)?\.\d+(?:\s?\\?%)?(?![\w.]*\w)|(?<![\w.])\d[\d,]*\s?\\?%")
 EXCEPTED = (  # fenced code, code spans, mathematics, links' targets and addresses, labels in braces, HTML tags

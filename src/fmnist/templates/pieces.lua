@@ -177,14 +177,7 @@ end
 function read.html(text) return html(text) end
 
 function read.figure(text, attributes)
-  local moves = attributes.moving and not pdf -- then the picture stands where motion does not; see homework.css
-  local picture = pandoc.Image(attributes.alt, attributes.src, "", moves and { class = "still" } or {})
-  local content = pandoc.Blocks { pandoc.Plain { picture } }
-  if moves then
-    content:insert(1, pandoc.RawBlock("html", '<details class="moving" open><summary>Animation</summary>'))
-    content:insert(2, pandoc.Plain { pandoc.Image(attributes.alt, attributes.moving, "", { class = "moving" }) })
-    content:insert(3, pandoc.RawBlock("html", "</details>"))
-  end
+  local content = pandoc.Blocks { pandoc.Plain { pandoc.Image(attributes.alt, attributes.src) } }
   local caption = { pandoc.Plain(inlines(text, attributes)) }
   return with_origin(pandoc.Figure(content, caption, attributes.label), attributes)
 end
