@@ -10,7 +10,7 @@ import functools
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -61,6 +61,15 @@ def onednn_leads() -> bool:
     about = Path("/proc/cpuinfo")
     vendor = about.read_text() if about.exists() else platform.processor()
     return "AuthenticAMD" in vendor and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_supported()
+
+
+def round_bfloat16(x: Tensor, out: Tensor) -> Tensor:
+    """Float32 numbers to the nearest that bfloat16 has, the upper half of their bits; `out` may be x itself.
+
+    A tie, one number in 65,536, goes away from zero.
+    """
+    torch.add(x.view(torch.int32), 1 << 15, out=out.view(torch.int32)).bitwise_and_(-1 << 16)
+    return out
 
 
 def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -134,11 +143,10 @@ class Stack:
         self.parameters = [self.state[name] for name in self.parameter_names()]
         self.weights = [self.state[f"linears.{layer}.weight"] for layer in range(self.depth + 1)]
         biases = [self.state[f"linears.{layer}.bias"] for layer in range(self.depth + 1)]
-        self.copies = [[*self.weights, *biases]]  # and what the products take: each forward copies from left to right
-        if first.precision == "bfloat16":
-            for dtype in dict.fromkeys((torch.bfloat16, self.compute_dtype)):
-                self.copies.append([torch.empty_like(tensor, dtype=dtype) for tensor in self.copies[0]])
-            self.weights, biases = self.copies[-1][: self.depth + 1], self.copies[-1][self.depth + 1 :]
+        self.exact = [*self.weights, *biases] if first.precision == "bfloat16" else []
+        self.rounded = [torch.empty_like(tensor, dtype=self.compute_dtype) for tensor in self.exact]
+        if self.rounded:  # what the products take, and each forward brings up to date
+            self.weights, biases = self.rounded[: self.depth + 1], self.rounded[self.depth + 1 :]
         self.columns = [bias[:, :, None] for bias in biases]
         self.tape: list[Layer] = []
 
@@ -168,8 +176,15 @@ class Stack:
         return torch.stack([torch.linalg.vector_norm(weights, dim=1) for weights in layers], 1).norm(dim=1)
 
     def cast(self, x: Tensor) -> Tensor:
-        """`x` as the products take it: in their type, or in float32 with numbers that bfloat16 has."""
-        return x.bfloat16().to(self.dtype) if self.stands_in else x.to(self.compute_dtype)
+        """`x`, which nobody else needs, as the products take it: in their type, or rounded in place."""
+        return round_bfloat16(x, x) if self.stands_in else x.to(self.compute_dtype)
+
+    def _renew_copies(self) -> None:
+        if self.stands_in:
+            for exact, rounded in zip(self.exact, self.rounded, strict=True):
+                round_bfloat16(exact, rounded)
+        elif self.exact:
+            torch._foreach_copy_(self.rounded, self.exact)
 
     def forward(self, x: Tensor, keys: Sequence[Tensor] | None = None, training: bool = False) -> Tensor:
         """Logits [runs, classes, batch] of x [groups, batch, 784]; `keys` [hidden layers][runs] draw dropout's masks.
@@ -177,18 +192,17 @@ class Stack:
         As many groups as the stack has, or one where all runs see the same inputs.
         """
         self.tape = []
-        for source, target in pairwise(self.copies):
-            torch._foreach_copy_(target, source)
+        self._renew_copies()
         runs, width, inputs = self.weights[0].shape
         a = product(self.weights[0].view(len(x), -1, inputs), x).view(runs, width, -1).add_(self.columns[0])
         for layer in range(self.depth):
             norm = mask = None
             if self.batch_norm:
                 a, norm = self._normalize(layer, a, training)
-            h = a = self.cast(self.activate(a))
+            a = self.activate(a)
             if training and self.dropout is not None:
                 mask = dropout_mask(keys[layer], self.dropout, *a.shape[1:], dtype=a.dtype)
-                h = self.cast(a * mask)
+            h = self.cast(a if mask is None else a * mask)
             if training:
                 self.tape.append(Layer(a, mask, norm, h))
             a = matmul(self.weights[layer + 1], h, self.columns[layer + 1])
