@@ -7,20 +7,23 @@ import queue
 import signal
 import sys
 import threading
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import groupby
-from multiprocessing import get_context
+from multiprocessing import parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
 
 import psutil
 import torch
 
 from fmnist.config import TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
-from fmnist.data import Data, load
+from fmnist.data import load
 from fmnist.engine.optim import constants
 from fmnist.engine.stack import SLOPES
 from fmnist.engine.train import CHUNK, Result, train_stack
@@ -28,6 +31,7 @@ from fmnist.engine.train import CHUNK, Result, train_stack
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
 OVERHEAD = 250_000_000  # bytes of each worker on a CPU beside its stack: code that is loaded, kernels, fragments
 STEP_CALLS = 4e6  # multiply-adds that a run's share of a step's calls is worth; with batches of one image it is all
+START = 3e11  # multiply-adds that take as long as to start a process: less is trained where it is asked for
 SMALL_STEP = 1 << 27  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
 
 
@@ -102,6 +106,7 @@ def budget(device: torch.device, memory: int | None, workers: int) -> int:
 def plan(configs: Sequence[RunConfig], device: torch.device, memory: int | None) -> tuple[list, int]:
     """(stacks, workers): as many workers as there are cores, stacks and memory for. UserError if a run does not fit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cores if sum(map(work, configs)) * TRAIN_IMAGES > START else 1
     needed, cpu = max(sum(footprint(config)) for config in configs), device.type == "cpu"
     room = budget(device, memory, 1)
     if room < needed:
@@ -132,9 +137,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl.h: a signal for when the parent is gone
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-BESIDE = threading.Event()  # set while a thread of this process trains by itself, see `live`
+IDLE = 30  # seconds after which processes that have nothing to do are sent home
 Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
 
 
@@ -154,10 +158,12 @@ def train(
     on = resolve_device(device)
     if on.type == "mps" and any(config.precision == "float64" for config in configs):
         raise UserError("precision: float64 does not exist on mps; use device cpu, or precision float32")
+    for name in dict.fromkeys(config.dataset for config in configs):
+        load(on, name)  # or say that it cannot be had
     stacks, workers = plan(configs, on, memory)
     with settings(on, workers):
-        crew = Crew({name: load(on, name) for name in dict.fromkeys(c.dataset for c in configs)}, on, workers)
-        waiting, trained = {crew.submit(stack) for stack in stacks}, deque()
+        crew = Crew.hire(on, workers)
+        waiting, trained = [crew.executor.submit(crew.task, stack) for stack in stacks], deque()
 
         def deliver() -> None:
             for future in [future for future in waiting if future.done()]:
@@ -172,48 +178,29 @@ def train(
                 with suppress(queue.Empty):
                     progress(*crew.reports.get(timeout=0.1))
                 deliver()
+            crew.rest()
         except BrokenProcessPool:
             raise UserError(
                 "training: a worker was killed, perhaps for want of memory; try a smaller --memory"
             ) from None
         finally:
-            crew.dismiss()
-            waiting = {future for future in waiting if not future.cancelled() and not future.exception()}
-            deliver()
+            if waiting or trained:
+                crew.dismiss()
+                waiting = [f for f in waiting if not f.cancelled() and not f.exception()]
+                deliver()
         while not crew.reports.empty():
             progress(*crew.reports.get())
 
 
-class Crew:
-    """The workers of one `train`: each takes a stack at a time and reports every epoch.
+@dataclass
+class Worker:
+    """Trains a stack at a time on its device and reports every epoch."""
 
-    Several on the cores of a Linux machine are forked processes, which share the data sets. Threads would do for long
-    operations; between short ones they wait for each other's turn in Python. They have to do where something else
-    trains in this process already: what that has locked would stay locked in a fork.
-    """
+    device: torch.device
+    reports: Any  # a queue of what `Progress` takes
+    stop: Any  # an event: end at once
 
-    def __init__(self, data: dict[str, Data], device: torch.device, workers: int):
-        self.data, self.device, self.threads = data, device, torch.get_num_threads()
-        self.forked = workers > 1 and sys.platform == "linux" and not BESIDE.is_set()
-        if self.forked:
-            context = get_context("fork")
-            self.reports, self.stop = context.Queue(), context.Event()
-            self.pool = ProcessPoolExecutor(workers, context, initializer=_join, initargs=(self,))
-        else:
-            self.reports, self.stop = queue.Queue(), threading.Event()
-            self.pool = ThreadPoolExecutor(workers, "stack")
-
-    def submit(self, stack: list[RunConfig]) -> Future:
-        with warnings.catch_warnings():  # Python 3.12 on warns of forking beside threads; none of them is used there
-            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            return self.pool.submit(_work, stack) if self.forked else self.pool.submit(self.work, stack)
-
-    def dismiss(self) -> None:
-        """Stop what is in training and wait for it."""
-        self.stop.set()
-        self.pool.shutdown(cancel_futures=True)
-
-    def work(self, stack: list[RunConfig]) -> list[Result]:
+    def __call__(self, stack: list[RunConfig]) -> list[Result]:
         """Train one stack; where the device's memory does not suffice after all, its halves."""
         each, done, seen = sum(map(work, stack)) / max(stack[0].epochs, 1), 0, 0.0
 
@@ -223,35 +210,112 @@ class Crew:
                 self.reports.put(((epoch - done) * len(stack), (epoch - done) * each, accuracy))
             done, seen = epoch, accuracy
 
+        if self.stop.is_set():
+            raise KeyboardInterrupt
         release(self.device)
         with suppress(torch.OutOfMemoryError):
-            results = train_stack(stack, self.data[stack[0].dataset], report, self.stop)
+            results = train_stack(stack, load(self.device, stack[0].dataset), report, self.stop)
             report(stack[0].epochs, seen)  # all of them, if every run has diverged before
             return results
         if len(stack) == 1:
             raise UserError(f"device: {self.device} has too little free memory for a single run; use another device")
         report(0, 0.0)
-        return [result for half in evenly(stack, -(-len(stack) // 2)) for result in self.work(half)]
+        return [result for half in evenly(stack, -(-len(stack) // 2)) for result in self(half)]
 
 
-def _join(crew: Crew) -> None:
-    """In a forked process, at its start: Ctrl-C is the parent's, which says when to stop, and with it the worker dies.
+class Crew:
+    """`task`, for any `concurrent.futures.Executor` that can reach a Worker: here a thread, or a process for each core.
+
+    Processes are spawned, as a fork of a process in which OpenMP has run may hang; they find the data set themselves.
+    Their start takes seconds, so they are kept for a while when their work is done.
+    """
+
+    resting: ClassVar[list["Crew"]] = []
+
+    def __init__(self, device: torch.device, workers: int):
+        self.workers, context = workers, SpawnedApart()
+        kind = context if workers > 1 else SimpleNamespace(Queue=queue.Queue, Event=threading.Event)
+        self.reports, self.stop = kind.Queue(), kind.Event()
+        worker = Worker(device, self.reports, self.stop)
+        if workers > 1:
+            given = (worker, torch.get_num_threads())
+            self.task, self.executor = _work, ProcessPoolExecutor(workers, context, _join, given)
+        else:
+            self.task, self.executor = worker, ThreadPoolExecutor(1, "stack")
+
+    @classmethod
+    def hire(cls, device: torch.device, workers: int) -> "Crew":
+        while workers > 1 and cls.resting:
+            crew = cls.resting.pop()
+            if crew.workers == workers:
+                return crew
+            crew.dismiss()
+        return cls(device, workers)
+
+    def rest(self) -> None:
+        """Wait for more work; go home if there is none."""
+        if self.workers == 1:
+            return self.dismiss()
+        self.resting.append(self)
+        timer = threading.Timer(IDLE, self._go_home)
+        timer.daemon = True
+        timer.start()
+
+    def _go_home(self) -> None:
+        with suppress(ValueError):  # hired again
+            self.resting.remove(self)
+            self.dismiss()
+
+    def dismiss(self) -> None:
+        """Stop what is in training and wait for it."""
+        self.stop.set()
+        self.executor.shutdown(cancel_futures=True)
+
+
+class ApartProcess(SpawnProcess):
+    """A process that does not run the caller's script again, which need not say `if __name__ == "__main__"`.
+
+    Nor does Ctrl-C reach it: that is the parent's, which says when to stop.
+    """
+
+    def start(self) -> None:
+        main, signals = sys.modules["__main__"], getattr(signal, "pthread_sigmask", lambda *_: set())
+        before = signals(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+            signals(signal.SIG_SETMASK, before)
+
+
+class SpawnedApart(SpawnContext):
+    Process = ApartProcess
+
+
+def _join(worker: Worker, threads: int) -> None:
+    """In a worker process, at its start: it ends with its parent.
 
     The C library is to keep what a step has freed for the next one, instead of fetching it page by page again.
     """
-    global _crew
-    _crew = crew
+    global _worker
+    _worker = worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(crew.threads)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    with suppress(AttributeError, OSError):  # not every Linux has glibc
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(AttributeError, OSError, TypeError):  # not every system has glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most it takes
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
+
+
 def _work(stack: list[RunConfig]) -> list[Result]:
-    return _crew.work(stack)
+    return _worker(stack)
 
 
 def release(device: torch.device) -> None:
