@@ -4,11 +4,13 @@ import math
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from reference import OPTIMIZERS, plain_evaluation, plain_training, scaled
@@ -136,16 +138,8 @@ MIXED = [
     {"momentum": 0.5, "loss_scale": 3.0, "weight_decay": 0.001, "bias_init": "zeros"},
 ]
 SCALINGS = ("none", "standardized", "symmetric")
-ONE_IMAGE = {"batch_size": 1, "epochs": 1, "val_size": 800, "hidden_sizes": (24, 17)}
-CRAWLING = [  # batches of one image, whose first weights are a chunk of steps behind
-    {"lr": 0.001, "seed": 0},
-    {"lr": 0.003, "seed": 0, "momentum": 0.9, "activation": "leaky_relu"},
-    {"lr": 0.002, "seed": 1, "momentum": 0.5, "nesterov": True, "weight_decay": 0.1, "dropout": 0.0},
-    {"lr": 0.004, "seed": 1, "weight_decay": 0.2, "loss_scale": 0.1, "init": "normal", "init_std": 0.1},
-]
 STACKS = {
-    "one image a batch": [ONE_IMAGE | own for own in CRAWLING],
-    "one image a batch, no hidden layer": [ONE_IMAGE | own | {"hidden_sizes": ()} for own in CRAWLING],
+    "one image a batch": [{"batch_size": 1, "epochs": 1, "val_size": 900, **own, "lr": 0.001} for own in MIXED],
     "one seed": MIXED,
     "one seed, batch norm": [own | {"batch_norm": True} for own in MIXED],
     "one seed, no hidden layer": [own | {"hidden_sizes": ()} for own in MIXED],
@@ -563,60 +557,82 @@ def test_a_stack_that_finds_too_little_memory_is_split(tiny, monkeypatch):
         collected(configs)
 
 
-MEMORY = """
-import random, sys, threading, psutil, torch
+PROCESSES = """
+import os, signal, sys, psutil, torch
+from fmnist.config import RunConfig, UserError
 from fmnist.engine import workers
-from fmnist.engine import stack as stack_module
-from fmnist.config import RunConfig
-from fmnist.data import load
 
-draw, small = random.Random(0), load().subset(3_000, 1_000)
-workers.load = lambda *_: small
+torch.set_num_threads(4)  # which OpenMP starts before there are workers
+torch.randn(1_000, 1_000) @ torch.randn(1_000, 1_000)
+workers.START, workers.os.sched_getaffinity = 0, lambda _: {0, 1}
+runs, peak = [], 0
 
-def mixed(i):
-    sizes = tuple(draw.choice([16, 64, 128, 400]) for _ in range(draw.randrange(4)))
-    of = {"optimizer": draw.choice(["SGD", "Adam"]), "precision": draw.choice(["float32", "bfloat16"])}
-    of |= {"dropout": draw.choice([0, 0.2]), "batch_norm": draw.choice([True, False])}
-    return RunConfig(hidden_sizes=sizes, lr=0.001 * (i + 1), epochs=1, val_size=2_000, seed=i % 3, **of)
+def processes():
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
-def watch():
+def train(epochs, seed, progress=lambda *_: None):
+    configs = [RunConfig(hidden_sizes=(n,), epochs=e, seed=seed, batch_size=5_000) for n, e in zip((4, 5), epochs)]
+    workers.train(configs, lambda result: runs.append(result.config.epochs), "cpu", progress, memory=1_900_000_000)
+
+def watch(*_):
     global peak
-    while not stop.wait(0.05):
-        family = [psutil.Process(), *psutil.Process().children()]
-        peak = max(peak, sum(process.memory_full_info().pss for process in family if process.is_running()))
+    peak = max(peak, sum(process.memory_full_info().pss for process in [psutil.Process(), *processes()]))
+    if 1 in runs:
+        signal.raise_signal(signal.SIGINT)
 
-runs, peak, stop = [], 0, threading.Event()
-threading.Thread(target=watch, daemon=True).start()
-workers.train([mixed(i) for i in range(300)], lambda result: runs.append(result.config), "cpu", memory=int(sys.argv[1]))
-stop.set()
-print(len(set(runs)), peak)
+train((2, 2), 0, watch)
+before = {process.pid for process in processes()}
+assert len(before) == 2 and runs == [2, 2] and peak < 1_900_000_000, (before, runs, peak)
+try:
+    train((1, 100_000), 1, watch)
+except KeyboardInterrupt:
+    assert runs == [2, 2, 1] and not processes() and len(before) == 2
+try:
+    train((100_000, 100_000), 2, lambda *_: processes()[0].kill())
+except UserError as error:
+    print(error, flush=True)
+assert not processes()
+train((100_000, 100_000), 2, lambda *_: (print(*[p.pid for p in processes()], flush=True), os.kill(os.getpid(), 9)))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what processes share is known on Linux alone")
-def test_300_mixed_runs_stay_within_their_memory():
-    bound = 1_300_000_000
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(bound)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    runs, peak = map(int, done.stdout.split())
-    assert runs == 300 and peak < bound
+def test_workers_start_from_a_plain_script_and_end_with_it(tmp_path, data_set):
+    """No `__main__` guard; after OpenMP; kept between trainings; gone after Ctrl-C, with a killed worker or parent."""
+    script = tmp_path / "script.py"
+    script.write_text(PROCESSES)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240)
+    assert done.returncode == -9, done.stderr
+    killed, pids = done.stdout.splitlines()[:2]
+    assert killed.startswith("training: a worker was killed")
+    deadline = time.monotonic() + 20
+    while any(map(psutil.pid_exists, map(int, pids.split()))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(psutil.pid_exists, map(int, pids.split())))
 
 
-def test_float32_products_stand_in_for_bfloat16_where_the_cpu_has_none(small, monkeypatch):
-    config = longer(precision="bfloat16", optimizer="Adam", lr=0.001)
-    (native,) = train_stack([config], small)
-    monkeypatch.setattr(stack_module, "native_bfloat16", lambda: False)
-    (emulated,) = train_stack([config], small)
-    np.testing.assert_allclose(emulated.history["train_loss"], native.history["train_loss"], rtol=0.02)
-    assert (emulated.predictions != native.predictions).mean() < 0.05
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"hidden_sizes": (40, 30), "batch_norm": True}], ids=str)
+def test_float32_stands_in_for_bfloat16(options, small, monkeypatch):
+    """Every operand of a product is a number that bfloat16 has, whether the processor multiplies bfloat16 or not."""
+    config = longer(**({"precision": "bfloat16", "optimizer": "Adam", "lr": 0.001} | options))
+    found = []
+    for there in (False, True):
+        monkeypatch.setattr(stack_module, "has_bfloat16", lambda there=there: there)
+        found += train_stack([config], small)
+    np.testing.assert_allclose(found[0].history["train_loss"], found[1].history["train_loss"], rtol=0.02)
+    assert (found[0].predictions != found[1].predictions).mean() < 0.05
+    x = torch.cat([torch.randn(1000) * 10.0**k for k in range(-9, 9)] + [torch.tensor([0.0, math.inf, math.nan])])
+    rounded = stack_module.round_bfloat16(x, torch.empty_like(x))
+    torch.testing.assert_close(rounded, x.bfloat16().float(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_hidden_products_are_the_same_by_onednn(small, monkeypatch):
     config = longer(precision="float32", hidden_sizes=(300, 300), batch_size=128, epochs=1)
-    (one,) = train_stack([config], small)
-    monkeypatch.setattr(stack_module, "onednn_leads", lambda: True)
-    (other,) = train_stack([config], small)
-    assert gap(one.weights, other.weights) < SINGLE
+    found = []
+    for leads in (False, True):
+        monkeypatch.setattr(stack_module, "onednn_leads", lambda leads=leads: leads)
+        found += train_stack([config], small)
+    assert gap(found[0].weights, found[1].weights) < SINGLE
 
 
 # --- CUDA -------------------------------------------------------------------------------------------------------------

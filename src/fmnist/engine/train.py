@@ -73,10 +73,7 @@ class Feed:
 
 
 class Trainer:
-    """A stack in training: one update of every run for each batch, the batches of a chunk of images at a time.
-
-    On CUDA a chunk is a graph, captured once for each number of images.
-    """
+    """A stack in training: one update of every run for each batch, the batches of a chunk of images at a time."""
 
     def __init__(self, configs: Sequence[RunConfig], data: Data, graphs: bool = True):
         device = data.train_images.device
@@ -86,7 +83,7 @@ class Trainer:
         last = self.feed.train.shape[1] % self.batch_size or self.batch_size
         self.scales = {images: scale / images for images in (self.batch_size, last)}  # of the loss of an image
         self.loss, self.correct = (torch.zeros(len(configs), dtype=wide(device), device=device) for _ in range(2))
-        self.graphs: dict[int, Graph | None] | None = {} if graphs and device.type == "cuda" else None
+        self.run = Graphs(self.steps) if graphs and device.type == "cuda" else self.steps
 
     def epoch(self, epoch: int, stop: threading.Event) -> tuple[Tensor, Tensor]:
         """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen."""
@@ -101,7 +98,7 @@ class Trainer:
         for chunk, rows in enumerate(order.split(together * size, 1)):
             if stop.is_set():
                 raise KeyboardInterrupt
-            self.replay(rows, [key[chunk * together : (chunk + 1) * together] for key in keys])
+            self.run(rows, [key[chunk * together : (chunk + 1) * together] for key in keys])
         return self.loss / images, self.correct / images
 
     def steps(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
@@ -120,33 +117,27 @@ class Trainer:
         self.optimizer.step(self.stack.backward(x, dlogits))
         return logits
 
-    def replay(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
-        """`steps`, on CUDA as a graph: a chunk size's first chunk readies the libraries, its second is captured."""
-        size = rows.shape[1]
-        if self.graphs is None or size not in self.graphs:
-            self.steps(rows, keys)
-            if self.graphs is not None:
-                self.graphs[size] = None
-            return
-        if self.graphs[size] is None:
-            self.graphs[size] = Graph(self.steps, rows, keys)
-        self.graphs[size].replay(rows, keys)
 
+class Graphs:
+    """Steps as CUDA graphs, one for each number of images: a launch instead of one for every operation."""
 
-class Graph:
-    """A chunk's steps captured as one CUDA graph: replaying it costs one launch instead of one for every operation."""
+    def __init__(self, steps: Callable[[Tensor, Sequence[Tensor]], None]):
+        self.steps, self.captured = steps, {}
 
-    def __init__(self, steps: Callable[[Tensor, Sequence[Tensor]], None], rows: Tensor, keys: Sequence[Tensor]):
-        self.rows, self.keys = rows.clone(), [key.clone() for key in keys]
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # others may use the device
-            steps(self.rows, self.keys)  # recorded, not run
-
-    def replay(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
-        self.rows.copy_(rows)
-        for own, key in zip(self.keys, keys, strict=True):
-            own.copy_(key)
-        self.graph.replay()
+    def __call__(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
+        """The first call for a size readies the libraries, the second is captured."""
+        if (size := rows.shape[1]) not in self.captured:
+            self.captured[size] = None
+            return self.steps(rows, keys)
+        if self.captured[size] is None:
+            inputs, graph = [rows.clone(), *(key.clone() for key in keys)], torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may use the device
+                self.steps(inputs[0], inputs[1:])  # recorded, not run
+            self.captured[size] = inputs, graph
+        inputs, graph = self.captured[size]
+        for own, new in zip(inputs, [rows, *keys], strict=True):
+            own.copy_(new)
+        graph.replay()
 
 
 @dataclass(frozen=True)
@@ -193,24 +184,17 @@ class Record:
 
     def add(self, epoch: int, train: tuple[Tensor, Tensor] | None, val: tuple[Tensor, Tensor], seconds: float) -> None:
         loss, accuracy = val
-        train_loss, train_accuracy = train if train else (torch.full_like(loss, math.nan),) * 2
-        self.alive &= loss.isfinite() & (train_loss.isfinite() if train else True)
+        trained = train or (torch.full_like(loss, math.nan),) * 2
+        self.alive &= loss.isfinite() & (trained[0].isfinite() if train else True)
         self.epochs_seen[self.alive] = epoch
         better = self.alive & (accuracy > self.best_accuracy)
         self.best_accuracy[better] = accuracy[better]
         self.best_epoch[better] = epoch
         for name, tensor in self.stack.state.items():
             self.best_state[name][better] = tensor[better]
-        columns = (
-            torch.full_like(loss, epoch),
-            train_loss,
-            train_accuracy,
-            loss,
-            accuracy,
-            torch.full_like(loss, seconds),
-            self.stack.weight_norm().to(loss.dtype),
-        )
-        self.rows.append(torch.stack(columns, 1))
+        number, took = torch.full_like(loss, epoch), torch.full_like(loss, seconds)
+        row = (number, *trained, *val, took, self.stack.weight_norm().to(loss.dtype))
+        self.rows.append(torch.stack(row, 1))
 
     def table(self) -> np.ndarray:
         """Every curve, float64 [epochs + 1, runs, len(HISTORY)]."""
@@ -252,8 +236,24 @@ class Training:
         self.stack.configs = [c.model_copy(update={"epochs": self.epochs}) for c in self.stack.configs]
 
     def finish(self) -> list[Result]:
-        """Every run's result."""
-        return finish(self.stack, self.feed, self.record, self.begin)
+        """Every run's result. Reads the test set, with the last weights and with the best ones."""
+        stack, feed, record = self.stack, self.feed, self.record
+        data, last = feed.data, on_host(stack.state)
+        train, test = evaluate(stack, feed, "train"), evaluate(stack, feed, "test")
+        for name, tensor in stack.state.items():
+            tensor.copy_(record.best_state[name])
+        best, weights = evaluate(stack, feed, "test"), on_host(stack.state)
+        predictions = torch.stack([test[2], best[2]], 1).cpu().numpy()  # [runs, 2, test images]
+        table, end, metrics = record.table(), record.epochs_seen.tolist(), measure(record, train, test, best, data)
+        seconds = (time.perf_counter() - self.begin) / len(stack.configs)
+        about, results = (device_name(data.train_images.device), data.checksum), []
+        for run, config in enumerate(stack.configs):
+            history = dict(zip(HISTORY, table[: end[run] + 1, run].T.copy(), strict=True))
+            history["epoch"] = history["epoch"].astype(np.int64)
+            measured = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
+            states = ({name: array[run].copy() for name, array in state.items()} for state in (last, weights))
+            results.append(Result(config, history, measured, predictions[run], *states, *about))
+        return results
 
 
 @torch.inference_mode()
@@ -272,26 +272,6 @@ def train_stack(
         accuracy = training.epoch(stop)
         watch(training.epochs, accuracy)
     return training.finish()
-
-
-def finish(stack: Stack, feed: Feed, record: Record, begin: float) -> list[Result]:
-    """Read the test set, with the last weights and with the best ones, and take the stack apart into results."""
-    data, last = feed.data, on_host(stack.state)
-    train, test = evaluate(stack, feed, "train"), evaluate(stack, feed, "test")
-    for name, tensor in stack.state.items():
-        tensor.copy_(record.best_state[name])
-    best, weights = evaluate(stack, feed, "test"), on_host(stack.state)
-    predictions = torch.stack([test[2], best[2]], 1).cpu().numpy()  # [runs, 2, test images]
-    table, end, metrics = record.table(), record.epochs_seen.cpu().numpy(), measure(record, train, test, best, data)
-    seconds, device = (time.perf_counter() - begin) / len(stack.configs), device_name(data.train_images.device)
-    results = []
-    for run, config in enumerate(stack.configs):
-        history = dict(zip(HISTORY, table[: end[run] + 1, run].T.copy(), strict=True))
-        history["epoch"] = history["epoch"].astype(np.int64)
-        measured = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
-        states = ({name: array[run].copy() for name, array in state.items()} for state in (last, weights))
-        results.append(Result(config, history, measured, predictions[run], *states, device, data.checksum))
-    return results
 
 
 def measure(record: Record, train: Measured, test: Measured, best: Measured, data: Data) -> dict[str, np.ndarray]:

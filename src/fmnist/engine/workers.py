@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing import parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any, ClassVar
 
 import psutil
@@ -29,7 +29,7 @@ from fmnist.engine.stack import SLOPES
 from fmnist.engine.train import CHUNK, Result, train_stack
 
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
-OVERHEAD = 250_000_000  # bytes of each worker on a CPU beside its stack: code that is loaded, kernels, fragments
+OVERHEAD = 450_000_000  # bytes of each worker on a CPU beside its stack: code, the data set, kernels, fragments
 STEP_CALLS = 4e6  # multiply-adds that a run's share of a step's calls is worth; with batches of one image it is all
 START = 3e11  # multiply-adds that take as long as to start a process: less is trained where it is asked for
 SMALL_STEP = 1 << 27  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
@@ -138,7 +138,6 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-IDLE = 30  # seconds after which processes that have nothing to do are sent home
 Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
 
 
@@ -163,7 +162,7 @@ def train(
     stacks, workers = plan(configs, on, memory)
     with settings(on, workers):
         crew = Crew.hire(on, workers)
-        waiting, trained = [crew.executor.submit(crew.task, stack) for stack in stacks], deque()
+        waiting, trained, whole = [], deque(), False
 
         def deliver() -> None:
             for future in [future for future in waiting if future.done()]:
@@ -174,20 +173,19 @@ def train(
                 trained.popleft()
 
         try:
+            waiting += [crew.executor.submit(crew.task, stack) for stack in stacks]
             while waiting:
                 with suppress(queue.Empty):
                     progress(*crew.reports.get(timeout=0.1))
                 deliver()
-            crew.rest()
+            whole = True
         except BrokenProcessPool:
-            raise UserError(
-                "training: a worker was killed, perhaps for want of memory; try a smaller --memory"
-            ) from None
+            said = "training: a worker was killed, perhaps for want of memory; try a smaller --memory"
+            raise UserError(said) from None
         finally:
-            if waiting or trained:
-                crew.dismiss()
-                waiting = [f for f in waiting if not f.cancelled() and not f.exception()]
-                deliver()
+            crew.release(whole)
+            waiting = [future for future in waiting if not future.cancelled() and not future.exception()]
+            deliver()
         while not crew.reports.empty():
             progress(*crew.reports.get())
 
@@ -224,46 +222,36 @@ class Worker:
 
 
 class Crew:
-    """`task`, for any `concurrent.futures.Executor` that can reach a Worker: here a thread, or a process for each core.
+    """A `concurrent.futures.Executor` and the `task` it does: here in a thread, or in a process for each core.
 
-    Processes are spawned, as a fork of a process in which OpenMP has run may hang; they find the data set themselves.
-    Their start takes seconds, so they are kept for a while when their work is done.
+    Processes are spawned, as the fork of a process in which OpenMP has run may hang; each finds the data set itself.
+    They take seconds to start, so that the last ones are `kept` for what is trained next.
     """
 
-    resting: ClassVar[list["Crew"]] = []
+    kept: "ClassVar[list[Crew]]" = []
 
     def __init__(self, device: torch.device, workers: int):
         self.workers, context = workers, SpawnedApart()
-        kind = context if workers > 1 else SimpleNamespace(Queue=queue.Queue, Event=threading.Event)
-        self.reports, self.stop = kind.Queue(), kind.Event()
-        worker = Worker(device, self.reports, self.stop)
-        if workers > 1:
-            given = (worker, torch.get_num_threads())
-            self.task, self.executor = _work, ProcessPoolExecutor(workers, context, _join, given)
+        if workers == 1:
+            self.reports, self.stop = queue.Queue(), threading.Event()
+            self.task, self.executor = Worker(device, self.reports, self.stop), ThreadPoolExecutor(1, "stack")
         else:
-            self.task, self.executor = worker, ThreadPoolExecutor(1, "stack")
+            self.reports, self.stop = context.Queue(), context.Event()
+            given = (Worker(device, self.reports, self.stop), torch.get_num_threads())
+            self.task, self.executor = _work, ProcessPoolExecutor(workers, context, _join, given)
 
     @classmethod
     def hire(cls, device: torch.device, workers: int) -> "Crew":
-        while workers > 1 and cls.resting:
-            crew = cls.resting.pop()
-            if crew.workers == workers:
-                return crew
+        crew = cls.kept.pop() if workers > 1 and cls.kept else None
+        if crew and crew.workers != workers:
             crew.dismiss()
-        return cls(device, workers)
+        return crew if crew and crew.workers == workers else cls(device, workers)
 
-    def rest(self) -> None:
-        """Wait for more work; go home if there is none."""
-        if self.workers == 1:
-            return self.dismiss()
-        self.resting.append(self)
-        timer = threading.Timer(IDLE, self._go_home)
-        timer.daemon = True
-        timer.start()
-
-    def _go_home(self) -> None:
-        with suppress(ValueError):  # hired again
-            self.resting.remove(self)
+    def release(self, whole: bool) -> None:
+        """Keep the processes if they are sound and none are kept yet."""
+        if whole and self.workers > 1 and not self.kept:
+            self.kept.append(self)
+        else:
             self.dismiss()
 
     def dismiss(self) -> None:
@@ -294,7 +282,7 @@ class SpawnedApart(SpawnContext):
 
 
 def _join(worker: Worker, threads: int) -> None:
-    """In a worker process, at its start: it ends with its parent.
+    """In a process, at its start: it is to end with its parent.
 
     The C library is to keep what a step has freed for the next one, instead of fetching it page by page again.
     """
@@ -302,16 +290,11 @@ def _join(worker: Worker, threads: int) -> None:
     _worker = worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
     with suppress(AttributeError, OSError, TypeError):  # not every system has glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most it takes
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
-
-
-def _end_with_parent() -> None:
-    parent_process().join()
-    os._exit(1)
 
 
 def _work(stack: list[RunConfig]) -> list[Result]:
