@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -137,7 +137,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+ENVIRONMENT = {  # of the processes
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",  # of 1,024 kernels, each of a few MB
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),  # the C library keeps what a step has freed for the next one,
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),  # instead of fetching it page by page again
+}
+POLL = 0.02  # seconds between two looks at what the workers report
 Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
 
 
@@ -165,7 +170,10 @@ def train(
         waiting, trained, whole = [], deque(), False
 
         def deliver() -> None:
-            for future in [future for future in waiting if future.done()]:
+            done = [future for future in waiting if future.done()]
+            while not crew.reports.empty():
+                progress(*crew.reports.get())
+            for future in done:
                 waiting.remove(future)
                 trained.extend(future.result())
             while trained:
@@ -175,8 +183,7 @@ def train(
         try:
             waiting += [crew.executor.submit(crew.task, stack) for stack in stacks]
             while waiting:
-                with suppress(queue.Empty):
-                    progress(*crew.reports.get(timeout=0.1))
+                wait(waiting, timeout=POLL)
                 deliver()
             whole = True
         except BrokenProcessPool:
@@ -186,8 +193,6 @@ def train(
             crew.release(whole)
             waiting = [future for future in waiting if not future.cancelled() and not future.exception()]
             deliver()
-        while not crew.reports.empty():
-            progress(*crew.reports.get())
 
 
 @dataclass
@@ -233,19 +238,21 @@ class Crew:
     def __init__(self, device: torch.device, workers: int):
         self.workers, context = workers, SpawnedApart()
         if workers == 1:
-            self.reports, self.stop = queue.Queue(), threading.Event()
+            self.reports, self.stop = queue.SimpleQueue(), threading.Event()
             self.task, self.executor = Worker(device, self.reports, self.stop), ThreadPoolExecutor(1, "stack")
         else:
-            self.reports, self.stop = context.Queue(), context.Event()
+            self.reports, self.stop = context.SimpleQueue(), context.Event()
             given = (Worker(device, self.reports, self.stop), torch.get_num_threads())
             self.task, self.executor = _work, ProcessPoolExecutor(workers, context, _join, given)
 
     @classmethod
     def hire(cls, device: torch.device, workers: int) -> "Crew":
-        crew = cls.kept.pop() if workers > 1 and cls.kept else None
-        if crew and crew.workers != workers:
+        while workers > 1 and cls.kept:
+            crew = cls.kept.pop()
+            if crew.workers == workers:
+                return crew
             crew.dismiss()
-        return crew if crew and crew.workers == workers else cls(device, workers)
+        return cls(device, workers)
 
     def release(self, whole: bool) -> None:
         """Keep the processes if they are sound and none are kept yet."""
@@ -282,19 +289,12 @@ class SpawnedApart(SpawnContext):
 
 
 def _join(worker: Worker, threads: int) -> None:
-    """In a process, at its start: it is to end with its parent.
-
-    The C library is to keep what a step has freed for the next one, instead of fetching it page by page again.
-    """
+    """In a process, at its start: it is to end with its parent."""
     global _worker
     _worker = worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-    with suppress(AttributeError, OSError, TypeError):  # not every system has glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most it takes
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _work(stack: list[RunConfig]) -> list[Result]:
@@ -315,7 +315,7 @@ def release(device: torch.device) -> None:
 def settings(device: torch.device, workers: int):
     """Each worker its share of the cores; on CUDA, products of float32 in TensorFloat-32. Both are the process's."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")  # of 1,024 kernels, each of a few MB
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
     try:
         if device.type == "cpu":
             torch.set_num_threads(max(1, threads // workers))
