@@ -526,7 +526,8 @@ def train(epochs, seed, progress=lambda *_: None):
 
 def watch(*_):
     global peak
-    peak = max(peak, sum(process.memory_full_info().pss for process in [psutil.Process(), *processes()]))
+    if not runs:
+        peak = max(peak, sum(process.memory_full_info().pss for process in [psutil.Process(), *processes()]))
     if 1 in runs:
         signal.raise_signal(signal.SIGINT)
 

@@ -170,10 +170,7 @@ def train(
         waiting, trained, whole = [], deque(), False
 
         def deliver() -> None:
-            done = [future for future in waiting if future.done()]
-            while not crew.reports.empty():
-                progress(*crew.reports.get())
-            for future in done:
+            for future in [future for future in waiting if future.done()]:
                 waiting.remove(future)
                 trained.extend(future.result())
             while trained:
@@ -182,8 +179,11 @@ def train(
 
         try:
             waiting += [crew.executor.submit(crew.task, stack) for stack in stacks]
-            while waiting:
-                wait(waiting, timeout=POLL)
+            while waiting or not crew.reports.empty():
+                if crew.reports.empty():
+                    wait(waiting, timeout=POLL)
+                else:
+                    progress(*crew.reports.get())
                 deliver()
             whole = True
         except BrokenProcessPool:
