@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from reference import OPTIMIZERS, torch_optimizer
+from reference import OPTIMIZERS
 
 from fmnist.config import RunConfig
 from fmnist.engine.optim import LARGE, Optimizer
+from fmnist.model import torch_optimizer
 
 torch.set_num_threads(1)
 SHAPES = [(5, 7), (5,), (LARGE // 64 + 1, 64)]  # a weight, a bias, and a weight that the CPU takes run by run

@@ -1,15 +1,16 @@
-"""One network, as PyTorch users would write it: the readable reference that stacks are tested against,
-and what `load_run(run_id).model()` gives back.
+"""One network and its training, as PyTorch users would write them: the reference that stacks are tested against.
+
+`load_run(run_id).model()` gives back an `MLP`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fmnist.config import RunConfig, layer_sizes
-from fmnist.data import generator
+from fmnist.data import Data, epoch_order, generator, scaling, split
 
 LEAKY_SLOPE = 0.01  # torch.nn.LeakyReLU's default
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
@@ -49,6 +50,56 @@ class MLP(nn.Module):
             x = self.norms[layer](x) if self.norms else x
             x = self.dropouts[layer](self.activation(x))
         return self.linears[-1](x)
+
+
+def plain_training(config: RunConfig, data: Data) -> Iterator[tuple[MLP, float, float]]:
+    """After every epoch: the network, and its mean loss and accuracy over the epoch's images as it saw them."""
+    model = MLP(config)
+    optimizer = torch_optimizer(config, list(model.parameters()))
+    x, labels = images_and_labels(config, data, "train")
+    for epoch in range(1, config.epochs + 1):
+        model.train()
+        total = correct = 0.0
+        for rows in epoch_order(len(labels), config.seed, epoch).split(config.batch_size):
+            logits = model(x[rows])
+            loss = nn.functional.cross_entropy(logits, labels[rows])
+            optimizer.zero_grad()
+            (config.loss_scale * loss).backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+            correct += (logits.argmax(1) == labels[rows]).sum().item()
+        yield model, total / len(labels), correct / len(labels)
+
+
+@torch.no_grad()
+def plain_evaluation(model: MLP, config: RunConfig, data: Data, part: str) -> tuple[float, float, Tensor]:
+    """Mean loss, accuracy and predictions on "train", "val" or "test", in evaluation mode."""
+    x, labels = images_and_labels(config, data, part)
+    logits = model.eval()(x)
+    predicted = logits.argmax(1)
+    loss = nn.functional.cross_entropy(logits, labels).item()
+    return loss, (predicted == labels).double().mean().item(), predicted
+
+
+def images_and_labels(config: RunConfig, data: Data, part: str) -> tuple[Tensor, Tensor]:
+    """Of "train", "val" or "test", scaled as the config says, in the type of its weights."""
+    train, val = split(len(data.train_labels), config.val_size, config.seed)
+    scale, shift = scaling(data.train_images, train, config.input_scaling)
+    rows = {"train": train, "val": val}.get(part)
+    if rows is None:
+        images, labels = data.test_images, data.test_labels
+    else:
+        images, labels = data.train_images[rows], data.train_labels[rows]
+    return (images.double() * scale + shift).to(PARAMETER_DTYPE[config.precision]), labels
+
+
+def torch_optimizer(config: RunConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    options = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.momentum:
+        options |= {"momentum": config.momentum}
+    if config.nesterov:
+        options |= {"nesterov": True}
+    return getattr(torch.optim, config.optimizer)(parameters, **options)
 
 
 def layer_signals(model: MLP, x: Tensor, labels: Tensor) -> list[tuple[float, float]]:

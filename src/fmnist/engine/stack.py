@@ -7,10 +7,11 @@ A stack's groups are equally large neighbours; where they would not be, every ru
 """
 
 import functools
-import time
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -44,44 +45,41 @@ def onednn(a: Tensor, b: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """The fastest of five calls."""
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return min(times)
-
-
 @functools.cache
-def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 faster than float32: measured once, in some 50 ms."""
-    single = torch.ones(512, 784)
-    half = single.bfloat16()
-    try:
-        return seconds(lambda: onednn(half, half)) < seconds(lambda: onednn(single, single))
-    except (RuntimeError, AttributeError):  # oneDNN has no such product here, or there is no oneDNN
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself; elsewhere float32 stands in, its numbers rounded."""
+    if not torch.backends.mkldnn.is_available():
         return False
+    if platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @functools.cache
 def onednn_leads() -> bool:
-    """Whether oneDNN's float32 products are far faster than torch.bmm's here (MKL's on some AMD): measured once."""
-    a = torch.ones(1, 512, 512)
-    return torch.backends.mkldnn.is_available() and seconds(lambda: onednn(a[0], a[0])) < seconds(lambda: a @ a) / 1.3
+    """Whether oneDNN's float32 products are far faster than torch.bmm's, MKL's: on AMD's processors with AVX-512."""
+    about = Path("/proc/cpuinfo")
+    vendor = about.read_text() if about.exists() else platform.processor()
+    return "AuthenticAMD" in vendor and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_supported()
+
+
+def round_bfloat16(x: Tensor, out: Tensor) -> Tensor:
+    """Float32 numbers to the nearest that bfloat16 has, the upper half of their bits; `out` may be x itself.
+
+    A tie, one number in 65,536, goes away from zero: to even would cost twice the time.
+    """
+    torch.add(x.view(torch.int32), 1 << 15, out=out.view(torch.int32)).bitwise_and_(-1 << 16)
+    return out
 
 
 def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a · b + bias run by run, [runs, m, k] · [runs, k, n]; where the CPU has no bfloat16, in float32 of the same."""
+    """a · b + bias run by run, [runs, m, k] · [runs, k, n]."""
     if a.shape[2] == 1 and bias is None:  # a batch of one image: the libraries' products take ten times as long
         return a * b
-    if a.device.type == "cpu":
-        if a.dtype == torch.bfloat16 and not native_bfloat16():
-            return matmul(a.float(), b.float(), None if bias is None else bias.float()).bfloat16()
-        if a.dtype == torch.float32 and a[0].numel() * b.shape[2] > 8 * LARGE and onednn_leads():
-            c = torch.stack([onednn(*pair) for pair in zip(a, b.mT, strict=True)])
-            return c if bias is None else c.add_(bias)
+    on_cpu = a.device.type == "cpu" and a.dtype == torch.float32
+    if on_cpu and a[0].numel() * b.shape[2] > 8 * LARGE and onednn_leads():
+        c = torch.stack([onednn(*pair) for pair in zip(a, b.mT, strict=True)])
+        return c if bias is None else c.add_(bias)
     if b.shape[2] == 1 and bias is None:  # a vector: faster from the left, as backward's weights lie transposed
         return torch.bmm(b.mT, a.mT).mT
     return torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
@@ -130,7 +128,10 @@ class Stack:
         first, states = configs[0], [MLP(config).state_dict() for config in configs]
         self.configs, self.starts = list(configs), group_starts(configs)
         self.depth, self.batch_norm = len(first.hidden_sizes), first.batch_norm
-        self.dtype, self.compute_dtype = PARAMETER_DTYPE[first.precision], getattr(torch, first.precision)
+        self.dtype = PARAMETER_DTYPE[first.precision]
+        lacks_bfloat16 = torch.device(device).type == "cpu" and not has_bfloat16()
+        self.stands_in = first.precision == "bfloat16" and lacks_bfloat16
+        self.compute_dtype = self.dtype if self.stands_in else getattr(torch, first.precision)
         self.activate, self.activate_backward = self._activation(device)
         self.state = {
             name: torch.stack([state[name] for state in states]).to(device)
@@ -142,9 +143,9 @@ class Stack:
         self.parameters = [self.state[name] for name in self.parameter_names()]
         self.weights = [self.state[f"linears.{layer}.weight"] for layer in range(self.depth + 1)]
         biases = [self.state[f"linears.{layer}.bias"] for layer in range(self.depth + 1)]
-        if self.compute_dtype != self.dtype:  # the products take copies, which each forward brings up to date
-            self.exact = [*self.weights, *biases]
-            self.rounded = [tensor.to(self.compute_dtype) for tensor in self.exact]
+        self.exact = [*self.weights, *biases] if first.precision == "bfloat16" else []
+        self.rounded = [torch.empty_like(tensor, dtype=self.compute_dtype) for tensor in self.exact]
+        if self.rounded:  # what the products take, and each forward brings up to date
             self.weights, biases = self.rounded[: self.depth + 1], self.rounded[self.depth + 1 :]
         self.columns = [bias[:, :, None] for bias in biases]
         self.tape: list[Layer] = []
@@ -174,33 +175,35 @@ class Stack:
         layers = [self.state[f"linears.{layer}.weight"].flatten(1) for layer in range(self.depth + 1)]
         return torch.stack([torch.linalg.vector_norm(weights, dim=1) for weights in layers], 1).norm(dim=1)
 
-    def forward(
-        self, x: Tensor, keys: Sequence[Tensor] | None = None, training: bool = False, first: Tensor | None = None
-    ) -> Tensor:
+    def cast(self, x: Tensor) -> Tensor:
+        """`x`, which nobody else needs, as the products take it: in their type, or rounded in place."""
+        return round_bfloat16(x, x) if self.stands_in else x.to(self.compute_dtype)
+
+    def forward(self, x: Tensor, keys: Sequence[Tensor] | None = None, training: bool = False) -> Tensor:
         """Logits [runs, classes, batch] of x [groups, batch, 784]; `keys` [hidden layers][runs] draw dropout's masks.
 
-        As many groups as the stack has, or one where all runs see the same inputs. `first` [runs, width, batch], if it
-        is known already, is the product of the first weights with x.
+        As many groups as the stack has, or one where all runs see the same inputs.
         """
         self.tape = []
-        if self.compute_dtype != self.dtype:
+        if self.stands_in:
+            for exact, rounded in zip(self.exact, self.rounded, strict=True):
+                round_bfloat16(exact, rounded)
+        elif self.exact:
             torch._foreach_copy_(self.rounded, self.exact)
         runs, width, inputs = self.weights[0].shape
-        if first is None:
-            first = product(self.weights[0].view(len(x), -1, inputs), x).view(runs, width, -1)
-        a = first.add_(self.columns[0])
+        a = product(self.weights[0].view(len(x), -1, inputs), x).view(runs, width, -1).add_(self.columns[0])
         for layer in range(self.depth):
             norm = mask = None
             if self.batch_norm:
                 a, norm = self._normalize(layer, a, training)
-            h = a = self.activate(a)
+            a = self.activate(a)
             if training and self.dropout is not None:
                 mask = dropout_mask(keys[layer], self.dropout, *a.shape[1:], dtype=a.dtype)
-                h = a * mask
+            h = self.cast(a if mask is None else a * mask)
             if training:
                 self.tape.append(Layer(a, mask, norm, h))
             a = matmul(self.weights[layer + 1], h, self.columns[layer + 1])
-        return a.to(self.dtype)
+        return self.cast(a).to(self.dtype)
 
     def _normalize(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         flat = z.view(1, -1, z.shape[2]).to(self.dtype)
@@ -216,22 +219,23 @@ class Stack:
         )
         return dz.view(dy.shape).to(dy.dtype), dscale.view(len(dy), -1), dshift.view(len(dy), -1)
 
-    def backward(self, x: Tensor | None, dlogits: Tensor) -> list[Tensor]:
+    def backward(self, x: Tensor, dlogits: Tensor) -> list[Tensor]:
         """Gradients of the parameters, in their order, after a training `forward` of x; dlogits [runs, classes, batch].
 
-        They are in the type of the products. Without x, the first is that by the first weights' product with x.
+        They are in the type of the products.
         """
-        dz, gradients = dlogits.to(self.compute_dtype), []
+        dz, gradients = self.cast(dlogits), []
         for layer in reversed(range(self.depth)):
             tape = self.tape[layer]
-            gradients = [matmul(dz, tape.out.mT), over_batch(dz), *gradients]
+            gradients = [self.cast(matmul(dz, tape.out.mT)), over_batch(dz), *gradients]
             dh = matmul(self.weights[layer + 1].mT, dz)
             dz = self.activate_backward(dh if tape.mask is None else dh.mul_(tape.mask), tape.activated)
             if self.batch_norm:
                 dz, *norm_gradients = self._normalize_backward(layer, dz)
                 gradients = [*norm_gradients, *gradients]
-        first = dz if x is None else product(dz.view(len(x), -1, dz.shape[2]), x.mT).view(self.weights[0].shape)
-        return [first, over_batch(dz), *gradients]
+            dz = self.cast(dz)
+        first = product(dz.view(len(x), -1, dz.shape[2]), x.mT).view(self.weights[0].shape)
+        return [self.cast(first), over_batch(dz), *gradients]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from fmnist.config import TEST_BATCH, RunConfig
 from fmnist.data import Data, epoch_order, scaling, split
-from fmnist.engine.delayed import DelayedWeights
 from fmnist.engine.optim import Optimizer
 from fmnist.engine.stack import Stack, cross_entropy, cross_entropy_gradient
 from fmnist.model import dropout_keys, wide
 
 CHUNK = 1_000  # images that are gathered at a time: in evaluation, and for one or more batches of training
+STEPS = 64  # most batches of a chunk
+HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "weight_norm")
+Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
 
 
 class Feed:
@@ -47,7 +49,7 @@ class Feed:
 
     def _scaled(self, pixels: Tensor, groups: slice = slice(None)) -> Tensor:
         x = pixels.to(self.stack.dtype) * self.scale[groups]
-        return (x.add_(self.shift[groups]) if self.shifted else x).to(self.stack.compute_dtype)
+        return self.stack.cast(x.add_(self.shift[groups]) if self.shifted else x)
 
     def _of_runs(self, labels: Tensor) -> Tensor:
         """[groups, batch] → [runs, batch]"""
@@ -70,28 +72,18 @@ class Feed:
             yield self._scaled(pixels[None], slice(0, 1 if self.alike else None)), self._of_runs(labels[None])
 
 
-STEPS = 64  # most batches of a chunk
-Mark = Callable[[str], None]  # says which phase has just ended, for `fmnist profile`
-
-
 class Trainer:
-    """A stack in training: one update of every run for each batch, the batches of a chunk of images at a time.
+    """A stack in training: one update of every run for each batch, the batches of a chunk of images at a time."""
 
-    On CUDA a chunk is a graph, captured once for each number of images.
-    """
-
-    def __init__(self, configs: Sequence[RunConfig], data: Data, mark: Mark | None = None, graphs: bool = True):
+    def __init__(self, configs: Sequence[RunConfig], data: Data, graphs: bool = True):
         device = data.train_images.device
         self.stack, self.batch_size = Stack(configs, device), configs[0].batch_size
-        self.delayed = DelayedWeights(self.stack, STEPS) if DelayedWeights.can_wait(configs, device) else None
-        self.feed = Feed(self.stack, data)
-        self.optimizer = Optimizer(self.stack.parameters[1 if self.delayed else 0 :], configs)
+        self.feed, self.optimizer = Feed(self.stack, data), Optimizer(self.stack.parameters, configs)
         scale = torch.tensor([c.loss_scale for c in configs], dtype=self.stack.dtype, device=device)[:, None, None]
         last = self.feed.train.shape[1] % self.batch_size or self.batch_size
         self.scales = {images: scale / images for images in (self.batch_size, last)}  # of the loss of an image
         self.loss, self.correct = (torch.zeros(len(configs), dtype=wide(device), device=device) for _ in range(2))
-        self.mark = mark or (lambda _: None)
-        self.graphs: dict[int, Graph | None] | None = {} if graphs and device.type == "cuda" and not mark else None
+        self.run = Graphs(self.steps) if graphs and device.type == "cuda" else self.steps
 
     def epoch(self, epoch: int, stop: threading.Event) -> tuple[Tensor, Tensor]:
         """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen."""
@@ -103,72 +95,49 @@ class Trainer:
         keys = [dropout_keys(seeds, layer, (epoch - 1) * steps, steps).to(device) for layer in layers]
         self.loss.zero_()
         self.correct.zero_()
-        self.mark("data")
         for chunk, rows in enumerate(order.split(together * size, 1)):
             if stop.is_set():
                 raise KeyboardInterrupt
-            self.replay(rows, [key[chunk * together : (chunk + 1) * together] for key in keys])
+            self.run(rows, [key[chunk * together : (chunk + 1) * together] for key in keys])
         return self.loss / images, self.correct / images
 
     def steps(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
         """An update for each batch of the images at `rows` [groups, images]; `keys` [hidden layers][steps, runs]."""
         x, labels = self.feed.batch(rows)
-        if self.delayed:
-            self.delayed.start(x)
-        self.mark("data")
         batches = zip(x.split(self.batch_size, 1), labels.split(self.batch_size, 1), strict=True)
         logits = [self.update(*batch, [key[step] for key in keys]) for step, batch in enumerate(batches)]
-        if self.delayed:
-            self.delayed.finish(x)
         loss, predicted = cross_entropy(torch.cat(logits, 2), labels)
         self.loss += loss
         self.correct += (predicted == labels).sum(1)
-        self.mark("forward")
 
     def update(self, x: Tensor, labels: Tensor, keys: Sequence[Tensor]) -> Tensor:
         """One update of every run from x [groups, batch, 784]; the logits before it. `keys` draw dropout's masks."""
-        delayed = self.delayed
-        logits = self.stack.forward(x, keys, training=True, first=delayed.forward() if delayed else None)
-        self.mark("forward")
+        logits = self.stack.forward(x, keys, training=True)
         dlogits = cross_entropy_gradient(logits, labels, self.scales[labels.shape[1]])
-        gradients = self.stack.backward(None if delayed else x, dlogits)
-        self.mark("backward")
-        if delayed:
-            delayed.take(gradients.pop(0))
-        self.optimizer.step(gradients)
-        self.mark("update")
+        self.optimizer.step(self.stack.backward(x, dlogits))
         return logits
 
-    def replay(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
-        """`steps`, on CUDA as a graph: a chunk size's first chunk readies the libraries, its second is captured."""
-        if self.graphs is None:
+
+class Graphs:
+    """Steps as CUDA graphs, one for each number of images: a launch instead of one for every operation."""
+
+    def __init__(self, steps: Callable[[Tensor, Sequence[Tensor]], None]):
+        self.steps, self.captured = steps, {}
+
+    def __call__(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
+        """The first call for a size readies the libraries, the second is captured."""
+        if (size := rows.shape[1]) not in self.captured:
+            self.captured[size] = None
             return self.steps(rows, keys)
-        if (size := rows.shape[1]) not in self.graphs:
-            self.graphs[size] = None
-            return self.steps(rows, keys)
-        if self.graphs[size] is None:
-            self.graphs[size] = Graph(self.steps, rows, keys)
-        self.graphs[size].replay(rows, keys)
-
-
-class Graph:
-    """A chunk's steps captured as one CUDA graph: replaying it costs one launch instead of one for every operation."""
-
-    def __init__(self, steps: Callable[[Tensor, Sequence[Tensor]], None], rows: Tensor, keys: Sequence[Tensor]):
-        self.rows, self.keys = rows.clone(), [key.clone() for key in keys]
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # others may use the device
-            steps(self.rows, self.keys)  # recorded, not run
-
-    def replay(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
-        self.rows.copy_(rows)
-        for own, key in zip(self.keys, keys, strict=True):
-            own.copy_(key)
-        self.graph.replay()
-
-
-HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "weight_norm")
-Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
+        if self.captured[size] is None:
+            inputs, graph = [rows.clone(), *(key.clone() for key in keys)], torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may use the device
+                self.steps(inputs[0], inputs[1:])  # recorded, not run
+            self.captured[size] = inputs, graph
+        inputs, graph = self.captured[size]
+        for own, new in zip(inputs, [rows, *keys], strict=True):
+            own.copy_(new)
+        graph.replay()
 
 
 @dataclass(frozen=True)
@@ -215,42 +184,31 @@ class Record:
 
     def add(self, epoch: int, train: tuple[Tensor, Tensor] | None, val: tuple[Tensor, Tensor], seconds: float) -> None:
         loss, accuracy = val
-        train_loss, train_accuracy = train if train else (torch.full_like(loss, math.nan),) * 2
-        self.alive &= loss.isfinite() & (train_loss.isfinite() if train else True)
+        trained = train or (torch.full_like(loss, math.nan),) * 2
+        self.alive &= loss.isfinite() & (trained[0].isfinite() if train else True)
         self.epochs_seen[self.alive] = epoch
         better = self.alive & (accuracy > self.best_accuracy)
         self.best_accuracy[better] = accuracy[better]
         self.best_epoch[better] = epoch
         for name, tensor in self.stack.state.items():
             self.best_state[name][better] = tensor[better]
-        columns = (
-            torch.full_like(loss, epoch),
-            train_loss,
-            train_accuracy,
-            loss,
-            accuracy,
-            torch.full_like(loss, seconds),
-            self.stack.weight_norm().to(loss.dtype),
-        )
-        self.rows.append(torch.stack(columns, 1))
+        number, took = torch.full_like(loss, epoch), torch.full_like(loss, seconds)
+        row = (number, *trained, *val, took, self.stack.weight_norm().to(loss.dtype))
+        self.rows.append(torch.stack(row, 1))
 
     def table(self) -> np.ndarray:
         """Every curve, float64 [epochs + 1, runs, len(HISTORY)]."""
         return torch.stack(self.rows).cpu().double().numpy()
 
 
-Watch = Callable[[int, float], None]  # (epoch, mean validation accuracy of the stack)
-
-
 class Training:
     """A stack in training, an epoch at a time: between two of them `record` may be read, or the rest be called off."""
 
-    def __init__(self, configs: Sequence[RunConfig], data: Data, mark: Mark | None = None):
-        self.begin, self.epochs, self.trainer = time.perf_counter(), 0, Trainer(configs, data, mark)
+    def __init__(self, configs: Sequence[RunConfig], data: Data):
+        self.begin, self.epochs, self.trainer = time.perf_counter(), 0, Trainer(configs, data)
         self.stack, self.feed = self.trainer.stack, self.trainer.feed
         self.record = Record(self.stack)
         self.record.add(0, None, evaluate(self.stack, self.feed, "val")[:2], 0.0)
-        self.trainer.mark("evaluation")
 
     @property
     def over(self) -> bool:
@@ -266,7 +224,6 @@ class Training:
         accuracy = float(val[1].mean())  # waits for the device, so that the time is the epoch's
         self.epochs += 1
         self.record.add(self.epochs, train, val, (time.perf_counter() - start) / len(self.stack.configs))
-        self.trainer.mark("evaluation")
         return accuracy
 
     def end(self, state: dict[str, Tensor]) -> None:
@@ -279,9 +236,23 @@ class Training:
         self.stack.configs = [c.model_copy(update={"epochs": self.epochs}) for c in self.stack.configs]
 
     def finish(self) -> list[Result]:
-        """Every run's result."""
-        results = finish(self.stack, self.feed, self.record, self.begin)
-        self.trainer.mark("evaluation")
+        """Every run's result. Reads the test set, with the last weights and with the best ones."""
+        stack, feed, record = self.stack, self.feed, self.record
+        data, last = feed.data, on_host(stack.state)
+        train, test = evaluate(stack, feed, "train"), evaluate(stack, feed, "test")
+        for name, tensor in stack.state.items():
+            tensor.copy_(record.best_state[name])
+        best, weights = evaluate(stack, feed, "test"), on_host(stack.state)
+        predictions = torch.stack([test[2], best[2]], 1).cpu().numpy()  # [runs, 2, test images]
+        table, end, metrics = record.table(), record.epochs_seen.tolist(), measure(record, train, test, best, data)
+        seconds = (time.perf_counter() - self.begin) / len(stack.configs)
+        about, results = (device_name(data.train_images.device), data.checksum), []
+        for run, config in enumerate(stack.configs):
+            history = dict(zip(HISTORY, table[: end[run] + 1, run].T.copy(), strict=True))
+            history["epoch"] = history["epoch"].astype(np.int64)
+            measured = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
+            states = ({name: array[run].copy() for name, array in state.items()} for state in (last, weights))
+            results.append(Result(config, history, measured, predictions[run], *states, *about))
         return results
 
 
@@ -289,36 +260,18 @@ class Training:
 def train_stack(
     configs: Sequence[RunConfig],
     data: Data,
-    watch: Watch = lambda *_: None,
+    watch: Callable[[int, float], None] = lambda *_: None,
     stop: threading.Event | None = None,
-    mark: Mark | None = None,
 ) -> list[Result]:
-    """Train runs of one architecture; `data` is on the device that trains. KeyboardInterrupt once `stop` is set."""
-    stop, training = stop or threading.Event(), Training(configs, data, mark)
+    """Train runs of one architecture; `data` is on the device that trains. KeyboardInterrupt once `stop` is set.
+
+    `watch` is given each epoch and the stack's mean validation accuracy after it.
+    """
+    stop, training = stop or threading.Event(), Training(configs, data)
     while not training.over:
         accuracy = training.epoch(stop)
         watch(training.epochs, accuracy)
     return training.finish()
-
-
-def finish(stack: Stack, feed: Feed, record: Record, begin: float) -> list[Result]:
-    """Read the test set, with the last weights and with the best ones, and take the stack apart into results."""
-    data, last = feed.data, on_host(stack.state)
-    train, test = evaluate(stack, feed, "train"), evaluate(stack, feed, "test")
-    for name, tensor in stack.state.items():
-        tensor.copy_(record.best_state[name])
-    best, weights = evaluate(stack, feed, "test"), on_host(stack.state)
-    predictions = torch.stack([test[2], best[2]], 1).cpu().numpy()  # [runs, 2, test images]
-    table, end, metrics = record.table(), record.epochs_seen.cpu().numpy(), measure(record, train, test, best, data)
-    seconds, device = (time.perf_counter() - begin) / len(stack.configs), device_name(data.train_images.device)
-    results = []
-    for run, config in enumerate(stack.configs):
-        history = dict(zip(HISTORY, table[: end[run] + 1, run].T.copy(), strict=True))
-        history["epoch"] = history["epoch"].astype(np.int64)
-        measured = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
-        states = ({name: array[run].copy() for name, array in state.items()} for state in (last, weights))
-        results.append(Result(config, history, measured, predictions[run], *states, device, data.checksum))
-    return results
 
 
 def measure(record: Record, train: Measured, test: Measured, best: Measured, data: Data) -> dict[str, np.ndarray]:

@@ -7,27 +7,31 @@ import queue
 import signal
 import sys
 import threading
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import groupby
-from multiprocessing import get_context
+from multiprocessing import parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
+from typing import Any, ClassVar
 
 import psutil
 import torch
 
 from fmnist.config import TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
-from fmnist.data import Data, load
+from fmnist.data import load
 from fmnist.engine.optim import constants
 from fmnist.engine.stack import SLOPES
 from fmnist.engine.train import CHUNK, Result, train_stack
 
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
-OVERHEAD = 250_000_000  # bytes of each worker on a CPU beside its stack: code that is loaded, kernels, fragments
+OVERHEAD = 450_000_000  # bytes of each worker on a CPU beside its stack: code, the data set, kernels, fragments
 STEP_CALLS = 4e6  # multiply-adds that a run's share of a step's calls is worth; with batches of one image it is all
+START = 3e11  # multiply-adds that take as long as to start a process: less is trained where it is asked for
 SMALL_STEP = 1 << 27  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
 
 
@@ -102,6 +106,7 @@ def budget(device: torch.device, memory: int | None, workers: int) -> int:
 def plan(configs: Sequence[RunConfig], device: torch.device, memory: int | None) -> tuple[list, int]:
     """(stacks, workers): as many workers as there are cores, stacks and memory for. UserError if a run does not fit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cores if sum(map(work, configs)) * TRAIN_IMAGES > START else 1
     needed, cpu = max(sum(footprint(config)) for config in configs), device.type == "cpu"
     room = budget(device, memory, 1)
     if room < needed:
@@ -132,9 +137,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl.h: a signal for when the parent is gone
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-BESIDE = threading.Event()  # set while a thread of this process trains by itself, see `live`
+ENVIRONMENT = {  # of the processes
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",  # of 1,024 kernels, each of a few MB
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),  # the C library keeps what a step has freed for the next one,
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),  # instead of fetching it page by page again
+}
+POLL = 0.02  # seconds between two looks at what the workers report
 Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
 
 
@@ -154,10 +162,12 @@ def train(
     on = resolve_device(device)
     if on.type == "mps" and any(config.precision == "float64" for config in configs):
         raise UserError("precision: float64 does not exist on mps; use device cpu, or precision float32")
+    for name in dict.fromkeys(config.dataset for config in configs):
+        load(on, name)  # or say that it cannot be had
     stacks, workers = plan(configs, on, memory)
     with settings(on, workers):
-        crew = Crew({name: load(on, name) for name in dict.fromkeys(c.dataset for c in configs)}, on, workers)
-        waiting, trained = {crew.submit(stack) for stack in stacks}, deque()
+        crew = Crew.hire(on, workers)
+        waiting, trained, whole = [], deque(), False
 
         def deliver() -> None:
             for future in [future for future in waiting if future.done()]:
@@ -168,52 +178,32 @@ def train(
                 trained.popleft()
 
         try:
-            while waiting:
-                with suppress(queue.Empty):
-                    progress(*crew.reports.get(timeout=0.1))
+            waiting += [crew.executor.submit(crew.task, stack) for stack in stacks]
+            while waiting or not crew.reports.empty():
+                if crew.reports.empty():
+                    wait(waiting, timeout=POLL)
+                else:
+                    progress(*crew.reports.get())
                 deliver()
+            whole = True
         except BrokenProcessPool:
-            raise UserError(
-                "training: a worker was killed, perhaps for want of memory; try a smaller --memory"
-            ) from None
+            said = "training: a worker was killed, perhaps for want of memory; try a smaller --memory"
+            raise UserError(said) from None
         finally:
-            crew.dismiss()
-            waiting = {future for future in waiting if not future.cancelled() and not future.exception()}
+            crew.release(whole)
+            waiting = [future for future in waiting if not future.cancelled() and not future.exception()]
             deliver()
-        while not crew.reports.empty():
-            progress(*crew.reports.get())
 
 
-class Crew:
-    """The workers of one `train`: each takes a stack at a time and reports every epoch.
+@dataclass
+class Worker:
+    """Trains a stack at a time on its device and reports every epoch."""
 
-    Several on the cores of a Linux machine are forked processes, which share the data sets. Threads would do for long
-    operations; between short ones they wait for each other's turn in Python. They have to do where something else
-    trains in this process already: what that has locked would stay locked in a fork.
-    """
+    device: torch.device
+    reports: Any  # a queue of what `Progress` takes
+    stop: Any  # an event: end at once
 
-    def __init__(self, data: dict[str, Data], device: torch.device, workers: int):
-        self.data, self.device, self.threads = data, device, torch.get_num_threads()
-        self.forked = workers > 1 and sys.platform == "linux" and not BESIDE.is_set()
-        if self.forked:
-            context = get_context("fork")
-            self.reports, self.stop = context.Queue(), context.Event()
-            self.pool = ProcessPoolExecutor(workers, context, initializer=_join, initargs=(self,))
-        else:
-            self.reports, self.stop = queue.Queue(), threading.Event()
-            self.pool = ThreadPoolExecutor(workers, "stack")
-
-    def submit(self, stack: list[RunConfig]) -> Future:
-        with warnings.catch_warnings():  # Python 3.12 on warns of forking beside threads; none of them is used there
-            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            return self.pool.submit(_work, stack) if self.forked else self.pool.submit(self.work, stack)
-
-    def dismiss(self) -> None:
-        """Stop what is in training and wait for it."""
-        self.stop.set()
-        self.pool.shutdown(cancel_futures=True)
-
-    def work(self, stack: list[RunConfig]) -> list[Result]:
+    def __call__(self, stack: list[RunConfig]) -> list[Result]:
         """Train one stack; where the device's memory does not suffice after all, its halves."""
         each, done, seen = sum(map(work, stack)) / max(stack[0].epochs, 1), 0, 0.0
 
@@ -223,35 +213,92 @@ class Crew:
                 self.reports.put(((epoch - done) * len(stack), (epoch - done) * each, accuracy))
             done, seen = epoch, accuracy
 
+        if self.stop.is_set():
+            raise KeyboardInterrupt
         release(self.device)
         with suppress(torch.OutOfMemoryError):
-            results = train_stack(stack, self.data[stack[0].dataset], report, self.stop)
+            results = train_stack(stack, load(self.device, stack[0].dataset), report, self.stop)
             report(stack[0].epochs, seen)  # all of them, if every run has diverged before
             return results
         if len(stack) == 1:
             raise UserError(f"device: {self.device} has too little free memory for a single run; use another device")
         report(0, 0.0)
-        return [result for half in evenly(stack, -(-len(stack) // 2)) for result in self.work(half)]
+        return [result for half in evenly(stack, -(-len(stack) // 2)) for result in self(half)]
 
 
-def _join(crew: Crew) -> None:
-    """In a forked process, at its start: Ctrl-C is the parent's, which says when to stop, and with it the worker dies.
+class Crew:
+    """A `concurrent.futures.Executor` and the `task` it does: here in a thread, or in a process for each core.
 
-    The C library is to keep what a step has freed for the next one, instead of fetching it page by page again.
+    Processes are spawned, as the fork of a process in which OpenMP has run may hang; each finds the data set itself.
+    They take seconds to start, so that the last ones are `kept` for what is trained next.
     """
-    global _crew
-    _crew = crew
+
+    kept: "ClassVar[list[Crew]]" = []
+
+    def __init__(self, device: torch.device, workers: int):
+        self.workers, context = workers, SpawnedApart()
+        if workers == 1:
+            self.reports, self.stop = queue.SimpleQueue(), threading.Event()
+            self.task, self.executor = Worker(device, self.reports, self.stop), ThreadPoolExecutor(1, "stack")
+        else:
+            self.reports, self.stop = context.SimpleQueue(), context.Event()
+            given = (Worker(device, self.reports, self.stop), torch.get_num_threads())
+            self.task, self.executor = _work, ProcessPoolExecutor(workers, context, _join, given)
+
+    @classmethod
+    def hire(cls, device: torch.device, workers: int) -> "Crew":
+        while workers > 1 and cls.kept:
+            crew = cls.kept.pop()
+            if crew.workers == workers:
+                return crew
+            crew.dismiss()
+        return cls(device, workers)
+
+    def release(self, whole: bool) -> None:
+        """Keep the processes if they are sound and none are kept yet."""
+        if whole and self.workers > 1 and not self.kept:
+            self.kept.append(self)
+        else:
+            self.dismiss()
+
+    def dismiss(self) -> None:
+        """Stop what is in training and wait for it."""
+        self.stop.set()
+        self.executor.shutdown(cancel_futures=True)
+
+
+class ApartProcess(SpawnProcess):
+    """A process that does not run the caller's script again, which need not say `if __name__ == "__main__"`.
+
+    Nor does Ctrl-C reach it: that is the parent's, which says when to stop.
+    """
+
+    def start(self) -> None:
+        main, signals = sys.modules["__main__"], getattr(signal, "pthread_sigmask", lambda *_: set())
+        before = signals(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+            signals(signal.SIG_SETMASK, before)
+
+
+class SpawnedApart(SpawnContext):
+    Process = ApartProcess
+
+
+def _join(worker: Worker, threads: int) -> None:
+    """In a process, at its start: it is to end with its parent."""
+    global _worker
+    _worker = worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(crew.threads)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    with suppress(AttributeError, OSError):  # not every Linux has glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most it takes
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+    torch.set_num_threads(threads)
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _work(stack: list[RunConfig]) -> list[Result]:
-    return _crew.work(stack)
+    return _worker(stack)
 
 
 def release(device: torch.device) -> None:
@@ -268,7 +315,7 @@ def release(device: torch.device) -> None:
 def settings(device: torch.device, workers: int):
     """Each worker its share of the cores; on CUDA, products of float32 in TensorFloat-32. Both are the process's."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")  # of 1,024 kernels, each of a few MB
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
     try:
         if device.type == "cpu":
             torch.set_num_threads(max(1, threads // workers))

@@ -15,7 +15,7 @@ from fmnist import store
 from fmnist.config import RunConfig, UserError
 from fmnist.data import Data, load
 from fmnist.engine.train import HISTORY, Training
-from fmnist.engine.workers import BESIDE, budget, footprint, resolve_device, settings
+from fmnist.engine.workers import budget, footprint, resolve_device, settings
 
 
 class Live:
@@ -82,7 +82,6 @@ class Live:
         state = "failed"
         try:
             if self.missing:
-                BESIDE.set()
                 data = load(self.device, self.configs[0].dataset)
                 with settings(self.device, 1):
                     state = self._train(data)
@@ -95,7 +94,6 @@ class Live:
         except Exception as error:  # a thread's exception is seen by nobody
             self.error = f"{type(error).__name__}: {error}"
         finally:
-            BESIDE.clear()
             self.state = state
             self.changed()
 
