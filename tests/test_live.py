@@ -13,11 +13,9 @@ from ruamel.yaml import YAML
 from fmnist import store
 from fmnist.config import RunConfig, UserError
 from fmnist.engine import workers
-from fmnist.lab import anatomy, live
-from fmnist.lab.beside import study_yaml
-from fmnist.lab.browse import Browse
+from fmnist.lab import live, network
+from fmnist.lab.browse import Browse, study_yaml
 from fmnist.lab.explore import Explore
-from fmnist.lab.export import export
 from fmnist.lab.live import Live
 from fmnist.study import Study, train
 
@@ -87,23 +85,13 @@ def test_what_is_in_the_store_is_not_trained_again(runs):
     train(configs(1), "cpu")
     training = Live(configs(1)).start().wait()
     assert training.state == "finished" and training.missing == [] and len(training.runs) == 2
-    assert len(training.history()) == 4
+    assert training.history().empty
 
 
 def test_a_failure_in_the_thread_is_said(runs, monkeypatch):
     monkeypatch.setattr(live, "load", lambda *_: (_ for _ in ()).throw(UserError("no data")))
     training = Live(configs(1)).start().wait()
     assert (training.state, training.error) == ("failed", "no data")
-    assert not workers.BESIDE.is_set()
-
-
-def test_a_study_trains_beside_it_without_a_fork(runs):
-    training = Live(configs(100_000, seeds=[5])).start()
-    while not training.epochs:
-        threading.Event().wait(0.05)
-    assert len(train([*configs(1), *configs(1, hidden_sizes=(9,))], "cpu")) == 4
-    training.stop()
-    assert training.wait(60).state == "stopped"
 
 
 def test_trials_side_by_side_become_a_study(runs):
@@ -131,7 +119,7 @@ def test_one_trains_at_a_time(runs):
         threading.Event().wait(0.05)
     second = Live(configs(1, seeds=[7])).start()
     assert first.state == "stopped" and len(first.runs) == 2
-    assert second.wait(60).state == "finished" and not workers.BESIDE.is_set()
+    assert second.wait(60).state == "finished"
 
 
 def test_more_seeds_than_fit_are_refused(runs, monkeypatch):
@@ -145,7 +133,7 @@ def test_more_seeds_than_fit_are_refused(runs, monkeypatch):
 
 @pytest.fixture
 def panels(runs, monkeypatch, small):
-    monkeypatch.setattr(anatomy, "load", lambda *_, **__: small)
+    monkeypatch.setattr(network, "load", lambda *_, **__: small)
     return lambda *seeds: Explore({**TINY, "epochs": 2}, list(seeds), "cpu")
 
 
@@ -154,12 +142,12 @@ def test_explore_trains_compares_and_writes_the_study(panels):
     panel.train()
     panel.wait(60)
     assert panel.said.value.count("finished") and panel.run.config.seed == 0 and not panel.train_button.disabled
-    panel.form.seeds.value, panel.form.optimizer.value = "0, 1", "Adam"
+    panel.form.seeds.value, panel.form.fields["optimizer"].value = "0, 1", "Adam"
     panel.train()
     panel.wait(60)
     assert panel.model(torch.zeros(3, 784)).shape == (3, 10)
     panel.shown.value = tuple(panel.trials)
-    assert panel.table.value.count("<tr") == 3  # the head and two trials
+    assert panel.found.children[0].value.count("<tr") == 3  # the head and two trials
     assert {c.run_id for c in Study(**YAML(typ="safe").load(panel.study.value)).configs} == {
         run.run_id for run in store.all_runs()
     }
@@ -167,10 +155,10 @@ def test_explore_trains_compares_and_writes_the_study(panels):
 
 def test_explore_says_what_is_wrong_and_goes_on(panels):
     panel = panels(0)
-    panel.form.hidden_sizes.value = "wide"
-    panel.train()
-    assert "layers: should be whole numbers" in panel.said.value and panel.live is None
-    panel.form.hidden_sizes.value = "8"
+    panel.form.fields["hidden_sizes"].value = "wide"
+    panel.train_button.click()
+    assert "hidden sizes: should be whole numbers" in panel.said.value and panel.live is None
+    panel.form.fields["hidden_sizes"].value = "8"
     panel.train()
     panel.wait(60)
     store.remove(panel.run.run_id)
@@ -205,52 +193,6 @@ def test_welcome_links_every_notebook():
     text = (ROOT / "notebooks" / "welcome.ipynb").read_text("utf-8")
     names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")} - {"welcome.ipynb"}
     assert {name for name in names if f"]({name})" not in text} == set()
-
-
-# --- other tools' forms -----------------------------------------------------------------------------------------------
-
-
-def test_export_to_csv_has_every_run_and_epoch(runs, tmp_path):
-    import pandas as pd
-
-    stored = train(configs(2), "cpu")
-    export("csv", tmp_path / "csv")
-    table, history = (pd.read_csv(tmp_path / "csv" / name) for name in ("runs.csv", "history.csv"))
-    assert set(table["run_id"]) == {run.run_id for run in stored} and len(history) == 6
-    with pytest.raises(UserError, match="not empty"):
-        export("csv", tmp_path / "csv")
-
-
-def test_export_to_tensorboard_is_read_by_it(runs, tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (run,) = train(configs(2, seeds=[0]), "cpu")
-    (folder,) = export("tensorboard", tmp_path / "tb")
-    read = EventAccumulator(str(folder)).Reload()
-    points = read.Scalars("val_accuracy")
-    assert [point.step for point in points] == [0, 1, 2]
-    np.testing.assert_allclose([point.value for point in points], run.history()["val_accuracy"], rtol=1e-6)
-
-
-def test_export_to_mlflow_is_read_by_it(runs, tmp_path):
-    pytest.importorskip("mlflow")
-    from mlflow.tracking import MlflowClient
-
-    (run,) = train(configs(2, seeds=[0]), "cpu")
-    (path,) = export("mlflow", tmp_path / "ml")
-    client = MlflowClient(f"sqlite:///{path}")
-    (there,) = client.search_runs([client.get_experiment_by_name("fmnist").experiment_id])
-    assert there.data.params["hidden_sizes"] == "8" and there.data.tags["run_id"] == run.run_id
-    assert there.data.metrics["final_test_accuracy"] == run.metrics["test_accuracy"]
-    assert len(client.get_metric_history(there.info.run_id, "val_accuracy")) == 3
-
-
-@pytest.mark.parametrize("form", ["tensorboard", "mlflow"])
-def test_export_says_what_to_install(runs, tmp_path, monkeypatch, form):
-    monkeypatch.setattr("fmnist.lab.export.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=rf"pip install 'fmnist\[{form}\]'"):
-        export(form, tmp_path / "out")
 
 
 # --- a kernel that is interrupted -------------------------------------------------------------------------------------
