@@ -11,7 +11,7 @@ from jupyter_client.manager import start_new_kernel
 from ruamel.yaml import YAML
 
 from fmnist import store
-from fmnist.config import RunConfig, UserError
+from fmnist.config import TRIAL_FIELDS, RunConfig, UserError
 from fmnist.engine import workers
 from fmnist.lab import live, network
 from fmnist.lab.browse import Browse, study_yaml
@@ -139,33 +139,50 @@ def panels(runs, monkeypatch, small):
 
 def test_explore_trains_compares_and_writes_the_study(panels):
     panel = panels(0)
-    panel.train()
+    assert Study(**YAML(typ="safe").load(panel.copy.text)).configs == panel.form.configs()
+    panel.train_button.click()
     panel.wait(60)
-    assert panel.said.value.count("finished") and panel.run.config.seed == 0 and not panel.train_button.disabled
+    assert "finished" in panel.said.value and panel.run.config.seed == 0 and not panel.train_button.disabled
     panel.form.seeds.value, panel.form.fields["optimizer"].value = "0, 1", "Adam"
-    panel.train()
+    panel.train_button.click()
     panel.wait(60)
-    assert panel.model(torch.zeros(3, 784)).shape == (3, 10)
-    panel.shown.value = tuple(panel.trials)
-    assert panel.found.children[0].value.count("<tr") == 3  # the head and two trials
-    assert {c.run_id for c in Study(**YAML(typ="safe").load(panel.study.value)).configs} == {
-        run.run_id for run in store.all_runs()
-    }
+    assert panel.run.model()(torch.zeros(3, 784)).shape == (3, 10)
+    assert len(panel.picked) == 3 and panel.trials.value.count("<tr") == 3  # the head and two trials
+    study = Study(**YAML(typ="safe").load(panel.copy.text))
+    assert {config.run_id for config in study.configs} == {run.run_id for run in store.all_runs()}
+    order = list(panel._order)  # whose colours are these
+    panel.table.selected_rows = list(reversed(panel.table.selected_rows))
+    assert panel._order == order and order[0] == panel.picked[-1].config.trial_id
 
 
 def test_explore_says_what_is_wrong_and_goes_on(panels):
     panel = panels(0)
-    panel.form.fields["hidden_sizes"].value = "wide"
-    panel.train_button.click()
-    assert "hidden sizes: should be whole numbers" in panel.said.value and panel.live is None
+    for wrong in ("wide", "-1", "8--8"):
+        panel.form.fields["hidden_sizes"].value = wrong
+        panel.train_button.click()
+        assert "hidden sizes: should be whole numbers" in panel.said.value and panel.live is None
+        assert panel.copy.text == ""
     panel.form.fields["hidden_sizes"].value = "8"
-    panel.train()
+    panel.train_button.click()
     panel.wait(60)
     store.remove(panel.run.run_id)
-    panel.reload.click()
-    assert list(panel.trials) == [] and "Error" not in panel.said.value
+    panel.refresh()
+    assert panel.runs == [] and "Error" not in panel.said.value and panel.plot.layout.display == "none"
     with pytest.raises(UserError, match="no such device"):
         Explore(None, [0], "cuda:77")
+
+
+def test_a_form_has_every_field_with_its_choices_and_bounds(panels):
+    form = panels(0).form
+    assert form.fields.keys() == {*TRIAL_FIELDS} and form.fields["momentum"] not in form.children
+    form.all.value = True
+    assert set(form.fields.values()) <= {*form.children}
+    assert form.fields["init"].options[0] == "default" and form.fields["val_size"].max == 59_999
+    form.fields["momentum"].value, form.fields["optimizer"].value = 0.9, "Adam"
+    assert form.configs()[0].momentum == 0  # it has none
+    form.fields["lr"].value = 0
+    with pytest.raises(UserError, match="lr: should be greater than 0"):
+        form.configs()
 
 
 def test_what_is_removed_is_what_was_asked_about(runs, panels):

@@ -4,9 +4,8 @@ The table is DataTables by `itables`: it sorts by a click on a column, filters b
 its scripts along, so that it needs no network.
 """
 
-import html
 import io
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import ipywidgets as widgets
 import pandas as pd
@@ -16,7 +15,8 @@ from ruamel.yaml import YAML
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError, nearest
 from fmnist.lab.network import NetworkPanel
-from fmnist.lab.widgets import CopyButton, Loop, picture, table
+from fmnist.lab.widgets import CopyButton, Panel, picture
+from fmnist.paper.publish import svg
 from fmnist.plots.curves import curves
 from fmnist.study import Study, setting
 from fmnist.tables import summary_table
@@ -46,11 +46,6 @@ def labels(configs: Sequence[RunConfig]) -> dict[str, str]:
     """trial_id → what tells the trial from the others, in words."""
     fields = differing(configs)
     return {c.trial_id: ", ".join(setting(name, getattr(c, name)) for name in fields) or described(c) for c in configs}
-
-
-def newest() -> list[store.Run]:
-    """Every finished run, the last one first."""
-    return sorted(store.all_runs(), key=lambda run: run.record["finished"], reverse=True)
 
 
 def study_of(configs: Sequence[RunConfig]) -> Study:
@@ -84,6 +79,12 @@ def study_yaml(configs: Sequence[RunConfig]) -> str:
     return text.getvalue()
 
 
+def table_html(frame: pd.DataFrame) -> str:
+    """A table of text, left aligned."""
+    cells = {"selector": "th, td", "props": "text-align: left; padding: 2px 16px 2px 0"}
+    return frame.style.hide().set_table_styles([cells]).to_html()
+
+
 def overview(runs: Sequence[store.Run], by: str = "") -> pd.DataFrame:
     """The runs for reading, accuracies in percent: `ids`, scores, and of the config only what differs.
 
@@ -108,39 +109,36 @@ def overview(runs: Sequence[store.Run], by: str = "") -> pd.DataFrame:
     return found.round(2).reset_index()
 
 
-class Browse(widgets.VBox):
+class Browse(Panel):
     """The panel. `picked` are the picked runs; `run` is the one whose network is open, None before one is.
 
     `group` is what a row stands for: "" for every run, "trial", or a field of run configs; `UserError` for another.
     """
 
     def __init__(self, group: str = ""):
+        super().__init__()
         if group not in ("", "trial", *TRIAL_FIELDS):
             raise UserError(f"group: {group!r} is unknown{nearest(group, ['trial', *TRIAL_FIELDS])}")
         groups = [("every run", ""), *((name.replace("_", " "), name) for name in ("trial", *TRIAL_FIELDS))]
         self.group = widgets.Dropdown(options=groups, value=group, description="a row for", layout={"width": "280px"})
-        self.said, self.ask, self.found = widgets.HTML(), widgets.HTML(), widgets.VBox()
         self.table, self.network = ITable(pd.DataFrame({"run": [""]}), **LOOK), NetworkPanel()
+        self.plot, self.trials, self.counted, self.ask = picture(), *(widgets.HTML() for _ in range(3))
+        self.compare_button = self.button("Compare", self.compare, button_style="primary")
+        self.open_button = self.button("Open network", self._open)
+        self.remove_button = self.button("Remove …", self._ask)
         self.copy = CopyButton(label="Copy as study")
-        self._soon = Loop(lambda text: setattr(self.said, "value", html.escape(text))).soon
-        self.group.observe(self._soon(self._fill), "value")
-        self.table.observe(self._soon(self._count), "selected_rows")
-        self.reload = self._button("Read again", self.refresh, icon="refresh")
-        self.compare_button = self._button("Compare", self._compare, button_style="primary")
-        self.open_button = self._button("Open network", self._open)
-        self.remove_button = self._button("Remove …", self._ask)
-        self.yes = self._button("Yes, remove", self._remove, button_style="danger")
-        self.no = self._button("Keep", self._close)
-        self.confirm = widgets.HBox([self.ask, self.yes, self.no])
+        self.yes = self.button("Yes, remove", self._remove, button_style="danger")
+        self.confirm = widgets.HBox([self.ask, self.yes, self.button("Keep", self._close)])
+        self._rows: list[list[str]] = []  # the run ids of each row
+        self._order: list[str] = []  # the trials that are compared, as they came: each keeps its colour
+        self._curves: list[pd.DataFrame] = []
         self.refresh()
-        top = widgets.HBox([self.group, self.reload])
-        buttons = widgets.HBox([self.compare_button, self.open_button, self.copy, self.remove_button])
-        super().__init__([top, self.table, self.said, buttons, self.confirm, self.found, self.network])
-
-    def _button(self, name: str, call, **look) -> widgets.Button:
-        button = widgets.Button(description=name, **look)
-        button.on_click(self._soon(call))
-        return button
+        self.on(self.group, "value", self._fill)
+        self.on(self.table, "selected_rows", self._picked_changed)
+        top = widgets.HBox([self.group, self.button("Read again", self.refresh, icon="refresh")])
+        buttons = [self.compare_button, self.open_button, self.copy, self.remove_button]
+        self.rows = widgets.VBox([top, self.table, self.counted, widgets.HBox(buttons), self.confirm])
+        self.children = [self.rows, self.said, self.plot, self.trials, self.network]
 
     @property
     def run(self) -> store.Run | None:
@@ -153,31 +151,43 @@ class Browse(widgets.VBox):
         ids = [run_id for row in sorted(self.table.selected_rows) for run_id in self._rows[row]]
         return [run for run_id in ids if (run := store.load(run_id))]
 
-    def refresh(self) -> None:
-        """Read the store again."""
-        self.runs = newest()
-        self._fill()
+    def refresh(self, also: Sequence[store.Run] = ()) -> None:
+        """Read the store again; what is picked stays so, and the rows of the runs `also` with it."""
+        picked = {run.run_id for run in (*self.picked, *also)}
+        self.runs = sorted(store.all_runs(), key=lambda run: run.record["finished"], reverse=True)
+        self._fill(picked)
 
-    def _fill(self) -> None:
+    def _fill(self, picked: Set[str] = frozenset()) -> None:
         frame = overview(self.runs, self.group.value)
         self._rows = list(frame.pop("ids"))
-        self.table.update(frame, selected_rows=[], **LOOK)
-        self._count()
+        before, rows = self.table.selected_rows, [row for row, ids in enumerate(self._rows) if picked & {*ids}]
+        self.table.update(frame, selected_rows=rows, **LOOK)
+        if rows == list(before):  # else it has been told
+            self._picked_changed()
 
-    def _count(self) -> None:
+    def _picked_changed(self) -> None:
         self._close()  # a question about other rows
         runs = self.picked
         hint = f"{count(len(runs), 'run')} picked" if runs else "click rows to pick them, with Ctrl or Shift several"
-        self.said.value = f"{len(self.runs):,} finished runs; {hint}"
+        self.counted.value = f"{len(self.runs):,} finished runs; {hint}"
         for button in (self.compare_button, self.open_button, self.remove_button):
             button.disabled = not runs
         self.copy.text = study_yaml([run.config for run in runs]) if runs else ""
 
-    def _compare(self) -> None:
-        if runs := self.picked:
-            study = study_of([run.config for run in runs])
-            figure = curves(study.history(), metrics=CURVES)
-            self.found.children = [picture(figure), table(summary_table(study.runs()))]
+    def compare(self) -> None:
+        """Draw the curves of the picked runs, mean and band of each trial, above the report's table of trials."""
+        runs = {run.config.trial_id: run.config for run in self.picked}
+        self._order = [*(trial for trial in self._order if trial in runs), *(t for t in runs if t not in self._order)]
+        configs = sorted((run.config for run in self.picked), key=lambda c: self._order.index(c.trial_id))
+        study = study_of(configs) if configs else None
+        self._curves = [study.history()] if study else []
+        self.trials.value = table_html(summary_table(study.runs())) if study else ""
+        self._draw(self._curves)
+
+    def _draw(self, parts: list[pd.DataFrame]) -> None:
+        if parts:
+            self.plot.value = svg(curves(pd.concat(parts, ignore_index=True), metrics=CURVES)).encode()
+        self.plot.layout.display = None if parts else "none"
 
     def _open(self) -> None:
         if runs := self.picked:
@@ -196,7 +206,7 @@ class Browse(widgets.VBox):
             for run_id in self._asked:
                 store.remove(run_id)
         finally:
-            self.found.children = []
             if self.run and store.load(self.run.run_id) is None:
                 self.network.close_run()
             self.refresh()
+            self.compare()

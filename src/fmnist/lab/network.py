@@ -1,9 +1,10 @@
 """A trained network opened up: its errors, its first weights, its layers' signals, and a canvas for it to read.
 
-`Network(run)` has them as numbers and figures, `NetworkPanel` as tabs, each drawn when first looked at.
+`Network(run)` has them as numbers and figures, `NetworkPanel` as tabs.
 """
 
 import html
+import random
 
 import ipywidgets as widgets
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from fmnist.data import NAMES, load, scaling, split
-from fmnist.lab.widgets import Loop, Sketch, picture
+from fmnist.lab.widgets import Panel, Sketch, picture
 from fmnist.model import MLP
 from fmnist.plots.figures import confusion_matrix, image_grid
 from fmnist.plots.style import COLORS, FAINT, WIDTH, figure, fold_legend, style
@@ -138,28 +139,25 @@ def bars(names: tuple[str, ...], probabilities: np.ndarray) -> str:
     return f'<div style="display:grid;grid-template-columns:95px 180px 60px;align-items:center">{rows}</div>'
 
 
-class NetworkPanel(widgets.VBox):
-    """A network in tabs; `run` is the run that is shown, None before there is one."""
+class NetworkPanel(Panel):
+    """A network in tabs, each drawn when first looked at; `run` is the run that is shown, None before there is one."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.run: Run | None = None
         self._drawn: set[int] = set()
-        self.title = widgets.HTML()
         self.tabs = widgets.Tab([widgets.VBox() for _ in NOTES], titles=[*NOTES])
         self.tabs.layout.display = "none"
-        soon = Loop(lambda text: setattr(self.title, "value", html.escape(text))).soon
-        self.tabs.observe(soon(self._draw), "selected_index")
         self.sketch, self.truth, self.read = Sketch(), widgets.HTML(), widgets.HTML()
         self.index = widgets.BoundedIntText(0, 0, 9_999, description="test image", layout={"width": "190px"})
-        self.another = widgets.Button(description="Another", tooltip="a test image by chance")
-        chance = np.random.default_rng(0)
-        self.sketch.observe(soon(self._predict), "pixels")
-        self.index.observe(soon(self._lay), "value")
-        self.another.on_click(lambda _: setattr(self.index, "value", int(chance.integers(10_000))))
-        picked = widgets.VBox([widgets.HBox([self.index, self.another]), self.truth, self.read])
+        another = self.button("Another", lambda: self.index.set_trait("value", random.randrange(10_000)))
+        picked = widgets.VBox([widgets.HBox([self.index, another]), self.truth, self.read])
         picked.layout.margin = "0 0 0 24px"
         self._canvas = widgets.HBox([self.sketch, picked])
-        super().__init__([self.title, self.tabs])
+        self.children = [self.said, self.tabs]
+        self.on(self.tabs, "selected_index", self._draw)
+        self.on(self.sketch, "pixels", self._predict)
+        self.on(self.index, "value", self._lay)
 
     def show(self, run: Run, name: str) -> None:
         """Open this run's network; `name` is its trial's."""
@@ -167,20 +165,19 @@ class NetworkPanel(widgets.VBox):
         accuracy = run.metrics["test_accuracy"]
         reached = "diverged" if accuracy is None else f"test accuracy {percent(accuracy)}"
         said = f"{html.escape(name)}, seed {run.config.seed}: {reached}"
-        self.title.value = f"<b>Inside</b> {said}. In Python: <code>load_run('{run.run_id}')</code>"
+        self.said.value = f"<b>Inside</b> {said}. In Python: <code>load_run('{run.run_id}')</code>"
         self.tabs.layout.display = None
         self._draw()
 
     def close_run(self) -> None:
         """Open nothing, as before the first `show`."""
-        self.run, self.title.value, self.tabs.layout.display = None, "", "none"
+        self.run, self.said.value, self.tabs.layout.display = None, "", "none"
 
     def _draw(self) -> None:
         """Fill the tab that is in view, unless it is filled."""
-        index = self.tabs.selected_index
-        if self.run is None or index is None or index in self._drawn:
+        index, n = self.tabs.selected_index, self.network
+        if index is None or index in self._drawn:
             return
-        n = self.network
         figures = (n.confusion_figure, n.misread_figure, n.weights_figure, n.layers_figure)
         content = picture(figures[index]()) if index < len(figures) else self._canvas
         self.tabs.children[index].children = [widgets.HTML(f"<p>{[*NOTES.values()][index]}</p>"), content]
@@ -195,8 +192,8 @@ class NetworkPanel(widgets.VBox):
 
     def _predict(self) -> None:
         """Read what is on the canvas."""
-        image, data, index = self.sketch.image(), self.network.data, self.index.value
-        as_picked = np.array_equal(image.ravel(), data.test_images[index].numpy())
-        name = html.escape(self.network.names[int(data.test_labels[index])])
+        image, n, index = self.sketch.image(), self.network, self.index.value
+        as_picked = np.array_equal(image.ravel(), n.data.test_images[index].numpy())
+        name = html.escape(n.names[int(n.data.test_labels[index])])
         self.truth.value = f"It is: <b>{name}</b>" if as_picked else "Drawn by hand"
-        self.read.value = bars(self.network.names, self.network.probabilities(image[None])[0])
+        self.read.value = bars(n.names, n.probabilities(image[None])[0])

@@ -1,11 +1,8 @@
-"""What panels are made of: one thread for all they do, figures and tables as widgets, a canvas, a button that copies.
-
-JupyterLab hands a widget's messages to the kernel's main thread or to a second one beside it, and training has a thread
-of its own; widgets and Matplotlib are not made for that. A `Loop` has everything done in the main one, between cells.
-"""
+"""What panels are made of: one thread for all they do, figures as widgets, a canvas, a button that copies."""
 
 import asyncio
 import contextvars
+import html
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +10,6 @@ from pathlib import Path
 import anywidget
 import ipywidgets
 import numpy as np
-import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
@@ -25,45 +21,53 @@ SIDE = 28
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
-class Loop:
-    """Made in a cell, it has calls done in the kernel's loop; without a kernel they are done at once.
+class Panel(ipywidgets.VBox):
+    """A panel of a notebook, which does everything in the thread of the cell that made it, the kernel's main one.
 
-    What a call raises would be seen by nobody: `failed` is told it in one line.
+    JupyterLab hands a widget's messages to that thread or to a second one beside it, and training has a thread of its
+    own; widgets and Matplotlib are not made for that. Without a kernel all is done at once. What goes wrong in a
+    handler, which nobody would see, is said in one line.
     """
 
-    def __init__(self, failed: Callable[[str], None]):
-        self._failed = failed
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = ipywidgets.HTML()
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
             self._loop = None
         self._thread, self._context = threading.current_thread(), contextvars.copy_context()
 
+    def say(self, text: str, bad: bool = False) -> None:
+        self.said.value = f'<div style="line-height:1.4{";color:#7a1f1f" * bad}">{html.escape(text)}</div>'
+
     def later(self, call: Callable[[], object], seconds: float = 0.0) -> None:
-        """Have it called in the loop in so many seconds, from any thread; without a kernel at once, or not at all."""
+        """From any thread, have it called in the panel's in so many seconds; without a kernel at once or not at all."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._do, call, context=self._context)
         elif threading.current_thread() is self._thread:
             self._do(call)
 
-    def soon(self, call: Callable[[], object]) -> Callable[[object], None]:
-        """A handler for a widget's events, which calls at once in the panel's thread, else later there."""
+    def on(self, widget: ipywidgets.Widget, name: str, call: Callable[[], object]) -> None:
+        """Call when the trait `name` of the widget changes: at once in the panel's thread, else later there."""
+        here = self._thread
+        widget.observe(
+            lambda _: self._do(call) if threading.current_thread() is here else self.later(call, SETTLE), name
+        )
 
-        def handle(_: object) -> None:
-            if threading.current_thread() is self._thread:
-                self._do(call)
-            else:
-                self.later(call, SETTLE)
-
-        return handle
+    def button(self, name: str, call: Callable[[], object], **look: str) -> ipywidgets.Button:
+        """A button that calls in the panel's thread, after the fields that were changed before it was clicked."""
+        button = ipywidgets.Button(description=name, **look)
+        button.on_click(lambda _: self.later(call, SETTLE))
+        return button
 
     def _do(self, call: Callable[[], object]) -> None:
         try:
             call()
         except UserError as error:
-            self._failed(str(error))
+            self.say(str(error), bad=True)
         except Exception as error:
-            self._failed(f"{type(error).__name__}: {error}")
+            self.say(f"{type(error).__name__}: {error}", bad=True)
 
 
 class Sketch(anywidget.AnyWidget):
@@ -94,11 +98,5 @@ class CopyButton(anywidget.AnyWidget):
 
 def picture(figure: Figure | None = None) -> ipywidgets.Image:
     """A figure as a widget, sharp at every zoom; its `value`, an SVG, may be replaced in place."""
-    layout = {"width": "100%", "max_width": "620px", "object_fit": "contain"}
-    return ipywidgets.Image(value=svg(figure).encode() if figure else b"", format="svg+xml", layout=layout)
-
-
-def table(frame: pd.DataFrame) -> ipywidgets.HTML:
-    """A table of text as a widget, left aligned."""
-    cells = {"selector": "th, td", "props": "text-align: left; padding: 2px 16px 2px 0"}
-    return ipywidgets.HTML(frame.style.hide().set_table_styles([cells]).to_html())
+    value = svg(figure).encode() if figure else b""
+    return ipywidgets.Image(value=value, format="svg+xml", layout={"width": "100%", "max_width": "620px"})
