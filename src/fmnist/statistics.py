@@ -1,15 +1,12 @@
-"""What the runs say: summaries over seeds, paired comparisons, selection on validation, confusion.
+"""What the runs say, in numbers: summaries over seeds, paired comparisons, selection on validation, confusion.
 
-Every function takes the DataFrames of `Study.runs()` (a row a run) and returns one; nothing here trains or draws.
+Functions take the DataFrames of `Study.runs()` (a row a run) and return one; nothing here trains, draws or prints.
 
 Statistics, and why these. A seed sets split, batch order, initial weights and dropout masks, so runs with different
 seeds are the replications, and runs of two trials with one seed share split and batch order: differences are taken
 seed by seed. Intervals are Student's t over seeds, mean ± t(0.975, n − 1) s/√n, each for its own row. A difference is
-claimed when the paired t test passes 0.05 after Holm's correction over the table (S. Holm, Scand. J. Statist. 6, 1979).
-The exact sign-flip test assumes less and is reported beside it, but cannot decide: with six seeds its smallest p is
-2/2⁶ = 0.031, which no correction over two or more comparisons lets pass. Fewer than six pairs claim nothing.
-
-A diverged run has NaN metrics: it is in no mean, and it is counted in every table.
+claimed when the paired t test passes 0.05 after Holm's correction over the table (S. Holm, Scand. J. Statist. 6, 1979);
+fewer than six pairs claim nothing. A diverged run has NaN metrics: it is in no mean, and it is counted in every table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +15,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fmnist.config import UserError
+from fmnist.config import OUTPUTS, UserError
 from fmnist.words import METRICS, metric_of
 
 LEVEL = 0.95
 MIN_PAIRS = 6
-STUDY_COLUMNS = ["study", "trials", "runs", "diverged", "best", "n", "val", "test", "low", "high"]
-STUDY_COLUMNS += ["stopped", "worst", "worst_test", "spread"]
 SELECTORS = ("val_accuracy", "best_val_accuracy", "val_loss")
 
 
@@ -52,16 +47,15 @@ def summary(runs: pd.DataFrame, by: str | list[str] = "trial", metric: str = "te
     """
     keys = [by] if isinstance(by, str) else list(by)
     _require(runs, *keys, metric, "seed")
-    better = metric_of(metric).higher_is_better
     rows = []
     for key, group in runs.groupby(keys, sort=False, dropna=False):
         require_replications(group, key, metric)
-        values, failed = group[metric], _failed(group, metric)
-        mean, low, high = interval(values)
-        extremes = (values.max(), values.min()) if better else (values.min(), values.max())
+        values = group[metric]
+        finite, flagged = np.isfinite(values), group.get("diverged", pd.Series(False, group.index)).astype(bool)
+        extremes = (values.max(), values.min())[:: 1 if metric_of(metric).higher_is_better else -1]
         spread = group["test_accuracy_std"].mean() if "test_accuracy_std" in group else np.nan
-        finite = int(np.isfinite(values).sum())
-        rows.append([*key, finite, int(failed.sum()), len(group), mean, low, high, *extremes, spread])
+        counts = finite.sum(), (~finite | flagged).sum(), len(group)
+        rows.append([*key, *map(int, counts), *interval(values), *extremes, spread])
     names = [*keys, "n", "diverged", "runs", "mean", "low", "high", "best", "worst", "batch_std"]
     return pd.DataFrame(rows, columns=names)
 
@@ -70,58 +64,43 @@ def compare(runs: pd.DataFrame, baseline: str, by: str = "trial", metric: str = 
     """Every other group against `baseline`, paired by seed, in order of appearance.
 
     Columns: `by`, baseline, metric, n (pairs with both metrics finite), diverged (pairs lost to it), difference (mean
-    of group − baseline), low, high (95 % t interval), p (paired t), p_signflip (exact), p_holm (of p, over the rows
-    with six pairs or more), family (how many those are), verdict ("higher", "lower", "no difference detectable", "too
-    few seeds"). Seeds that only one of the two has are in no pair.
-    Differences without any variance leave t undefined; p is then that of the sign-flip test.
-    Raises UserError when `baseline` is not a group, and as `summary` does.
+    of group − baseline), low, high (95 % t interval), p (paired t), p_holm (of p, over the rows with six pairs or
+    more), family (how many those are), verdict ("higher", "lower", "no difference detectable", "too few seeds"). Seeds
+    that only one of the two has are in no pair. Raises UserError when `baseline` is not a group, and as `summary` does.
     """
     _require(runs, by, metric, "seed")
-    groups = {name: group for name, group in runs.groupby(by, sort=False)}
+    groups = {}
+    for name, group in runs.groupby(by, sort=False):
+        require_replications(group, name, metric)
+        groups[name] = group.set_index("seed")[metric]
     if baseline not in groups:
         raise UserError(f"compare: no {by} is called {baseline!r}; there are: {', '.join(map(str, groups))}.")
-    for name, group in groups.items():
-        require_replications(group, name, metric)
-    reference = groups.pop(baseline).set_index("seed")[metric]
-    rows = []
-    for name, group in groups.items():
-        pairs = pd.concat([group.set_index("seed")[metric], reference], axis=1, join="inner").to_numpy()
+    reference, rows = groups.pop(baseline), []
+    for name, values in groups.items():
+        pairs = pd.concat([values, reference], axis=1, join="inner").to_numpy()
         found = np.isfinite(pairs).all(axis=1)
         differences = pairs[found, 0] - pairs[found, 1]
-        p, p_signflip = _paired(differences)
-        lost = int((~found).sum())
-        rows.append([name, baseline, metric, len(differences), lost, *interval(differences), p, p_signflip])
-    names = [by, "baseline", "metric", "n", "diverged", "difference", "low", "high", "p", "p_signflip"]
-    return _judge(pd.DataFrame(rows, columns=names))
+        p = _paired_p(differences)
+        rows.append([name, baseline, metric, len(differences), int((~found).sum()), *interval(differences), p])
+    names = [by, "baseline", "metric", "n", "diverged", "difference", "low", "high", "p"]
+    return together([pd.DataFrame(rows, columns=names)])
 
 
-def _paired(differences: np.ndarray) -> tuple[float, float]:
-    """p of the paired t test and of the sign-flip test of `differences` [pairs]."""
+def _paired_p(differences: np.ndarray) -> float:
+    """p of the paired t test; its limits without variance: 1 where nothing differs, 0 where every pair does alike."""
     if len(differences) < 2:
-        return np.nan, np.nan
-    flipped = _sign_flip(differences)
+        return np.nan
     if differences.std() <= 1e-9 * max(1.0, abs(differences.mean())):
-        return flipped, flipped
-    return float(stats.ttest_1samp(differences, 0).pvalue), flipped
+        return float(abs(differences.mean()) <= 1e-9)
+    return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
-def _sign_flip(differences: np.ndarray) -> float:
-    """Share of the 2ⁿ ways to flip signs whose mean is as far from zero; of 2¹⁶ random ways beyond 16 pairs."""
-    n = len(differences)
-    if n <= 16:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = np.random.default_rng(0).choice([-1, 1], (2**16, n))
-        signs[0] = 1  # what was observed is one of the ways
-    return float(np.mean(np.abs(signs @ differences) >= abs(differences.sum()) * (1 - 1e-9)))
-
-
-def _judge(table: pd.DataFrame) -> pd.DataFrame:
-    """`table` of `compare` with Holm's p over the rows that may be claimed, the size of that family, and a verdict."""
+def together(comparisons: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Several tables of `compare`, each with a baseline of its own, as one family: Holm's correction over all rows."""
+    table = pd.concat(comparisons, ignore_index=True)
     tested = table["n"] >= MIN_PAIRS
     table["p_holm"] = np.nan
-    if tested.any():
-        table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
+    table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy(float))
     table["family"] = int(tested.sum())
     direction = np.where(table["difference"] > 0, "higher", "lower")
     found = np.where(table["p_holm"] < 1 - LEVEL, direction, "no difference detectable")
@@ -159,33 +138,15 @@ def best_per(runs: pd.DataFrame, within: str = "variant", by: str = "trial", met
     A value of `within` whose runs all diverged is left out.
     """
     _require(runs, within, by, metric)
-    alive = runs.groupby(within, sort=False)[metric].transform(lambda values: np.isfinite(values).any()).astype(bool)
-    found = {name: best(group, by, metric) for name, group in runs[alive].groupby(within, sort=False)}
+    groups = {name: group for name, group in runs.groupby(within, sort=False) if np.isfinite(group[metric]).any()}
+    found = {name: best(group, by, metric) for name, group in groups.items()}
     return pd.Series(found, dtype=object, name=by).rename_axis(within)
 
 
-def together(comparisons: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Several tables of `compare`, each with a baseline of its own, as one family: Holm's correction over all rows."""
-    return _judge(pd.concat(comparisons, ignore_index=True))
-
-
-def at_edge(runs: pd.DataFrame, tried: Sequence[float]) -> str:
-    """Which variants of `runs`, the selected ones, have the least or the greatest learning rate `tried`: a sentence."""
-    if len(set(tried)) < 3:
-        return "With so few learning rates tried, each lies at the edge of the grid, which has not shown the best."
-    rates = runs.groupby("variant", sort=False)["lr"].first()
-    edge = [name for name, rate in rates.items() if rate in (min(tried), max(tried))]
-    if not edge:
-        return "Every selected rate lies inside the grid."
-    return (
-        f"At the edge of the grid, which has then not shown the best rate, is what was selected for: {'; '.join(edge)}."
-    )
-
-
-def gap(runs: pd.DataFrame) -> pd.DataFrame:
-    """`runs` with a column gap = train_accuracy − val_accuracy, both in evaluation mode at the last epoch."""
-    _require(runs, "train_accuracy", "val_accuracy")
-    return runs.assign(gap=runs["train_accuracy"] - runs["val_accuracy"])
+def at_edge(runs: pd.DataFrame, tried: Sequence[float], field: str = "lr") -> list[str]:
+    """The variants of `runs`, the selected ones, whose `field` is the least or the greatest of those `tried`."""
+    chosen = runs.groupby("variant", sort=False)[field].first()
+    return list(chosen[chosen.isin([min(tried), max(tried)])].index)
 
 
 def across_studies(studies: Mapping[str, pd.DataFrame], by: str = "trial") -> pd.DataFrame:
@@ -195,23 +156,25 @@ def across_studies(studies: Mapping[str, pd.DataFrame], by: str = "trial") -> pd
     accuracy with the weights of each run's best validation epoch), worst (trial, on validation), worst_test, spread
     (highest − lowest mean test accuracy of its trials). NaN where every run diverged.
     """
+    names = ["study", "trials", "runs", "diverged", "best", "n", "val", "test", "low", "high"]
+    names += ["stopped", "worst", "worst_test", "spread"]
     rows = []
     for name, runs in studies.items():
-        val, test = summary(runs, by, "val_accuracy").set_index(by), summary(runs, by).set_index(by)
+        val, test = summary(runs, by, "val_accuracy").set_index(by)["mean"], summary(runs, by).set_index(by)
         row = {"study": name, "trials": len(test), "runs": len(runs), "diverged": int(test["diverged"].sum())}
-        if val["mean"].notna().any():
-            chosen, worst = best(runs, by), val["mean"].idxmin()
-            row |= {"best": chosen, "n": test.loc[chosen, "n"], "val": val.loc[chosen, "mean"]}
+        if val.notna().any():
+            chosen, worst = best(runs, by), val.idxmin()
+            row |= {"best": chosen, "n": test.loc[chosen, "n"], "val": val[chosen]}
             row |= dict(zip(["test", "low", "high"], test.loc[chosen, ["mean", "low", "high"]], strict=True))
             if "best_val_test_accuracy" in runs:
                 row["stopped"] = runs.loc[runs[by] == chosen, "best_val_test_accuracy"].mean()
             row |= {"worst": worst, "worst_test": test.loc[worst, "mean"]}
             row["spread"] = test["mean"].max() - test["mean"].min()
         rows.append(row)
-    return pd.DataFrame(rows, columns=STUDY_COLUMNS)
+    return pd.DataFrame(rows, columns=names)
 
 
-def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int = 10) -> np.ndarray:
+def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int = OUTPUTS) -> np.ndarray:
     """Counts, int [classes, classes]: row = label, column = prediction."""
     labels, predictions = np.asarray(labels).astype(int).ravel(), np.asarray(predictions).astype(int).ravel()
     if labels.shape != predictions.shape:
@@ -228,9 +191,10 @@ def worst_pairs(matrix: np.ndarray, names: Sequence[str], k: int = 5) -> pd.Data
     return pd.DataFrame(found | {"count": counts, "share": counts / totals[rows]})[counts > 0]
 
 
-def _failed(runs: pd.DataFrame, metric: str) -> pd.Series:
-    flagged = runs["diverged"].astype(bool) if "diverged" in runs else False
-    return ~np.isfinite(runs[metric]) | flagged
+def in_order(values: Sequence) -> list:
+    """Each value once: numbers ascending, anything else in order of appearance."""
+    found = list(dict.fromkeys(values))
+    return found if any(isinstance(value, str) for value in found) else sorted(found)
 
 
 def _require(frame: pd.DataFrame, *columns: str) -> None:

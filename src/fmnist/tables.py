@@ -1,4 +1,4 @@
-"""Display-ready tables: DataFrames of strings for `publish.table`, at most eight columns wide so that they fit a page.
+"""Tables for `publish.table`: numbers, and the same as text, at most eight columns wide so that they fit a page.
 
 A diverged run is in no mean, and every table says "diverged (2 of 6)" where one was lost.
 """
@@ -11,11 +11,8 @@ from importlib.metadata import version
 import numpy as np
 import pandas as pd
 
-from fmnist.plots.style import in_order, name_of
-from fmnist.statistics import best, compare, summary
-from fmnist.words import AXES, MISSING, Metric, diverged, metric_of, number, percent, probability
-
-HEADS = {"variant": "Variant", "trial": "Trial", "hidden_sizes": "Hidden layers", "lr": "lr"}
+from fmnist.statistics import best, compare, in_order, summary
+from fmnist.words import AXES, MISSING, diverged, metric, metric_of, name_of, number, percent, probability
 
 
 @dataclass(frozen=True)
@@ -29,146 +26,127 @@ class Table:
 
 def summary_table(
     runs: pd.DataFrame, by: str = "trial", baseline: str | pd.DataFrame | None = None, metric: str = "test_accuracy"
-) -> pd.DataFrame:
+) -> Table:
     """One row a group: what it has, what it reaches, and how it differs from `baseline` (paired by seed).
 
-    Columns: the group, Parameters (where they differ), Seeds, Validation (%), the metric with its 95 % interval,
+    Printed: the group, Parameters (where they differ), Seeds, Validation (%), the metric with its 95 % interval,
     "± batches" (standard deviation of accuracy over test batches of 256: the spread of batches, not of seeds), and
     with a baseline, or comparisons made by `statistics.together`, Difference [95 %] (points or nats) and p (Holm). What
     validation selects is marked "(best)".
     """
-    table, val = summary(runs, by, metric), summary(runs, by, "val_accuracy")
-    measure = metric_of(metric)
-    chosen = best(runs, by) if val["mean"].notna().any() else None
-    names = table[by].map(name_of)
-    found = {_head(by): names}
+    data, val = summary(runs, by, metric), summary(runs, by, "val_accuracy")["mean"]
+    data, measure = data.assign(val=val), metric_of(metric)
+    chosen = best(runs, by) if val.notna().any() else None
+    printed = {_head(by): data[by].map(name_of)}
     if "parameters" in runs and runs["parameters"].nunique() > 1:
-        sizes = runs.groupby(by, sort=False)["parameters"].first()
-        found["Parameters"] = [MISSING if np.isnan(size) else f"{size:,.0f}" for size in sizes]
-    found["Seeds"] = [_seeds(row) for _, row in table.iterrows()]
-    selected = np.where(table[by] == chosen, " (best)", "")
-    found["Validation (%)"] = [number(100 * mean) + mark for mean, mark in zip(val["mean"], selected, strict=True)]
-    found[_metric_head(metric, measure)] = [_value(row, measure) for _, row in table.iterrows()]
-    if measure.unit == "points" and table["batch_std"].notna().any():
-        found["± batches"] = [number(100 * spread) for spread in table["batch_std"]]
+        data["parameters"] = runs.groupby(by, sort=False)["parameters"].first().to_numpy()
+        printed["Parameters"] = [number(size, 0) for size in data["parameters"]]
+    printed["Seeds"] = [_seeds(row) for _, row in data.iterrows()]
+    marks = np.where(data[by] == chosen, " (best)", "")
+    printed["Validation (%)"] = [percent(mean, sign=False) + mark for mean, mark in zip(val, marks, strict=True)]
+    head = "Test (%)" if metric == "test_accuracy" else measure.axis.capitalize()
+    printed[f"{head} [95 %]"] = [_mean(row, metric) for _, row in data.iterrows()]
+    if measure.unit == "points" and data["batch_std"].notna().any():
+        printed["± batches"] = [percent(spread, sign=False) for spread in data["batch_std"]]
     if baseline is not None:
         compared = baseline if isinstance(baseline, pd.DataFrame) else compare(runs, baseline, by, metric)
-        rows = {row[by]: row for _, row in compared.iterrows()}
-        found["Difference [95 %]"] = [_difference(rows.get(name), measure) for name in table[by]]
-        found["p (Holm)"] = [_p(rows.get(name)) for name in table[by]]
-    return pd.DataFrame(found).reset_index(drop=True)
+        rows = compared.set_index(by).reindex(data[by])
+        data = data.join(rows.drop(columns="metric").add_prefix("vs_"), on=by)
+        printed |= _differences(row for _, row in rows.iterrows())
+    return Table(data, pd.DataFrame(printed), _run_ids(runs))
 
 
-def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
-    """`statistics.together` for print: a row a comparison with its trial, baseline, seeds, difference and Holm's p."""
-    rows, measure = [row for _, row in comparison.iterrows()], metric_of(comparison["metric"].iloc[0])
-    return pd.DataFrame({
-        _head(comparison.columns[0]): comparison.iloc[:, 0].map(name_of),
-        "Baseline": comparison["baseline"].map(name_of),
-        "Seeds": comparison["n"].astype(str),
-        "Difference [95 %]": [_difference(row, measure) for row in rows],
-        "p (Holm)": [_p(row) for row in rows],
-    })  # fmt: skip
+def comparison_table(comparison: pd.DataFrame) -> Table:
+    """`statistics.together`: a row a comparison with its trial, baseline, seeds, difference and Holm's p."""
+    printed = {_head(comparison.columns[0]): comparison.iloc[:, 0].map(name_of)}
+    printed |= {"Baseline": comparison["baseline"].map(name_of), "Seeds": comparison["n"].astype(str)}
+    printed |= _differences(row for _, row in comparison.iterrows())
+    return Table(comparison, pd.DataFrame(printed))
 
 
 def accuracy_grid(
     runs: pd.DataFrame, rows: str = "variant", columns: str = "lr", metric: str = "test_accuracy"
-) -> pd.DataFrame:
+) -> Table:
     """Mean ± half the width of the 95 % interval over seeds, a cell each, in percent (nats for a loss)."""
-    table, measure = summary(runs, [rows, columns], metric), metric_of(metric)
-    table["cell"] = [_plus_minus(row, measure) for _, row in table.iterrows()]
-    grid = table.pivot(index=rows, columns=columns, values="cell").fillna(MISSING)
-    grid = grid.loc[list(dict.fromkeys(table[rows])), in_order(table[columns])]
-    names = [name_of(value) for value in grid.columns]
-    grid.columns = names if any(isinstance(value, str) for value in grid.columns) else [f"{columns} {n}" for n in names]
+    data = summary(runs, [rows, columns], metric)
+    cells = data.assign(cell=[_plus_minus(row, metric) for _, row in data.iterrows()])
+    grid = cells.pivot(index=rows, columns=columns, values="cell").fillna(MISSING)
+    grid = grid.loc[list(dict.fromkeys(data[rows])), in_order(data[columns])]
+    texts = any(isinstance(value, str) for value in grid.columns)
+    grid.columns = [name_of(value) if texts else f"{columns} {name_of(value)}" for value in grid.columns]
     grid.insert(0, _head(rows), [name_of(value) for value in grid.index])
-    return grid.reset_index(drop=True)
+    return Table(data, grid.reset_index(drop=True), _run_ids(runs))
 
 
-def studies_table(studies: pd.DataFrame) -> pd.DataFrame:
-    """`statistics.across_studies` for print: per study what validation selects, and how far the choices spread.
+def studies_table(studies: pd.DataFrame) -> Table:
+    """`statistics.across_studies`: per study what validation selects, and how far the choices spread.
 
     The column Diverged is there only if a run did.
     """
-    table = pd.DataFrame({
+    rows = list(studies.itertuples())
+    worst = [f"{row.worst} ({percent(row.worst_test, sign=False)})" for row in rows]
+    printed = pd.DataFrame({
         "Study": studies["study"],
         "Trials": studies["trials"].astype(str),
         "Best on validation": studies["best"].fillna(MISSING),
-        "Test (%) [95 %]": [_interval_of(row) for _, row in studies.iterrows()],
-        "At best epoch (%)": [number(100 * value) for value in studies["stopped"]],
-        "Worst on validation (test %)": [_worst(row) for _, row in studies.iterrows()],
-        "Spread (points)": [number(100 * value) for value in studies["spread"]],
-        "Diverged": [f"{a} of {b}" if a else "none" for a, b in zip(studies["diverged"], studies["runs"], strict=True)],
+        "Test (%) [95 %]": [percent(row.test, row.low, row.high, sign=False) for row in rows],
+        "At best epoch (%)": [percent(row.stopped, sign=False) for row in rows],
+        "Worst on validation (test %)": np.where(studies["worst"].notna(), worst, MISSING),
+        "Spread (points)": [metric(row.spread, "test_accuracy") for row in rows],
+        "Diverged": [f"{row.diverged} of {row.runs}" if row.diverged else "none" for row in rows],
     })  # fmt: skip
-    return table if studies["diverged"].any() else table.drop(columns="Diverged")
+    return Table(studies, printed if studies["diverged"].any() else printed.drop(columns="Diverged"))
 
 
-def pairs_table(pairs: pd.DataFrame) -> pd.DataFrame:
-    """`statistics.worst_pairs` for print."""
-    shares = [number(100 * share) for share in pairs["share"]]
-    counts = [f"{value:,}" for value in pairs["count"]]
-    return pd.DataFrame(
-        {"Class": pairs["label"], "Read as": pairs["predicted"], "Images": counts, "Share of class (%)": shares}
-    )
+def pairs_table(pairs: pd.DataFrame) -> Table:
+    """`statistics.worst_pairs`."""
+    printed = {"Class": pairs["label"], "Read as": pairs["predicted"], "Images": pairs["count"].map("{:,}".format)}
+    printed["Share of class (%)"] = [percent(share, sign=False) for share in pairs["share"]]
+    return Table(pairs, pd.DataFrame(printed))
 
 
-def _head(column: str) -> str:
-    return HEADS.get(column) or AXES.get(column, column.replace("_", " ")).capitalize()
-
-
-def _metric_head(metric: str, measure: Metric) -> str:
-    name = {"test_accuracy": "Test (%)"}.get(metric) or measure.axis.capitalize()
-    return f"{name} [95 %]"
-
-
-def _seeds(row: pd.Series) -> str:
-    return "; ".join(filter(None, [str(row["n"]), diverged(row["diverged"], row["runs"]) if row["n"] else ""]))
-
-
-def _value(row: pd.Series, measure: Metric) -> str:
-    if not row["n"]:
-        return diverged(row["diverged"], row["runs"])
-    if measure.unit == "points":
-        return percent(row["mean"], row["low"], row["high"], sign=False)
-    limits = f" [{number(row['low'], 3)}, {number(row['high'], 3)}]" if np.isfinite(row["low"]) else ""
-    return number(row["mean"], 3) + limits
-
-
-def _difference(row: pd.Series | None, measure: Metric) -> str:
-    """ "+2.1 [1.8, 2.4]"; a dash for the baseline itself and where no pair of runs is left."""
-    if row is None or not row["n"]:
-        return MISSING
-    digits = 1 if measure.unit == "points" else 3
-    mean, low, high = (number(measure.scale * row[key], digits, True) for key in ("difference", "low", "high"))
-    return f"{mean} [{low}, {high}]" if np.isfinite(row["low"]) else mean
-
-
-def _p(row: pd.Series | None) -> str:
-    if row is None:
-        return MISSING
-    return "too few seeds" if row["verdict"] == "too few seeds" else probability(row["p_holm"])
-
-
-def _plus_minus(row: pd.Series, measure: Metric) -> str:
-    failed, digits = diverged(row["diverged"], row["runs"]), 1 if measure.unit == "points" else 3
-    if not row["n"]:
-        return failed
-    half = f" ± {number(measure.scale * (row['high'] - row['mean']), digits)}" if row["n"] > 1 else ""
-    return ", ".join(filter(None, [number(measure.scale * row["mean"], digits) + half, failed]))
-
-
-def _interval_of(row: pd.Series) -> str:
-    return percent(row["test"], row["low"], row["high"], sign=False)
-
-
-def _worst(row: pd.Series) -> str:
-    return f"{row['worst']} ({number(100 * row['worst_test'])})" if isinstance(row["worst"], str) else MISSING
-
-
-def environment_table() -> pd.DataFrame:
+def environment_table() -> Table:
     """Software and machine, in two columns."""
     packages = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "nbconvert")
     rows = [("Python", platform.python_version())] + [(name, version(name)) for name in packages]
     rows += [("operating system", f"{platform.system()} {platform.machine()}")]
     rows += [("processor cores", str(os.cpu_count()))]
-    return pd.DataFrame(rows, columns=["Component", "Version"])
+    frame = pd.DataFrame(rows, columns=["Component", "Version"])
+    return Table(frame, frame)
+
+
+def _run_ids(runs: pd.DataFrame) -> tuple[str, ...]:
+    return () if "run_id" not in runs else tuple(sorted(runs["run_id"].unique()))
+
+
+def _head(column: str) -> str:
+    return "lr" if column == "lr" else AXES.get(column, column.replace("_", " ")).capitalize()
+
+
+def _seeds(row: pd.Series) -> str:
+    failed = diverged(row["diverged"], row["runs"]) if row["n"] else ""
+    return "; ".join(filter(None, [str(row["n"]), failed]))
+
+
+def _mean(row: pd.Series, name: str) -> str:
+    return metric(row["mean"], name, row["low"], row["high"]) if row["n"] else diverged(row["diverged"], row["runs"])
+
+
+def _differences(rows) -> dict[str, list[str]]:
+    """Two columns for rows of `compare`; a dash for a baseline itself (all NaN) and where no pair of runs is left."""
+    found: dict[str, list[str]] = {"Difference [95 %]": [], "p (Holm)": []}
+    for row in rows:
+        limits = (row["low"], row["high"])
+        found["Difference [95 %]"].append(
+            metric(row["difference"], row["metric"], *limits, signed=True) if row["n"] > 0 else MISSING
+        )
+        found["p (Holm)"].append("too few seeds" if row["verdict"] == "too few seeds" else probability(row["p_holm"]))
+    return found
+
+
+def _plus_minus(row: pd.Series, name: str) -> str:
+    failed = diverged(row["diverged"], row["runs"])
+    if not row["n"]:
+        return failed
+    half = f" ± {metric(row['high'] - row['mean'], name)}" if row["n"] > 1 else ""
+    return ", ".join(filter(None, [metric(row["mean"], name) + half, failed]))

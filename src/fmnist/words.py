@@ -4,7 +4,7 @@ Accuracies are in [0, 1] in data and in percent here, their differences in perce
 `claim` turns one row of `statistics.compare` into English that says no more than the row does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,19 +23,21 @@ VERDICTS = {  # verdict of `statistics.compare`: (for one, for several)
 
 
 class Metric(NamedTuple):
-    """How a column of `runs` or `history` is named on an axis and in a sentence, and the factor from data to print."""
+    """How a column of `runs` or `history` is named on an axis and in a sentence, and how it is printed."""
 
     label: str
     place: str
-    scale: float = 100.0
+    scale: float = 100.0  # from data to print
     unit: str = "points"
     higher_is_better: bool = True
+    digits: int = 1  # decimals of what is printed
 
     @property
     def axis(self) -> str:
         return f"{self.label} ({'%' if self.unit == 'points' else self.unit})"
 
 
+NATS = (1.0, "nats", False, 3)
 METRICS = {
     "train_accuracy": Metric("training accuracy", "on the training set"),
     "val_accuracy": Metric("validation accuracy", "on the validation set"),
@@ -43,13 +45,13 @@ METRICS = {
     "best_val_accuracy": Metric("best validation accuracy", "on the validation set at the best epoch"),
     "best_val_test_accuracy": Metric("test accuracy at the best epoch", "on the test set at the best validation epoch"),
     "gap": Metric("training \N{MINUS SIGN} validation", "in training minus validation accuracy"),
-    "train_loss": Metric("training loss", "in training loss", 1.0, "nats", False),
-    "val_loss": Metric("validation loss", "in validation loss", 1.0, "nats", False),
-    "test_loss": Metric("test loss", "in test loss", 1.0, "nats", False),
-    "best_val_test_loss": Metric("test loss at the best epoch", "in test loss at the best epoch", 1.0, "nats", False),
-    "weight_norm": Metric("weight norm", "in the norm of the weights", 1.0, "Euclidean", False),
-    "seconds": Metric("share of the stack's wall time", "in wall time", 1.0, "s", False),
-    "seconds_per_epoch": Metric("wall time of an epoch", "in wall time of an epoch", 1.0, "s", False),
+    "train_loss": Metric("training loss", "in training loss", *NATS),
+    "val_loss": Metric("validation loss", "in validation loss", *NATS),
+    "test_loss": Metric("test loss", "in test loss", *NATS),
+    "best_val_test_loss": Metric("test loss at the best epoch", "in test loss at the best epoch", *NATS),
+    "weight_norm": Metric("weight norm", "in the norm of the weights", 1.0, "Euclidean", False, 1),
+    "seconds": Metric("share of the stack's wall time", "in wall time", 1.0, "s", False, 1),
+    "seconds_per_epoch": Metric("wall time of an epoch", "in wall time of an epoch", 1.0, "s", False, 3),
 }
 AXES = {  # fields and groups in words
     "lr": "learning rate", "dropout": "dropout probability", "batch_size": "batch size", "weight_decay": "weight decay",
@@ -61,7 +63,8 @@ AXES = {  # fields and groups in words
 
 def metric_of(name: str) -> Metric:
     """The `Metric` of a column; a column nobody described is printed under its own name, unscaled."""
-    return METRICS.get(name) or Metric(name.replace("_", " "), f"in {name.replace('_', ' ')}", 1.0, "units")
+    plain = name.replace("_", " ")
+    return METRICS.get(name) or Metric(plain, f"in {plain}", 1.0, "units", digits=3)
 
 
 def number(value: float, digits: int = 1, signed: bool = False) -> str:
@@ -94,14 +97,24 @@ def scientific(value: float, digits: int = 3) -> str:
     return rf"${mantissa} \times 10^{{{int(exponent)}}}$"
 
 
+def metric(value: float, name: str, low: float = np.nan, high: float = np.nan, signed: bool = False) -> str:
+    """A metric's value, or a difference of two, as it is printed everywhere: "88.9", "+2.1 [+1.8, +2.4]", "0.312".
+
+    In percent (points) or nats, without the unit, and without the interval where there is none.
+    """
+    about = metric_of(name)
+    return _spanned([about.scale * part for part in (value, low, high)], about.digits, signed)
+
+
 def percent(mean: float, low: float = np.nan, high: float = np.nan, digits: int = 1, sign: bool = True) -> str:
     """Accuracies in [0, 1] as "88.9 % [88.6, 89.2]"; without the interval when there is none (fewer than two seeds)."""
-    if not np.isfinite(mean):
-        return MISSING
-    text = number(100 * mean, digits) + (PER_CENT if sign else "")
-    if not np.isfinite([low, high]).all():
-        return text
-    return f"{text} [{number(100 * low, digits)}, {number(100 * high, digits)}]"
+    return _spanned([100 * mean, 100 * low, 100 * high], digits, unit=PER_CENT * sign)
+
+
+def _spanned(values: list[float], digits: int, signed: bool = False, unit: str = "") -> str:
+    mean, low, high = (number(value, digits, signed) for value in values)
+    unit = "" if mean == MISSING else unit
+    return f"{mean}{unit} [{low}, {high}]" if np.isfinite(values).all() else mean + unit
 
 
 def probability(p: float, symbol: str = "") -> str:
@@ -134,27 +147,27 @@ def claim(row: Mapping | pd.Series) -> str:
     The verdict of the row decides the wording: a difference is stated only where the row claims one.
     The interval is that of this comparison alone; the p value is the corrected one.
     """
-    name, baseline = next(iter(dict(row).values())), row["baseline"]
-    metric = metric_of(row["metric"])
-    flip = -1 if row["verdict"] == "lower" else 1
-    mean, low, high = (metric.scale * flip * row[key] for key in ("difference", "low", "high"))
-    low, high = sorted((low, high))
-    digits = _digits(mean, low, high, metric)
-    if row["verdict"] == "too few seeds":
-        reason = (
-            f"{count(row['n'], 'seed')} {'is' if row['n'] == 1 else 'are'} too few" if row["n"] else "no pair of runs"
-        )
-        found = f"; mean difference {number(mean, digits, True)} {metric.unit}" if row["n"] else ""
-        return f"no difference between {name} and {baseline} is claimed {metric.place} ({reason}{_lost(row)}{found})"
+    name, baseline, verdict = next(iter(dict(row).values())), row["baseline"], row["verdict"]
+    about, seeds = metric_of(row["metric"]), count(row["n"], "seed")
+    lost = f"; {count(row['diverged'], 'pair')} lost to divergence" if row["diverged"] else ""
+    mean, low, high = (about.scale * row[key] for key in ("difference", "low", "high"))
+    if verdict == "lower":
+        mean, low, high = -mean, -high, -low
+    fine = about.unit == "points" and (abs(mean) < 0.1 or high - low < 0.2)  # a small difference stays visible
+    digits = about.digits + fine
+    difference = f"mean difference {number(mean, digits, True)} {about.unit}"
+    if verdict == "too few seeds":
+        few = f"{seeds} {'is' if row['n'] == 1 else 'are'} too few{lost}; {difference}"
+        reason = few if row["n"] else f"no pair of runs{lost}"
+        return f"no difference between {name} and {baseline} is claimed {about.place} ({reason})"
     corrected = "Holm-corrected " if row["family"] > 1 else ""
-    alone = "uncorrected " if row["verdict"] == "no difference detectable" and low * high > 0 and corrected else ""
-    interval = f"{alone}95 % interval {number(low, digits)} to {number(high, digits)}"
-    evidence = f"{interval}, {count(row['n'], 'seed')}, {corrected}{probability(row['p_holm'], 'p')}{_lost(row)}"
-    if row["verdict"] == "no difference detectable":
-        evidence = f"mean difference {number(mean, digits, True)} {metric.unit}, {evidence}"
-        return f"no difference between {name} and {baseline} is detectable {metric.place} ({evidence})"
-    direction = "above" if row["verdict"] == "higher" else "below"
-    return f"{name} is {number(mean, digits)} {metric.unit} {direction} {baseline} {metric.place} ({evidence})"
+    alone = "uncorrected " if verdict == "no difference detectable" and low * high > 0 and corrected else ""
+    evidence = f"{alone}95 % interval {number(low, digits)} to {number(high, digits)}"
+    evidence = f"{evidence}, {seeds}, {corrected}{probability(row['p_holm'], 'p')}{lost}"
+    if verdict == "no difference detectable":
+        return f"no difference between {name} and {baseline} is detectable {about.place} ({difference}, {evidence})"
+    direction = "above" if verdict == "higher" else "below"
+    return f"{name} is {number(mean, digits)} {about.unit} {direction} {baseline} {about.place} ({evidence})"
 
 
 def sentences(comparison: pd.DataFrame) -> str:
@@ -188,13 +201,16 @@ def joined(parts: list[str]) -> str:
     return " and ".join(parts) if len(parts) < 3 else ", ".join(parts[:-1]) + f", and {parts[-1]}"
 
 
-def _digits(mean: float, low: float, high: float, metric: Metric) -> int:
-    """Decimals that keep a small difference visible: accuracies are steps of 0.01 points, losses go to 0.001 nats."""
-    if metric.unit != "points":
-        return 3
-    return 2 if abs(mean) < 0.1 or high - low < 0.2 else 1
+def edge(names: list[str], tried: Sequence[float]) -> str:
+    """What it means that the variants of `statistics.at_edge` have the least or greatest learning rate `tried`."""
+    if len(set(tried)) < 3:
+        return "With so few learning rates tried, each lies at the edge of the grid, which has not shown the best."
+    if not names:
+        return "Every selected rate lies inside the grid."
+    which = "At the edge of the grid, which has then not shown the best rate, is what was selected for: "
+    return f"{which}{'; '.join(names)}."
 
 
-def _lost(row: Mapping | pd.Series) -> str:
-    lost = row["diverged"]
-    return f"; {count(lost, 'pair')} lost to divergence" if lost else ""
+def name_of(group: object) -> str:
+    """A group in a legend or a table: numbers without trailing zeros, the rest as it is."""
+    return f"{group:g}" if isinstance(group, float) else str(group)

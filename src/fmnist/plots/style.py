@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fmnist.words import AXES, metric_of, number
@@ -71,11 +72,13 @@ def drawn(fig: Figure, frame: pd.DataFrame, *columns: str | None, runs: pd.DataF
 
 def look(index: int) -> dict[str, Any]:
     """Colour, marker and line style of the `index`-th group; the combinations repeat after forty."""
-    return {
-        "color": COLORS[index % len(COLORS)],
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": LINES[index % len(LINES)],
-    }
+    wear = {"color": COLORS, "marker": MARKERS, "linestyle": LINES}
+    return {name: choices[index % len(choices)] for name, choices in wear.items()}
+
+
+def key(index: int, **wear: Any) -> Line2D:
+    """What stands for the `index`-th group in a legend."""
+    return Line2D([], [], **({"mec": "white", "mew": 0.5} | look(index) | wear))
 
 
 def percent_axis(ax: Axes, values: Sequence[float], metric: str, axis: str = "y", pad: float = 0.06) -> None:
@@ -84,25 +87,23 @@ def percent_axis(ax: Axes, values: Sequence[float], metric: str, axis: str = "y"
     When accuracies lie far apart (below 60 % and above 75 %), equal steps would press the good ones into one line: the
     axis is then logarithmic in the error, 100 % − accuracy, as the unevenly spaced ticks show.
     """
-    which = ax.yaxis if axis == "y" else ax.xaxis
     label, values = metric_of(metric).axis, np.asarray(values, float)
     values = values[np.isfinite(values)]
-    if not len(values):
-        values = np.array([0.0, 100.0])
-    low, high = values.min(), values.max()
+    low, high = (values.min(), values.max()) if len(values) else (0.0, 100.0)
     scaled = metric_of(metric).unit == "points" and metric != "gap" and low < 60 and high > 75
-    forward, back = (_error_depth, _from_depth) if scaled else (_same, _same)
-    ends = forward(np.array([low, high]))
-    room = pad * max(ends[1] - ends[0], 1e-3 if scaled else 0.5)
-    limits = back(np.array([ends[0] - room, ends[1] + room]))
+    room = pad * max(high - low, 0.5)
+    limits = np.array([low - room, high + room])
     if scaled:
+        ends = _error_depth([low, high])
+        room = pad * (ends[1] - ends[0])
+        limits = _from_depth([ends[0] - room, ends[1] + room])
         getattr(ax, f"set_{axis}scale")("function", functions=(_error_depth, _from_depth))
+        which = getattr(ax, f"{axis}axis")
         which.set_major_locator(FixedLocator(_spread_ticks(limits)))
         which.set_minor_locator(NullLocator())
         which.set_major_formatter(FuncFormatter(lambda value, _: number(value, 0)))
         label += "\nlog error scale" if axis == "y" else ", log error scale"
-    getattr(ax, f"set_{axis}lim")(*limits)
-    getattr(ax, f"set_{axis}label")(label)
+    ax.set(**{f"{axis}lim": limits, f"{axis}label": label})
 
 
 def _spread_ticks(limits: np.ndarray) -> np.ndarray:
@@ -116,16 +117,12 @@ def _spread_ticks(limits: np.ndarray) -> np.ndarray:
     return inside[kept[::-1]]
 
 
-def _error_depth(percent: np.ndarray) -> np.ndarray:
+def _error_depth(percent: Sequence[float]) -> np.ndarray:
     return -np.log10(np.maximum(100.0 - np.asarray(percent, float), 0.05))
 
 
-def _from_depth(depth: np.ndarray) -> np.ndarray:
+def _from_depth(depth: Sequence[float]) -> np.ndarray:
     return 100.0 - 10.0 ** -np.asarray(depth, float)
-
-
-def _same(values: np.ndarray) -> np.ndarray:
-    return values
 
 
 def fold_legend(fig: Figure, handles: list, labels: list[str], title: str | None = None) -> None:
@@ -137,17 +134,6 @@ def fold_legend(fig: Figure, handles: list, labels: list[str], title: str | None
     fig.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // rows), title=title)
 
 
-def name_of(group: object) -> str:
-    """A group in a legend or on a tick: numbers without trailing zeros, the rest as it is."""
-    return f"{group:g}" if isinstance(group, float) else str(group)
-
-
 def legend_title(column: str) -> str | None:
     """What the entries of a legend are values of; trials and variants say so themselves."""
     return None if column in ("trial", "variant", "optimizer") else AXES.get(column, column)
-
-
-def in_order(values: Sequence) -> list:
-    """Each value once: numbers ascending, anything else in order of appearance."""
-    found = list(dict.fromkeys(values))
-    return found if any(isinstance(value, str) for value in found) else sorted(found)
