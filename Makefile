@@ -1,5 +1,6 @@
-# One command each for what there is to do; `make` alone lists them. Every target sets up .venv by itself, from
-# requirements.lock, and says so. All of them can be repeated, and interrupted: the next make repairs what is half done.
+# One command each for what there is to do; `make` alone lists them. Every target sets up .venv by itself with what it
+# needs, at the versions of requirements.lock. All can be repeated, and interrupted: the next make repairs what is half
+# done.
 
 REPORT ?= homework
 PUBLISHED := karki wood lyu lybbert dewangan
@@ -13,16 +14,19 @@ KEEP := $(if $(filter-out 0 no,$(KEEP_GOING)),--keep-going)
 
 BIN := .venv/bin
 READY := .venv/.ready
+TESTING := .venv/.ready-dev
+TIMING := .venv/.ready-bench
 UNFINISHED := .venv/.unfinished
 PINNED := torch==2.14.1 torchvision==0.29.1
+UV := $(if $(shell uv --version 2>/dev/null),uv,$(BIN)/uv)
 
 # A kernel named python3 in the home folder must not come before .venv's own.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-# A .venv that was moved or copied, or whose Python is gone, does not work any more: treat it as never finished.
-ifneq ($(wildcard $(READY)),)
-ifneq ($(shell test "$$(cat $(READY))" = "$(CURDIR)" && $(BIN)/python -c '' 2>/dev/null && echo works),works)
-$(shell mv $(READY) $(UNFINISHED))
+# A .venv that was moved or copied, whose Python is gone, or whose last set-up was cut off: nothing in it is ready.
+ifneq ($(wildcard .venv/.ready*),)
+ifneq ($(shell test ! -e $(UNFINISHED) && test "$$(cat $(READY))" = "$(CURDIR)" && $(BIN)/python -c '' && echo works),works)
+$(shell touch $(UNFINISHED) && rm -f .venv/.ready*)
 endif
 endif
 
@@ -54,21 +58,20 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 data: $(READY)  ## find or fetch the data set, check it, and say where it is
 	@$(BIN)/fmnist data
 
-test: $(READY)  ## run the tests
-	@$(BIN)/python -m pytest
+test: $(TESTING)  ## run the tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-slow: $(READY)  ## run the slow tests: each notebook alone with its defaults (about nine minutes)
+test-slow: $(TESTING)  ## run the slow tests: each notebook alone with its defaults (about nine minutes)
 	@$(BIN)/python -m pytest -m slow
 
-bench: $(READY)  ## time training against five other ways to do it, and against the machine's limit (half an hour, nothing else running)
+bench: $(TIMING)  ## time training against five other ways to do it, and against the machine's limit (half an hour, nothing else running)
 	@$(BIN)/python benchmarks/bench.py --device "$(DEVICE)"
 
-lint: $(READY)  ## check the code's style; changes nothing
+lint: $(TESTING)  ## check the code's style; changes nothing
 	@$(BIN)/ruff check && $(BIN)/ruff format --check
 
-lock: $(BIN)/python  ## bring requirements.lock up to pyproject.toml (UPGRADE=1: newest versions of everything)
-	@$(BIN)/uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
-	@printf '%s\n' $(PINNED) | $(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --output-file requirements.lock \
+lock: $(READY)  ## bring requirements.lock up to pyproject.toml (UPGRADE=1: newest versions of everything)
+	@printf '%s\n' $(PINNED) | $(UV) pip compile pyproject.toml --extra dev --extra bench --output-file requirements.lock \
 		--universal --python-version 3.11 --fork-strategy fewest --constraints - $(if $(UPGRADE),--upgrade) \
 		--quiet --no-emit-index-url --custom-compile-command "make lock"
 	@echo "requirements.lock: $$(grep -c == requirements.lock) packages pinned; the next make installs them"
@@ -78,20 +81,38 @@ clean:  ## remove caches and rendering's intermediates; keeps .venv, data, runs 
 	@find src tests notebooks benchmarks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 		-exec rm -rf {} + 2>/dev/null || true
 
-# .unfinished marks a set-up under way and becomes .ready as its last step. Found at the start, the last one was cut off.
+# $(call install,extras): the package and what it needs, by uv, which comes by pip where there is none; where uv finds no
+# packages, because only pip is told of a mirror, by pip. The lock lists versions; what is installed, pyproject.toml says.
+define install
+	@test -x $(BIN)/uv || test $(UV) = uv || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
+	@$(UV) pip install --python $(BIN)/python --constraint requirements.lock --build-constraint requirements.lock \
+		--editable ".$(1)" || \
+		$(BIN)/python -m pip install --disable-pip-version-check --constraint requirements.lock --editable ".$(1)" || \
+		{ echo "make: the set-up stopped; the same command begins it anew and keeps what is downloaded" >&2; exit 1; }
+endef
+
+# .unfinished marks a set-up under way. Found at the start, the last one was cut off.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "make: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@echo "Setting up .venv (a few minutes) …"
+	@echo "Setting up .venv (a minute or two) …"
 	@if [ -e $(UNFINISHED) ]; then rm -rf .venv; fi
 	@mkdir -p .venv && touch $(UNFINISHED)
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock || \
-		{ echo "make: the set-up stopped; the same command takes it up again and keeps what is downloaded" >&2; exit 1; }
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@echo "$(CURDIR)" > $(UNFINISHED) && mv $(UNFINISHED) $(READY)
+	$(call install,)
+	@echo "$(CURDIR)" > $(READY) && rm $(UNFINISHED)
 
-$(BIN)/python:
-	@$(PYTHON) -m venv .venv
+$(TESTING): $(READY)
+	@echo "Adding what tests need …"
+	@touch $(UNFINISHED)
+	$(call install,[dev])
+	@touch $@ && rm $(UNFINISHED)
+
+$(TIMING): $(READY)
+	@echo "Adding what the timings are compared with …"
+	@touch $(UNFINISHED)
+	$(call install,[bench])
+	@touch $@ && rm $(UNFINISHED)

@@ -23,6 +23,7 @@ TRAIN_IMAGES, TEST_IMAGES, INPUTS, OUTPUTS = 60_000, 10_000, 784, 10
 FASHION = "FashionMNIST"  # the data set of every run that does not say otherwise
 GUESS = 1 / OUTPUTS  # accuracy of guessing
 TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
+OPTIMIZERS_WITH_MOMENTUM = ("SGD", "RMSprop")
 
 
 class UserError(Exception):
@@ -38,7 +39,7 @@ def project_root() -> Path:
 def runs_folder() -> Path:
     """Where finished runs are kept: the environment variable `FMNIST_RUNS`, else `runs/`, both seen from the project.
 
-    Not from the working directory: a notebook's kernel runs in `notebooks/` and must find what the command trained.
+    Not from the working directory: a notebook's kernel runs in `notebooks/`, and finds what the command trained.
     """
     return (project_root() / Path(os.environ.get("FMNIST_RUNS") or "runs").expanduser()).resolve()
 
@@ -56,10 +57,18 @@ def aside(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is one number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _as_tuple(value: Any) -> Any:
     if not isinstance(value, list | tuple):
         raise ValueError("should be a list of widths, such as [400, 400]")
     return tuple(value)
+
+
+Init = Literal["default", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "normal", "zeros"]
 
 
 class Strict(BaseModel):
@@ -71,52 +80,39 @@ class Strict(BaseModel):
 class RunConfig(Strict):
     """Every hyperparameter of one training, frozen. Names and meanings are PyTorch's.
 
-    `RunConfig(hidden_sizes=(400, 400), lr=0.1, epochs=10, seed=3)`: widths in neurons (a list will do), `batch_size`
-    and `val_size` in images, `epochs` in passes through the train split, `dropout` a probability in [0, 1).
-    `input_scaling`: "none" leaves pixels in [0, 1], "symmetric" puts them in [-1, 1], "standardized" gives them mean 0
-    and standard deviation 1. `init_std` is that of `init="normal"` and `bias_init="normal"`; `loss_scale` multiplies
-    the gradient of the loss; `precision="bfloat16"` is that of activations and products alone. `run_id` is the
-    config's address in the store. Raises `UserError` through `validate`, pydantic's `ValidationError` when built
-    directly.
+    `RunConfig(hidden_sizes=(400, 400), lr=0.1, epochs=10, seed=3)`. Raises `UserError` through `validate`, pydantic's
+    `ValidationError` when built directly.
     """
 
     dataset: Literal["FashionMNIST", "MNIST", "KMNIST"] = "FashionMNIST"  # as torchvision calls them; all of one form
-    hidden_sizes: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple)] = (128,)
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple)] = (128,)  # a list will do
     activation: Literal["relu", "leaky_relu", "tanh", "sigmoid"] = "relu"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability that a hidden unit is dropped
     batch_norm: bool = False  # after each hidden linear layer, before its activation
-    init: Literal[
-        "default", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "normal", "zeros"
-    ] = "default"  # of the weights, by torch.nn.init; default is what torch.nn.Linear does
+    init: Init = "default"  # of the weights, by torch.nn.init; default is what torch.nn.Linear does
     bias_init: Literal["default", "zeros", "normal"] = "default"
     init_std: Annotated[float, Field(gt=0)] = 1.0  # of `normal`, weights and biases alike
 
     optimizer: Literal["SGD", "Adam", "AdamW", "RMSprop", "Adadelta"] = "SGD"
     lr: Annotated[float, Field(gt=0)] = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # SGD and RMSprop
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # as torch.optim: λ·w joins the gradient (AdamW: decoupled)
-    batch_size: PositiveInt = 512
-    epochs: Annotated[int, Field(ge=0)] = 50
-    loss_scale: Annotated[float, Field(gt=0)] = (
-        1.0  # multiplies the gradient of the mean cross entropy, not what is reported
-    )
+    batch_size: PositiveInt = 512  # images
+    epochs: Annotated[int, Field(ge=0)] = 50  # passes through the train split
+    loss_scale: Annotated[float, Field(gt=0)] = 1.0  # multiplies the gradient of the loss, not what is reported
 
     input_scaling: Literal["none", "symmetric", "standardized"] = "none"  # pixels in [0, 1]; [-1, 1]; mean 0 and std 1
     val_size: Annotated[int, Field(gt=0, lt=TRAIN_IMAGES)] = 6_000  # of the 60,000; the rest is trained on
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    precision: Literal["float64", "float32", "bfloat16"] = (
-        "float32"  # bfloat16: activations and products; weights, loss and updates stay float32
-    )
+    precision: Literal["float64", "float32", "bfloat16"] = "float32"  # weights, loss and updates are never bfloat16
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
-        if self.momentum and self.optimizer not in ("SGD", "RMSprop"):
-            raise ValueError(f"momentum: {self.optimizer} has none; allowed with SGD and RMSprop")
-        if self.nesterov and not (self.optimizer == "SGD" and self.momentum):
-            raise ValueError("nesterov: allowed with SGD and momentum > 0 only")
-        if self.init_std != 1.0 and "normal" not in (self.init, self.bias_init):
-            raise ValueError("init_std: allowed with init: normal or bias_init: normal only")
+        values = dict(self)
+        for name, (applies, message) in APPLIES.items():
+            if values[name] != DEFAULTS[name] and not applies(values):
+                raise ValueError(f"{name}: {message.format(**values)}")
         last_batch = (TRAIN_IMAGES - self.val_size) % self.batch_size
         if self.batch_norm and 1 in (self.batch_size, last_batch):
             raise ValueError("batch_size: batch norm needs two images or more in every batch, the last one too")
@@ -124,18 +120,19 @@ class RunConfig(Strict):
 
     @property  # not cached: model_copy would take the address along
     def run_id(self) -> str:
-        """Address of the run in the store: 16 hexadecimal digits of the SHA-256 of the whole config."""
+        """Address in the store: 16 hexadecimal digits of the SHA-256 of the whole config."""
         return self._address()
 
     @property
     def trial_id(self) -> str:
-        """Address of the trial: the same for runs that differ in seed alone."""
+        """The same for runs that differ in seed alone."""
         return self._address("seed")
 
     def _address(self, *but: str) -> str:
         """The default data set is not part of it, as before there was a choice: runs of earlier versions are found."""
         left_out = {*but, "dataset"} if self.dataset == FASHION else {*but}
-        return _digest({"results_version": RESULTS_VERSION, **self.model_dump(mode="json", exclude=left_out)})
+        record = {"results_version": RESULTS_VERSION, **self.model_dump(mode="json", exclude=left_out)}
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
     def row(self) -> dict[str, Any]:
         """The config as one row of a table; `hidden_sizes` as "400-400"."""
@@ -143,6 +140,30 @@ class RunConfig(Strict):
 
 
 TRIAL_FIELDS = tuple(name for name in RunConfig.model_fields if name != "seed")
+DEFAULTS = {name: field.default for name, field in RunConfig.model_fields.items()}
+APPLIES = {  # fields that have a meaning beside some values of others only: beside which, and what a message says
+    "momentum": (
+        lambda run: run["optimizer"] in OPTIMIZERS_WITH_MOMENTUM,
+        "{optimizer} has none; allowed with " + " and ".join(OPTIMIZERS_WITH_MOMENTUM),
+    ),
+    "nesterov": (
+        lambda run: run["optimizer"] == "SGD" and run["momentum"],
+        "allowed with SGD and momentum > 0 only",
+    ),
+    "init_std": (
+        lambda run: "normal" in (run["init"], run["bias_init"]),
+        "allowed with init: normal or bias_init: normal only",
+    ),
+}
+
+
+def without_unused(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` of config fields, where those that have no meaning beside the others are what they are by default."""
+    used = dict(values)
+    for name, (applies, _) in APPLIES.items():
+        if name in used and not applies({**DEFAULTS, **used}):
+            used[name] = DEFAULTS[name]
+    return used
 
 
 def without_unused(values: dict[str, Any]) -> dict[str, Any]:
@@ -174,10 +195,6 @@ def parameter_count(hidden_sizes: Sequence[int], batch_norm: bool = False) -> in
     return linear + (2 * sum(hidden_sizes) if batch_norm else 0)
 
 
-def _digest(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
-
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -188,8 +205,7 @@ def validate(model: type[Model], values: Any, where: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, item) for item in error.errors(include_url=False)]
-        raise UserError(f"{where}: " + "; ".join(lines)) from None
+        raise UserError(f"{where}: {_explained(model, error.errors(include_url=False))}") from None
 
 
 def validate_field(key: str, value: Any, where: str) -> None:
@@ -197,8 +213,8 @@ def validate_field(key: str, value: Any, where: str) -> None:
     try:
         RunConfig.model_validate({key: value})
     except ValidationError as error:
-        if lines := [_explain(RunConfig, item) for item in error.errors(include_url=False) if item["loc"]]:
-            raise UserError(f"{where}: " + "; ".join(lines)) from None
+        if of_the_field := [item for item in error.errors(include_url=False) if item["loc"]]:
+            raise UserError(f"{where}: {_explained(RunConfig, of_the_field)}") from None
 
 
 PLAIN = {  # pydantic's words in ours
@@ -210,19 +226,24 @@ PLAIN = {  # pydantic's words in ours
 }
 
 
-def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key{nearest(str(item['loc'][-1]), _fields_at(model, item['loc'][:-1]))}"
-    if item["type"] == "literal_error":
-        allowed = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{key}: {_shown(item['input'])} is not allowed{nearest(str(item['input']), allowed)}"
-    message = PLAIN.get(item["type"], item["msg"].removeprefix("Value error, ").removeprefix("Input "))
-    got = "" if item["type"] == "missing" else f" (got {_shown(item['input'])})"
+def _explained(model: type[BaseModel], errors: list[dict[str, Any]]) -> str:
+    return "; ".join(_explain(model, error) for error in errors)
+
+
+def _explain(model: type[BaseModel], error: dict[str, Any]) -> str:
+    *path, last = error["loc"] or [""]
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key{nearest(str(last), _fields_at(model, path))}"
+    if error["type"] == "literal_error":
+        allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{key}: {_shown(error['input'])} is not allowed{nearest(str(error['input']), allowed)}"
+    message = PLAIN.get(error["type"], error["msg"].removeprefix("Value error, ").removeprefix("Input "))
+    got = "" if error["type"] == "missing" else f" (got {_shown(error['input'])})"
     return f"{key}: {message}{got}" if key else message
 
 
-def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+def _fields_at(model: type[BaseModel], path: list[Any]) -> list[str]:
     for part in path:
         if part in model.model_fields:
             model = next(_models(model.model_fields[part].annotation), model)
@@ -259,23 +280,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises `UserError` if the file is missing, unreadable, not YAML or not a mapping.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file{_beside(path)}")
+        others = sorted(p.name for p in path.parent.glob(f"*{path.suffix}"))
+        raise UserError(f"{path}: no such file{nearest(path.name, others) if others else ''}")
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(
-            f"{path}{line}: not readable as YAML: {' '.join(problem.split(' with value')[0].split())}"
-        ) from None
+        line, problem = f", line {mark.line + 1}" if mark else "", " ".join(problem.split(" with value")[0].split())
+        raise UserError(f"{path}{line}: not readable as YAML: {problem}") from None
     if values is not None and not isinstance(values, dict):
         raise UserError(f"{path}: expected keys with values, got {_shown(values)}")
     for key in values or {}:
         if not isinstance(key, str):
             raise UserError(f"{path}: {_shown(key)}: a key should be text; put it in quotes")
     return values or {}
-
-
-def _beside(path: Path) -> str:
-    names = sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.parent.is_dir() else []
-    return nearest(path.name, names) if names else ""
