@@ -166,18 +166,6 @@ def without_unused(values: dict[str, Any]) -> dict[str, Any]:
     return used
 
 
-def without_unused(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a run config, less momentum, nesterov and init_std where nothing uses them."""
-    values = dict(values)
-    if values["optimizer"] not in ("SGD", "RMSprop"):
-        values["momentum"] = 0.0
-    if values["optimizer"] != "SGD" or not values["momentum"]:
-        values["nesterov"] = False
-    if "normal" not in (values["init"], values["bias_init"]):
-        values["init_std"] = 1.0
-    return values
-
-
 def sizes_text(hidden_sizes: tuple[int, ...]) -> str:
     """(400, 400) → "400-400"; no hidden layer → "none"."""
     return "-".join(map(str, hidden_sizes)) or "none"

@@ -42,27 +42,22 @@ def described(config: RunConfig) -> str:
     return ", ".join(setting(name, getattr(config, name)) for name in (*SAID, *more))
 
 
-def labels(configs: Sequence[RunConfig]) -> dict[str, str]:
-    """trial_id → what tells the trial from the others, in words."""
-    fields = differing(configs)
-    return {c.trial_id: ", ".join(setting(name, getattr(c, name)) for name in fields) or described(c) for c in configs}
-
-
 def study_of(configs: Sequence[RunConfig]) -> Study:
     """The study that has them all: what they share as `base`, what differs as `variants`, named by it.
 
     Where trials have different seeds, each variant has its own.
     """
-    names, varied, seeds = labels(configs), differing(configs), {}
-    for config in sorted(configs, key=lambda config: config.seed):
-        seeds.setdefault(config.trial_id, []).append(config.seed)
-    alike = len({*map(tuple, seeds.values())}) == 1
-    rows = {names[c.trial_id]: c.model_dump(mode="json") for c in configs}
-    variants = {name: {field: row[field] for field in varied} for name, row in rows.items()}
-    for trial, own in {} if alike else seeds.items():
-        variants[names[trial]]["seeds"] = own
-    base = {field: rows[names[configs[0].trial_id]][field] for field in TRIAL_FIELDS if field not in varied}
-    return Study(base, variants, {}, seeds[configs[0].trial_id])
+    trials: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        trials.setdefault(config.trial_id, []).append(config)
+    varied, variants = differing(configs), {}
+    seeds = [sorted(config.seed for config in members) for members in trials.values()]
+    alike = all(own == seeds[0] for own in seeds)
+    for (config, *_), own in zip(trials.values(), seeds, strict=True):
+        name = ", ".join(setting(field, getattr(config, field)) for field in varied) or described(config)
+        row = config.model_dump(mode="json")
+        variants[name] = {field: row[field] for field in varied} | ({} if alike else {"seeds": own})
+    return Study({field: row[field] for field in TRIAL_FIELDS if field not in varied}, variants, {}, seeds[0])
 
 
 def study_yaml(configs: Sequence[RunConfig]) -> str:
@@ -77,12 +72,6 @@ def study_yaml(configs: Sequence[RunConfig]) -> str:
     yaml.representer.ignore_aliases = lambda _: True
     yaml.dump(spec, text := io.StringIO())
     return text.getvalue()
-
-
-def table_html(frame: pd.DataFrame) -> str:
-    """A table of text, left aligned."""
-    cells = {"selector": "th, td", "props": "text-align: left; padding: 2px 16px 2px 0"}
-    return frame.style.hide().set_table_styles([cells]).to_html()
 
 
 def overview(runs: Sequence[store.Run], by: str = "") -> pd.DataFrame:
@@ -179,9 +168,12 @@ class Browse(Panel):
         runs = {run.config.trial_id: run.config for run in self.picked}
         self._order = [*(trial for trial in self._order if trial in runs), *(t for t in runs if t not in self._order)]
         configs = sorted((run.config for run in self.picked), key=lambda c: self._order.index(c.trial_id))
-        study = study_of(configs) if configs else None
-        self._curves = [study.history()] if study else []
-        self.trials.value = table_html(summary_table(study.runs())) if study else ""
+        self._curves, self.trials.value = [], ""
+        if configs:
+            study = study_of(configs)
+            self._curves, rows = [study.history()], summary_table(study.runs()).printed
+            cells = {"selector": "th, td", "props": "text-align: left; padding: 2px 16px 2px 0"}
+            self.trials.value = rows.style.hide().set_table_styles([cells]).to_html()
         self._draw(self._curves)
 
     def _draw(self, parts: list[pd.DataFrame]) -> None:

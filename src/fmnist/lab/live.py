@@ -31,8 +31,6 @@ class Live:
 
     def __init__(self, configs: Sequence[RunConfig], device: str = "auto", changed: Callable[[], None] = lambda: None):
         self.configs, self.device, self.changed = list(configs), resolve_device(device), changed
-        if len({config.trial_id for config in configs}) != 1:
-            raise UserError("live training: takes the runs of one trial, which differ in their seeds alone")
         self.runs = [run for config in configs if (run := store.load(config.run_id))]
         self.missing = [c for c in configs if c.run_id not in {run.run_id for run in self.runs}]
         self.total = self.configs[0].epochs
