@@ -1,5 +1,6 @@
 """Training that is watched, stopped and interrupted: what is kept is what an unwatched training would have given."""
 
+import json
 import textwrap
 import threading
 from pathlib import Path
@@ -102,17 +103,6 @@ def test_trials_side_by_side_become_a_study(runs):
     assert Study(**YAML(typ="safe").load(study_yaml(wanted[:2]))).configs == wanted[:2]
 
 
-def test_a_removed_run_is_gone_and_is_trained_again(runs):
-    run = train(configs(1, seeds=[0]), "cpu")[0]
-    with pytest.raises(UserError, match="whole id"):
-        store.remove(run.run_id[:6])
-    store.remove(run.run_id)
-    assert store.all_runs() == [] and list(runs.iterdir()) == []
-    with pytest.raises(UserError, match="no such finished run"):
-        store.remove(run.run_id)
-    assert len(train(configs(1, seeds=[0]), "cpu")) == 1
-
-
 def test_one_trains_at_a_time(runs):
     first = Live(configs(100_000)).start()
     while not first.epochs:
@@ -210,6 +200,15 @@ def test_welcome_links_every_notebook():
     text = (ROOT / "notebooks" / "welcome.ipynb").read_text("utf-8")
     names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")} - {"welcome.ipynb"}
     assert {name for name in names if f"]({name})" not in text} == set()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_are_stored_as_jupyterlab_writes_them(path):
+    text, kernel = path.read_text("utf-8"), {"display_name": "Python 3 (ipykernel)", "language": "python"}
+    notebook = json.loads(text)
+    assert text == json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    assert notebook["metadata"]["kernelspec"] == kernel | {"name": "python3"}
+    assert notebook["metadata"]["language_info"] == {"name": "python"}  # the rest depends on the machine
 
 
 # --- a kernel that is interrupted -------------------------------------------------------------------------------------
