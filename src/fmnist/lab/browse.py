@@ -95,7 +95,8 @@ def overview(runs: Sequence[store.Run], by: str = "") -> pd.DataFrame:
         ids=("run_id", list), runs=("run_id", "size"), diverged=("diverged", "sum"), mean=(*test, "mean"),
         std=(*test, "std"), lowest=(*test, "min"), highest=(*test, "max"),
     )  # fmt: skip
-    return found.round(2).reset_index()
+    names = {name: f"test {name} (%)" for name in ("mean", "std", "lowest", "highest")}
+    return found.round(2).rename(columns=names).reset_index().rename(columns=lambda name: name.replace("_", " "))
 
 
 class Browse(Panel):
