@@ -1,5 +1,6 @@
 """Training that is watched, stopped and interrupted: what is kept is what an unwatched training would have given."""
 
+import json
 import textwrap
 import threading
 from pathlib import Path
@@ -11,13 +12,11 @@ from jupyter_client.manager import start_new_kernel
 from ruamel.yaml import YAML
 
 from fmnist import store
-from fmnist.config import RunConfig, UserError
+from fmnist.config import TRIAL_FIELDS, RunConfig, UserError
 from fmnist.engine import workers
-from fmnist.lab import anatomy, live
-from fmnist.lab.beside import study_yaml
-from fmnist.lab.browse import Browse
+from fmnist.lab import live, network
+from fmnist.lab.browse import Browse, study_yaml
 from fmnist.lab.explore import Explore
-from fmnist.lab.export import export
 from fmnist.lab.live import Live
 from fmnist.study import Study, train
 
@@ -87,23 +86,13 @@ def test_what_is_in_the_store_is_not_trained_again(runs):
     train(configs(1), "cpu")
     training = Live(configs(1)).start().wait()
     assert training.state == "finished" and training.missing == [] and len(training.runs) == 2
-    assert len(training.history()) == 4
+    assert training.history().empty
 
 
 def test_a_failure_in_the_thread_is_said(runs, monkeypatch):
     monkeypatch.setattr(live, "load", lambda *_: (_ for _ in ()).throw(UserError("no data")))
     training = Live(configs(1)).start().wait()
     assert (training.state, training.error) == ("failed", "no data")
-    assert not workers.BESIDE.is_set()
-
-
-def test_a_study_trains_beside_it_without_a_fork(runs):
-    training = Live(configs(100_000, seeds=[5])).start()
-    while not training.epochs:
-        threading.Event().wait(0.05)
-    assert len(train([*configs(1), *configs(1, hidden_sizes=(9,))], "cpu")) == 4
-    training.stop()
-    assert training.wait(60).state == "stopped"
 
 
 def test_trials_side_by_side_become_a_study(runs):
@@ -114,24 +103,13 @@ def test_trials_side_by_side_become_a_study(runs):
     assert Study(**YAML(typ="safe").load(study_yaml(wanted[:2]))).configs == wanted[:2]
 
 
-def test_a_removed_run_is_gone_and_is_trained_again(runs):
-    run = train(configs(1, seeds=[0]), "cpu")[0]
-    with pytest.raises(UserError, match="whole id"):
-        store.remove(run.run_id[:6])
-    store.remove(run.run_id)
-    assert store.all_runs() == [] and list(runs.iterdir()) == []
-    with pytest.raises(UserError, match="no such finished run"):
-        store.remove(run.run_id)
-    assert len(train(configs(1, seeds=[0]), "cpu")) == 1
-
-
 def test_one_trains_at_a_time(runs):
     first = Live(configs(100_000)).start()
     while not first.epochs:
         threading.Event().wait(0.05)
     second = Live(configs(1, seeds=[7])).start()
     assert first.state == "stopped" and len(first.runs) == 2
-    assert second.wait(60).state == "finished" and not workers.BESIDE.is_set()
+    assert second.wait(60).state == "finished"
 
 
 def test_more_seeds_than_fit_are_refused(runs, monkeypatch):
@@ -145,39 +123,56 @@ def test_more_seeds_than_fit_are_refused(runs, monkeypatch):
 
 @pytest.fixture
 def panels(runs, monkeypatch, small):
-    monkeypatch.setattr(anatomy, "load", lambda *_, **__: small)
+    monkeypatch.setattr(network, "load", lambda *_, **__: small)
     return lambda *seeds: Explore({**TINY, "epochs": 2}, list(seeds), "cpu")
 
 
 def test_explore_trains_compares_and_writes_the_study(panels):
     panel = panels(0)
-    panel.train()
+    assert Study(**YAML(typ="safe").load(panel.copy.text)).configs == panel.form.configs()
+    panel.train_button.click()
     panel.wait(60)
-    assert panel.said.value.count("finished") and panel.run.config.seed == 0 and not panel.train_button.disabled
-    panel.form.seeds.value, panel.form.optimizer.value = "0, 1", "Adam"
-    panel.train()
+    assert "finished" in panel.said.value and panel.run.config.seed == 0 and not panel.train_button.disabled
+    panel.form.seeds.value, panel.form.fields["optimizer"].value = "0, 1", "Adam"
+    panel.train_button.click()
     panel.wait(60)
-    assert panel.model(torch.zeros(3, 784)).shape == (3, 10)
-    panel.shown.value = tuple(panel.trials)
-    assert panel.table.value.count("<tr") == 3  # the head and two trials
-    assert {c.run_id for c in Study(**YAML(typ="safe").load(panel.study.value)).configs} == {
-        run.run_id for run in store.all_runs()
-    }
+    assert panel.run.model()(torch.zeros(3, 784)).shape == (3, 10)
+    assert len(panel.picked) == 3 and panel.trials.value.count("<tr") == 3  # the head and two trials
+    study = Study(**YAML(typ="safe").load(panel.copy.text))
+    assert {config.run_id for config in study.configs} == {run.run_id for run in store.all_runs()}
+    order = list(panel._order)  # whose colours are these
+    panel.table.selected_rows = list(reversed(panel.table.selected_rows))
+    assert panel._order == order and order[0] == panel.picked[-1].config.trial_id
 
 
 def test_explore_says_what_is_wrong_and_goes_on(panels):
     panel = panels(0)
-    panel.form.hidden_sizes.value = "wide"
-    panel.train()
-    assert "layers: should be whole numbers" in panel.said.value and panel.live is None
-    panel.form.hidden_sizes.value = "8"
-    panel.train()
+    for wrong in ("wide", "-1", "8--8"):
+        panel.form.fields["hidden_sizes"].value = wrong
+        panel.train_button.click()
+        assert "hidden sizes: should be whole numbers" in panel.said.value and panel.live is None
+        assert panel.copy.text == ""
+    panel.form.fields["hidden_sizes"].value = "8"
+    panel.train_button.click()
     panel.wait(60)
     store.remove(panel.run.run_id)
-    panel.reload.click()
-    assert list(panel.trials) == [] and "Error" not in panel.said.value
+    panel.refresh()
+    assert panel.runs == [] and "Error" not in panel.said.value and panel.plot.layout.display == "none"
     with pytest.raises(UserError, match="no such device"):
         Explore(None, [0], "cuda:77")
+
+
+def test_a_form_has_every_field_with_its_choices_and_bounds(panels):
+    form = panels(0).form
+    assert form.fields.keys() == {*TRIAL_FIELDS} and form.fields["momentum"] not in form.children
+    form.all.value = True
+    assert set(form.fields.values()) <= {*form.children}
+    assert form.fields["init"].options[0] == "default" and form.fields["val_size"].max == 59_999
+    form.fields["momentum"].value, form.fields["optimizer"].value = 0.9, "Adam"
+    assert form.configs()[0].momentum == 0  # it has none
+    form.fields["lr"].value = 0
+    with pytest.raises(UserError, match="lr: should be greater than 0"):
+        form.configs()
 
 
 def test_what_is_removed_is_what_was_asked_about(runs, panels):
@@ -207,50 +202,13 @@ def test_welcome_links_every_notebook():
     assert {name for name in names if f"]({name})" not in text} == set()
 
 
-# --- other tools' forms -----------------------------------------------------------------------------------------------
-
-
-def test_export_to_csv_has_every_run_and_epoch(runs, tmp_path):
-    import pandas as pd
-
-    stored = train(configs(2), "cpu")
-    export("csv", tmp_path / "csv")
-    table, history = (pd.read_csv(tmp_path / "csv" / name) for name in ("runs.csv", "history.csv"))
-    assert set(table["run_id"]) == {run.run_id for run in stored} and len(history) == 6
-    with pytest.raises(UserError, match="not empty"):
-        export("csv", tmp_path / "csv")
-
-
-def test_export_to_tensorboard_is_read_by_it(runs, tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (run,) = train(configs(2, seeds=[0]), "cpu")
-    (folder,) = export("tensorboard", tmp_path / "tb")
-    read = EventAccumulator(str(folder)).Reload()
-    points = read.Scalars("val_accuracy")
-    assert [point.step for point in points] == [0, 1, 2]
-    np.testing.assert_allclose([point.value for point in points], run.history()["val_accuracy"], rtol=1e-6)
-
-
-def test_export_to_mlflow_is_read_by_it(runs, tmp_path):
-    pytest.importorskip("mlflow")
-    from mlflow.tracking import MlflowClient
-
-    (run,) = train(configs(2, seeds=[0]), "cpu")
-    (path,) = export("mlflow", tmp_path / "ml")
-    client = MlflowClient(f"sqlite:///{path}")
-    (there,) = client.search_runs([client.get_experiment_by_name("fmnist").experiment_id])
-    assert there.data.params["hidden_sizes"] == "8" and there.data.tags["run_id"] == run.run_id
-    assert there.data.metrics["final_test_accuracy"] == run.metrics["test_accuracy"]
-    assert len(client.get_metric_history(there.info.run_id, "val_accuracy")) == 3
-
-
-@pytest.mark.parametrize("form", ["tensorboard", "mlflow"])
-def test_export_says_what_to_install(runs, tmp_path, monkeypatch, form):
-    monkeypatch.setattr("fmnist.lab.export.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=rf"pip install 'fmnist\[{form}\]'"):
-        export(form, tmp_path / "out")
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_are_stored_as_jupyterlab_writes_them(path):
+    text, kernel = path.read_text("utf-8"), {"display_name": "Python 3 (ipykernel)", "language": "python"}
+    notebook = json.loads(text)
+    assert text == json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    assert notebook["metadata"]["kernelspec"] == kernel | {"name": "python3"}
+    assert notebook["metadata"]["language_info"] == {"name": "python"}  # the rest depends on the machine
 
 
 # --- a kernel that is interrupted -------------------------------------------------------------------------------------

@@ -163,18 +163,6 @@ def without_unused(values: dict[str, Any]) -> dict[str, Any]:
     return used
 
 
-def without_unused(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` of a config, with what has no meaning beside the others (momentum of Adam) set to its default."""
-    values, optimizer = dict(values), values.get("optimizer", "SGD")
-    if "momentum" in values and optimizer not in ("SGD", "RMSprop"):
-        values["momentum"] = 0.0
-    if "nesterov" in values and (optimizer != "SGD" or not values.get("momentum")):
-        values["nesterov"] = False
-    if "init_std" in values and "normal" not in (values.get("init"), values.get("bias_init")):
-        values["init_std"] = 1.0
-    return values
-
-
 def sizes_text(hidden_sizes: tuple[int, ...]) -> str:
     """(400, 400) → "400-400"; no hidden layer → "none"."""
     return "-".join(map(str, hidden_sizes)) or "none"

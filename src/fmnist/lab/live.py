@@ -13,7 +13,7 @@ import torch
 
 from fmnist import store
 from fmnist.config import RunConfig, UserError
-from fmnist.data import Data, load
+from fmnist.data import load
 from fmnist.engine.train import HISTORY, Training
 from fmnist.engine.workers import budget, footprint, resolve_device, settings
 
@@ -31,12 +31,10 @@ class Live:
 
     def __init__(self, configs: Sequence[RunConfig], device: str = "auto", changed: Callable[[], None] = lambda: None):
         self.configs, self.device, self.changed = list(configs), resolve_device(device), changed
-        if len({config.trial_id for config in configs}) != 1:
-            raise UserError("live training: takes the runs of one trial, which differ in their seeds alone")
-        stored = {config.run_id: store.load(config.run_id) for config in configs}
-        self.missing = [config for config in self.configs if stored[config.run_id] is None]
-        self.runs = [run for run in stored.values() if run]
-        self.epochs, self.total = 0, self.configs[0].epochs
+        self.runs = [run for config in configs if (run := store.load(config.run_id))]
+        self.missing = [c for c in configs if c.run_id not in {run.run_id for run in self.runs}]
+        self.total = self.configs[0].epochs
+        self.epochs = 0 if self.missing else self.total
         self.state, self.error = "training", ""
         self._curves, self._stop = np.zeros((0, len(self.missing), len(HISTORY))), threading.Event()
         self._thread = threading.Thread(target=self._run, name="fmnist live", daemon=True)
@@ -65,28 +63,20 @@ class Live:
         return self
 
     def history(self) -> pd.DataFrame:
-        """The curves so far: a row per run and epoch, the columns of `Run.history`, run_id, seed, epochs (so far)."""
-        curves, begun = self._curves, {run.config.seed for run in self.runs}
-        rows = [
-            run.history().assign(run_id=run.run_id, seed=run.config.seed, epochs=run.config.epochs) for run in self.runs
-        ]
-        for config, table in zip(self.missing, curves.swapaxes(0, 1), strict=True):
-            if config.seed not in begun and len(table):
-                about = {"run_id": config.run_id, "seed": config.seed, "epochs": len(table) - 1}
-                rows.append(pd.DataFrame(table, columns=HISTORY).assign(**about))
-        columns = [*HISTORY, "run_id", "seed", "epochs"]
-        frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
-        return frame.assign(epoch=frame["epoch"].astype(int))
+        """Curves so far of the runs that the store lacked: a row per run and epoch.
+
+        The columns are those of `Run.history`, with run_id, seed, and epochs (so far, since none has diverged by that).
+        """
+        curves = self._curves  # [epochs, runs, columns]; the thread replaces it
+        frame = pd.DataFrame(curves.reshape(-1, len(HISTORY)), columns=HISTORY).astype({"epoch": int})
+        for name in ("run_id", "seed"):
+            frame[name] = [getattr(config, name) for config in self.missing] * len(curves)
+        return frame.assign(epochs=len(curves) - 1)
 
     def _run(self) -> None:
         state = "failed"
         try:
-            if self.missing:
-                data = load(self.device, self.configs[0].dataset)
-                with settings(self.device, 1):
-                    state = self._train(data)
-            else:
-                self.epochs, state = self.total, "finished"
+            state = self._train() if self.missing else "finished"
         except UserError as error:
             self.error = str(error)
         except torch.OutOfMemoryError:
@@ -98,21 +88,23 @@ class Live:
             self.changed()
 
     @torch.inference_mode()
-    def _train(self, data: Data) -> str:
+    def _train(self) -> str:
         """The state in which it ends."""
-        state, training = "finished", Training(self.missing, data)
-        self._watch(training)
-        while not training.over:
-            before = {name: tensor.clone() for name, tensor in training.stack.state.items()}
-            try:
-                training.epoch(self._stop)
-            except KeyboardInterrupt:
-                training.end(before)
-                state = "stopped"
-                break
+        data = load(self.device, self.configs[0].dataset)
+        with settings(self.device, 1):
+            state, training = "finished", Training(self.missing, data)
             self._watch(training)
-        if training.epochs or not self._stop.is_set():
-            self.runs = [*self.runs, *map(store.save, training.finish())]
+            while not training.over:
+                before = {name: tensor.clone() for name, tensor in training.stack.state.items()}
+                try:
+                    training.epoch(self._stop)
+                except KeyboardInterrupt:
+                    training.end(before)
+                    state = "stopped"
+                    break
+                self._watch(training)
+            if training.epochs or state == "finished":
+                self.runs = [*self.runs, *map(store.save, training.finish())]
         return state
 
     def _watch(self, training: Training) -> None:
