@@ -61,7 +61,7 @@ class Form(widgets.VBox):
         self.fields = {name: field_widget(name, getattr(first, name)) for name in TRIAL_FIELDS}
         self.seeds = widgets.Text(", ".join(map(str, seeds)), description="seeds", **LOOK)
         self.device = widgets.Dropdown(options=devices(), value=device, description="device", **LOOK)
-        self.all = widgets.ToggleButton(description="All fields", layout={"width": "90px"})
+        self.all = widgets.ToggleButton(description="More", tooltip="all fields", layout={"width": "70px"})
         self.all.observe(lambda _: self._lay(base), "value")
         super().__init__()
         self._lay(base)
@@ -158,10 +158,10 @@ class Explore(Browse):
         kept = f"kept as runs of {count(live.epochs, 'epoch')}" if live.epochs else "no epoch was finished"
         already = "all of it was in the store already" if not live.missing else "in the store"
         said = {"failed": live.error, "stopped": f"stopped; {kept}", "finished": f"finished; {already}"}[state]
-        self.say(said, bad=state == "failed")
         if live.runs and live.epochs:
             self.refresh(live.runs)
             self.network.show(live.runs[-1], described(live.runs[-1].config))
+        self.say(said, bad=state == "failed")
 
     def _picked_changed(self) -> None:
         super()._picked_changed()
