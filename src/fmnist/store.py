@@ -21,6 +21,7 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,12 +52,10 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """Its address in the store: 16 hexadecimal digits."""
         return self.folder.name
 
     @cached_property
     def config(self) -> RunConfig:
-        """Every hyperparameter it was trained with."""
         return validate(RunConfig, self.record["config"], str(self.folder / "run.json"))
 
     @property
@@ -77,10 +76,8 @@ class Run:
         return np.load(io.BytesIO(self._read("predictions.npy")), allow_pickle=False)[int(best)]
 
     def model(self, best: bool = False) -> "MLP":
-        """The trained network, an `nn.Module` in evaluation mode: float [n, 784] → logits [n, 10].
-
-        It takes images scaled as `config.input_scaling` says, and has the last epoch's weights, or with `best` those of
-        the best validation epoch. Raises `UserError` if the stored weights are not those of the config.
+        """The trained network in evaluation mode: float [n, 784], scaled as `config.input_scaling` says → logits
+        [n, 10]; `best`: with the best validation epoch's weights. Raises `UserError` if they are not the config's.
         """
         import torch
 
@@ -132,7 +129,16 @@ def _write(result: "Result", folder: Path) -> None:
     }
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    (folder / "run.json").write_text(json.dumps(_record(result), indent=1) + "\n", encoding="utf-8")
+    record = {
+        "config": result.config.model_dump(mode="json"),
+        "metrics": {name: value if math.isfinite(value) else None for name, value in result.metrics.items()},
+        "device": result.device,
+        "data_checksum": result.data_checksum,
+        "versions": versions(),
+        "code": code(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _discard(folder: Path) -> None:
@@ -146,9 +152,7 @@ def check_writable() -> None:
     folder = runs_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
+        TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"{folder}: runs cannot be stored here: {error.strerror or error}. {REMEDY}") from None
 
@@ -158,58 +162,41 @@ def load(run_id: str) -> Run | None:
     folder = runs_folder() / run_id
     try:
         run = Run(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
-        known = run.config.run_id == run_id and run.record.keys() >= {"device", "finished"}
-        whole = {*run.metrics} >= {*METRICS} and all((folder / name).stat().st_size for name in FILES)
-        run.row()  # has a value for every column
+        whole = run.config.run_id == run_id and all((folder / name).stat().st_size for name in FILES)
+        return run if whole and run.row() and run.record["finished"] else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
         return None
-    return run if known and whole else None
 
 
 def load_run(run_id: str) -> Run:
     """The finished run with this id, or the only one whose id begins with it; raises `UserError` if there is none."""
-    if run_id.isalnum() and (run := load(run_id)):
-        return run
-    ids = [folder.name for folder in runs_folder().glob(f"{run_id}*") if load(folder.name)] if run_id.isalnum() else []
-    if len(ids) != 1:
-        problem = f"begins {len(ids)} runs: {', '.join(sorted(ids))}" if ids else "no such finished run"
+    found = [run] if (run := load(run_id)) else all_runs(run_id) if run_id else []
+    if len(found) != 1:
+        ids = ", ".join(run.run_id for run in found)
+        problem = f"begins {len(found)} runs: {ids}" if found else "no such finished run"
         raise UserError(f"run {run_id!r}: {problem} in {runs_folder()}; `fmnist results` lists them")
-    return load(ids[0])
+    return found[0]
+
+
+def all_runs(prefix: str = "") -> list[Run]:
+    """Every finished run whose id begins so, by id."""
+    folders = sorted(runs_folder().glob("[!.]*"))
+    return [run for folder in folders if folder.name.startswith(prefix) and (run := load(folder.name))]
 
 
 def remove(run_id: str) -> None:
-    """Take the run with this whole id out of the store, for good. Raises `UserError` if it is not there or stays."""
+    """Take the run with this id out of the store, for good. Raises `UserError` if it is not there or stays."""
     folder = load_run(run_id).folder
-    if folder.name != run_id:
-        raise UserError(f"run {run_id!r}: to remove a run give its whole id, {folder.name}")
     try:
         _discard(folder)
     except OSError as error:
         raise UserError(f"{folder}: the run cannot be removed: {error.strerror or error}") from None
 
 
-def all_runs() -> list[Run]:
-    """Every finished run, by id."""
-    return [run for folder in sorted(runs_folder().glob("[!.]*")) if (run := load(folder.name))]
-
-
 def results() -> pd.DataFrame:
     """One row per finished run, see `Run.row`."""
     columns = ["run_id", *RunConfig.model_fields, *METRICS, "device"]
     return pd.DataFrame([run.row() for run in all_runs()], columns=columns)
-
-
-def _record(result: "Result") -> dict[str, Any]:
-    finite = {name: value if math.isfinite(value) else None for name, value in result.metrics.items()}  # strict JSON
-    return {
-        "config": result.config.model_dump(mode="json"),
-        "metrics": finite,
-        "device": result.device,
-        "data_checksum": result.data_checksum,
-        "versions": versions(),
-        "code": code(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 @cache
@@ -221,10 +208,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def code() -> dict[str, Any]:
-    """The git commit of the package, and whether its files were as committed ("clean"); without git, "" and None.
-
-    Only the package's own files count: parameters are in every run's config.
-    """
+    """The git commit of the package, and whether its files, and they alone, were as committed; without git "", None."""
     here = Path(__file__).parent
     try:
         git(here, "ls-files", "--error-unmatch", "__init__.py")  # not a repository that only happens to be around
@@ -253,7 +237,7 @@ def export(form: str, folder: Path) -> None:
 
 def _csv(runs: Sequence[Run], folder: Path) -> None:
     """runs.csv, a row a run, and history.csv, a row a run and epoch."""
-    pd.DataFrame([run.row() for run in runs]).to_csv(folder / "runs.csv", index=False)
+    results().to_csv(folder / "runs.csv", index=False)
     histories = pd.concat({run.run_id: run.history() for run in runs}, names=["run_id"]).reset_index("run_id")
     histories.to_csv(folder / "history.csv", index=False)
 
