@@ -64,10 +64,8 @@ class Run:
         return self.record["metrics"]
 
     def history(self) -> pd.DataFrame:
-        """epoch (0 is before training), train_loss, train_accuracy, val_loss, val_accuracy, seconds, weight_norm.
-
-        A row per epoch, epochs + 1 unless the run diverged. Losses in nats, accuracies in [0, 1]; seconds are the run's
-        share of its stack's; weight_norm is that of all weights, biases left out (runs of earlier versions lack it).
+        """A row per epoch, 0 being before training: train_loss, train_accuracy, val_loss, val_accuracy, seconds (the
+        run's share of its stack's), weight_norm (biases left out; runs of earlier versions lack it).
         """
         return pd.read_parquet(io.BytesIO(self._read("history.parquet")))
 
@@ -96,7 +94,6 @@ class Run:
         return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
 
     def _read(self, name: str) -> bytes:
-        """Every file but the record comes in here."""
         return (self.folder / name).read_bytes()
 
 
@@ -105,40 +102,37 @@ def save(result: "Result") -> Run:
 
     Raises `UserError` if the store cannot be written.
     """
-    folder = runs_folder() / result.config.run_id
-    try:
-        if folder.exists() and load(folder.name) is None:
-            _discard(folder)
-        with aside(folder) as part:
-            _write(result, part)
-    except OSError as error:
-        if load(folder.name) is None:
-            raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
-    return load_run(folder.name)
-
-
-def _write(result: "Result", folder: Path) -> None:
-    """The files of a run in a new folder, its record last."""
-    folder.mkdir(parents=True)
+    packages = {name: version(name) for name in ("fmnist", "torch", "numpy")}
+    system = f"{platform.system()} {platform.machine()}"
+    record = {
+        "config": result.config.model_dump(mode="json"),
+        "metrics": {name: value if math.isfinite(value) else None for name, value in result.metrics.items()},
+        "device": result.device,
+        "data_checksum": result.data_checksum,
+        "versions": {"python": platform.python_version(), **packages, "system": system},
+        "code": code(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     np.save(predictions := io.BytesIO(), result.predictions)
     files = {
         "history.parquet": pd.DataFrame(result.history).to_parquet(index=False),
         "predictions.npy": predictions.getvalue(),
         "weights.safetensors": safetensors.numpy.save(result.weights),
         "best.safetensors": safetensors.numpy.save(result.best_weights),
+        "run.json": json.dumps(record, indent=1).encode() + b"\n",
     }
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    record = {
-        "config": result.config.model_dump(mode="json"),
-        "metrics": {name: value if math.isfinite(value) else None for name, value in result.metrics.items()},
-        "device": result.device,
-        "data_checksum": result.data_checksum,
-        "versions": versions(),
-        "code": code(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    folder = runs_folder() / result.config.run_id
+    try:
+        if folder.exists() and load(folder.name) is None:
+            _discard(folder)
+        with aside(folder) as part:
+            part.mkdir(parents=True)
+            for name, content in files.items():
+                (part / name).write_bytes(content)
+    except OSError as error:
+        if load(folder.name) is None:
+            raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
+    return load_run(folder.name)
 
 
 def _discard(folder: Path) -> None:
@@ -185,7 +179,7 @@ def all_runs(prefix: str = "") -> list[Run]:
 
 
 def remove(run_id: str) -> None:
-    """Take the run with this id out of the store, for good. Raises `UserError` if it is not there or stays."""
+    """Take the run with this id out of the store, for good; found as by `load_run`. Raises `UserError` if it stays."""
     folder = load_run(run_id).folder
     try:
         _discard(folder)
@@ -197,13 +191,6 @@ def results() -> pd.DataFrame:
     """One row per finished run, see `Run.row`."""
     columns = ["run_id", *RunConfig.model_fields, *METRICS, "device"]
     return pd.DataFrame([run.row() for run in all_runs()], columns=columns)
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Of what a result may depend on."""
-    packages = {name: version(name) for name in ("fmnist", "torch", "numpy")}
-    return {"python": platform.python_version(), **packages, "system": f"{platform.system()} {platform.machine()}"}
 
 
 @cache
@@ -223,27 +210,28 @@ def git(folder: Path, *words: str) -> str:
 
 
 def export(form: str, folder: Path) -> None:
-    """Write all runs of the store into a new `folder` as "csv" or "tensorboard"; raises `UserError` where it cannot."""
+    """Write all runs into a new `folder` for other tools; raises `UserError` where it cannot.
+
+    "csv": runs.csv, a row a run, and history.csv, a row a run and epoch; "tensorboard": a folder of events a run.
+    """
     if form == "tensorboard" and find_spec("tensorboard") is None:
         raise UserError("export: tensorboard is not installed; pip install 'fmnist[tensorboard]'")
     if not (runs := all_runs()):
         raise UserError(f"export: no finished runs in {runs_folder()}")
     try:
         folder.mkdir(parents=True)
-        {"csv": _csv, "tensorboard": _tensorboard}[form](runs, folder)
+        if form == "csv":
+            pd.DataFrame([run.row() for run in runs]).to_csv(folder / "runs.csv", index=False)
+            histories = pd.concat({run.run_id: run.history() for run in runs}, names=["run_id"])
+            histories.droplevel(1).to_csv(folder / "history.csv")
+        else:
+            _tensorboard(runs, folder)
     except OSError as error:
         raise UserError(f"export: {folder} should be a new folder: {error.strerror or error}") from None
 
 
-def _csv(runs: Sequence[Run], folder: Path) -> None:
-    """runs.csv, a row a run, and history.csv, a row a run and epoch."""
-    results().to_csv(folder / "runs.csv", index=False)
-    histories = pd.concat({run.run_id: run.history() for run in runs}, names=["run_id"]).reset_index("run_id")
-    histories.to_csv(folder / "history.csv", index=False)
-
-
 def _tensorboard(runs: Sequence[Run], folder: Path) -> None:
-    """A folder of event files for each run: its curves, and its config with the final metrics in the HPARAMS tab."""
+    """Curves, and configs with the final metrics in the HPARAMS tab."""
     from torch.utils.tensorboard import SummaryWriter
 
     for run in runs:
