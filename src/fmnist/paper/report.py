@@ -86,7 +86,7 @@ class Chapter(NamedTuple):
     def contents(self) -> dict[str, Any]:
         """What other notebooks of the report may know of it."""
         first, about = self.source.cells[0].source.partition("\n")[0], self.source.metadata.get("fmnist", {})
-        title, label = re.match(r"#* *(.*?) *(?:\{#([\w-]+)\})?$", first).groups("")
+        title, label = re.match(r"#* *(.*?) *(?:\{#([\w-]+).*\})?$", first).groups("")
         study = getattr(self.study, "study", self.study) if self.kind != "beyond" else None  # a search has one
         contents = {"notebook": self.name, "title": title, "label": label, "kind": self.kind}
         contents |= {"question": about.get("question", ""), "study": study and study.spec.model_dump(mode="json")}
@@ -124,7 +124,7 @@ class Report:
         _check_name(kind, KINDS, f"notebooks/{name}.ipynb: kind {kind!r} is for no report")
         parameters = self._parameters(name, defaults)
         parts = {key: parameters[key] for key in KINDS[kind].model_fields if key in parameters}
-        study = (Search if kind == "search" else Study)(**parts, where=place) if parts else None
+        study = (Search if kind == "search" else Study)(**parts, where=place) if KINDS[kind] is not Strict else None
         if isinstance(study, Study) and "baseline" in parameters:
             known, baseline = study.spec.variants or study.trials, parameters["baseline"]
             _check_name(baseline, known, f"{place}: baseline: no trial is called {baseline!r}")
