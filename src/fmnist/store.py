@@ -21,6 +21,7 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,12 +52,10 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """Its address in the store: 16 hexadecimal digits."""
         return self.folder.name
 
     @cached_property
     def config(self) -> RunConfig:
-        """Every hyperparameter it was trained with."""
         return validate(RunConfig, self.record["config"], str(self.folder / "run.json"))
 
     @property
@@ -65,10 +64,8 @@ class Run:
         return self.record["metrics"]
 
     def history(self) -> pd.DataFrame:
-        """epoch (0 is before training), train_loss, train_accuracy, val_loss, val_accuracy, seconds, weight_norm.
-
-        A row per epoch, epochs + 1 unless the run diverged. Losses in nats, accuracies in [0, 1]; seconds are the run's
-        share of its stack's; weight_norm is that of all weights, biases left out (runs of earlier versions lack it).
+        """A row per epoch, 0 being before training: train_loss, train_accuracy, val_loss, val_accuracy, seconds (the
+        run's share of its stack's), weight_norm (biases left out; runs of earlier versions lack it).
         """
         return pd.read_parquet(io.BytesIO(self._read("history.parquet")))
 
@@ -77,10 +74,8 @@ class Run:
         return np.load(io.BytesIO(self._read("predictions.npy")), allow_pickle=False)[int(best)]
 
     def model(self, best: bool = False) -> "MLP":
-        """The trained network, an `nn.Module` in evaluation mode: float [n, 784] → logits [n, 10].
-
-        It takes images scaled as `config.input_scaling` says, and has the last epoch's weights, or with `best` those of
-        the best validation epoch. Raises `UserError` if the stored weights are not those of the config.
+        """The trained network in evaluation mode: float [n, 784], scaled as `config.input_scaling` says → logits
+        [n, 10]; `best`: with the best validation epoch's weights. Raises `UserError` if they are not the config's.
         """
         import torch
 
@@ -99,7 +94,6 @@ class Run:
         return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
 
     def _read(self, name: str) -> bytes:
-        """Every file but the record comes in here."""
         return (self.folder / name).read_bytes()
 
 
@@ -108,31 +102,37 @@ def save(result: "Result") -> Run:
 
     Raises `UserError` if the store cannot be written.
     """
-    folder = runs_folder() / result.config.run_id
-    try:
-        if folder.exists() and load(folder.name) is None:
-            _discard(folder)
-        with aside(folder) as part:
-            _write(result, part)
-    except OSError as error:
-        if load(folder.name) is None:
-            raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
-    return load_run(folder.name)
-
-
-def _write(result: "Result", folder: Path) -> None:
-    """The files of a run in a new folder, its record last."""
-    folder.mkdir(parents=True)
+    packages = {name: version(name) for name in ("fmnist", "torch", "numpy")}
+    system = f"{platform.system()} {platform.machine()}"
+    record = {
+        "config": result.config.model_dump(mode="json"),
+        "metrics": {name: value if math.isfinite(value) else None for name, value in result.metrics.items()},
+        "device": result.device,
+        "data_checksum": result.data_checksum,
+        "versions": {"python": platform.python_version(), **packages, "system": system},
+        "code": code(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     np.save(predictions := io.BytesIO(), result.predictions)
     files = {
         "history.parquet": pd.DataFrame(result.history).to_parquet(index=False),
         "predictions.npy": predictions.getvalue(),
         "weights.safetensors": safetensors.numpy.save(result.weights),
         "best.safetensors": safetensors.numpy.save(result.best_weights),
+        "run.json": json.dumps(record, indent=1).encode() + b"\n",
     }
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    (folder / "run.json").write_text(json.dumps(_record(result), indent=1) + "\n", encoding="utf-8")
+    folder = runs_folder() / result.config.run_id
+    try:
+        if folder.exists() and load(folder.name) is None:
+            _discard(folder)
+        with aside(folder) as part:
+            part.mkdir(parents=True)
+            for name, content in files.items():
+                (part / name).write_bytes(content)
+    except OSError as error:
+        if load(folder.name) is None:
+            raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
+    return load_run(folder.name)
 
 
 def _discard(folder: Path) -> None:
@@ -146,9 +146,7 @@ def check_writable() -> None:
     folder = runs_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
+        TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"{folder}: runs cannot be stored here: {error.strerror or error}. {REMEDY}") from None
 
@@ -158,39 +156,35 @@ def load(run_id: str) -> Run | None:
     folder = runs_folder() / run_id
     try:
         run = Run(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
-        known = run.config.run_id == run_id and run.record.keys() >= {"device", "finished"}
-        whole = {*run.metrics} >= {*METRICS} and all((folder / name).stat().st_size for name in FILES)
-        run.row()  # has a value for every column
+        whole = run.config.run_id == run_id and all((folder / name).stat().st_size for name in FILES)
+        return run if whole and run.row() and run.record["finished"] else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
         return None
-    return run if known and whole else None
 
 
 def load_run(run_id: str) -> Run:
     """The finished run with this id, or the only one whose id begins with it; raises `UserError` if there is none."""
-    if run_id.isalnum() and (run := load(run_id)):
-        return run
-    ids = [folder.name for folder in runs_folder().glob(f"{run_id}*") if load(folder.name)] if run_id.isalnum() else []
-    if len(ids) != 1:
-        problem = f"begins {len(ids)} runs: {', '.join(sorted(ids))}" if ids else "no such finished run"
+    found = [run] if (run := load(run_id)) else all_runs(run_id) if run_id else []
+    if len(found) != 1:
+        ids = ", ".join(run.run_id for run in found)
+        problem = f"begins {len(found)} runs: {ids}" if found else "no such finished run"
         raise UserError(f"run {run_id!r}: {problem} in {runs_folder()}; `fmnist results` lists them")
-    return load(ids[0])
+    return found[0]
+
+
+def all_runs(prefix: str = "") -> list[Run]:
+    """Every finished run whose id begins so, by id."""
+    folders = sorted(runs_folder().glob("[!.]*"))
+    return [run for folder in folders if folder.name.startswith(prefix) and (run := load(folder.name))]
 
 
 def remove(run_id: str) -> None:
-    """Take the run with this whole id out of the store, for good. Raises `UserError` if it is not there or stays."""
+    """Take the run with this id out of the store, for good; found as by `load_run`. Raises `UserError` if it stays."""
     folder = load_run(run_id).folder
-    if folder.name != run_id:
-        raise UserError(f"run {run_id!r}: to remove a run give its whole id, {folder.name}")
     try:
         _discard(folder)
     except OSError as error:
         raise UserError(f"{folder}: the run cannot be removed: {error.strerror or error}") from None
-
-
-def all_runs() -> list[Run]:
-    """Every finished run, by id."""
-    return [run for folder in sorted(runs_folder().glob("[!.]*")) if (run := load(folder.name))]
 
 
 def results() -> pd.DataFrame:
@@ -199,32 +193,9 @@ def results() -> pd.DataFrame:
     return pd.DataFrame([run.row() for run in all_runs()], columns=columns)
 
 
-def _record(result: "Result") -> dict[str, Any]:
-    finite = {name: value if math.isfinite(value) else None for name, value in result.metrics.items()}  # strict JSON
-    return {
-        "config": result.config.model_dump(mode="json"),
-        "metrics": finite,
-        "device": result.device,
-        "data_checksum": result.data_checksum,
-        "versions": versions(),
-        "code": code(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Of what a result may depend on."""
-    packages = {name: version(name) for name in ("fmnist", "torch", "numpy")}
-    return {"python": platform.python_version(), **packages, "system": f"{platform.system()} {platform.machine()}"}
-
-
 @cache
 def code() -> dict[str, Any]:
-    """The git commit of the package, and whether its files were as committed ("clean"); without git, "" and None.
-
-    Only the package's own files count: parameters are in every run's config.
-    """
+    """The git commit of the package, and whether its files, and they alone, were as committed; without git "", None."""
     here = Path(__file__).parent
     try:
         git(here, "ls-files", "--error-unmatch", "__init__.py")  # not a repository that only happens to be around
@@ -239,27 +210,28 @@ def git(folder: Path, *words: str) -> str:
 
 
 def export(form: str, folder: Path) -> None:
-    """Write all runs of the store into a new `folder` as "csv" or "tensorboard"; raises `UserError` where it cannot."""
+    """Write all runs into a new `folder` for other tools; raises `UserError` where it cannot.
+
+    "csv": runs.csv, a row a run, and history.csv, a row a run and epoch; "tensorboard": a folder of events a run.
+    """
     if form == "tensorboard" and find_spec("tensorboard") is None:
         raise UserError("export: tensorboard is not installed; pip install 'fmnist[tensorboard]'")
     if not (runs := all_runs()):
         raise UserError(f"export: no finished runs in {runs_folder()}")
     try:
         folder.mkdir(parents=True)
-        {"csv": _csv, "tensorboard": _tensorboard}[form](runs, folder)
+        if form == "csv":
+            pd.DataFrame([run.row() for run in runs]).to_csv(folder / "runs.csv", index=False)
+            histories = pd.concat({run.run_id: run.history() for run in runs}, names=["run_id"])
+            histories.droplevel(1).to_csv(folder / "history.csv")
+        else:
+            _tensorboard(runs, folder)
     except OSError as error:
         raise UserError(f"export: {folder} should be a new folder: {error.strerror or error}") from None
 
 
-def _csv(runs: Sequence[Run], folder: Path) -> None:
-    """runs.csv, a row a run, and history.csv, a row a run and epoch."""
-    pd.DataFrame([run.row() for run in runs]).to_csv(folder / "runs.csv", index=False)
-    histories = pd.concat({run.run_id: run.history() for run in runs}, names=["run_id"]).reset_index("run_id")
-    histories.to_csv(folder / "history.csv", index=False)
-
-
 def _tensorboard(runs: Sequence[Run], folder: Path) -> None:
-    """A folder of event files for each run: its curves, and its config with the final metrics in the HPARAMS tab."""
+    """Curves, and configs with the final metrics in the HPARAMS tab."""
     from torch.utils.tensorboard import SummaryWriter
 
     for run in runs:
