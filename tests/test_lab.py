@@ -15,7 +15,6 @@ from pathlib import Path
 import pypdf
 import pytest
 from ruamel.yaml import YAML
-from test_report import make_project
 
 from fmnist.study import Study
 
@@ -39,7 +38,9 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, data_set):
     """The address of a JupyterLab in a project of its own with an empty store, and that project's folder."""
-    folder, port = make_project(tmp_path_factory.mktemp("lab")), free_port()
+    folder, port = tmp_path_factory.mktemp("lab"), free_port()
+    for part in ("notebooks", "params/smoke", "report"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(".*", "*.html", "*.pdf", "build"))
     own = {"FMNIST_RUNS": str(folder / "runs"), "JUPYTER_PREFER_ENV_PATH": "1", "HOME": str(folder / "home")}
     own |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_RUNTIME_DIR": str(folder / "runtime")}
     command = [
