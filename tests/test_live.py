@@ -132,12 +132,12 @@ def test_explore_trains_compares_and_writes_the_study(panels):
     panel.train_button.click()
     panel.live.wait(60)
     panel._update()
-    assert "finished" in panel.said.value and panel.run.config.seed == 0 and not panel.train_button.disabled
+    assert "finished" in panel.said.value and panel.network.run.config.seed == 0 and not panel.train_button.disabled
     panel.form.seeds.value, panel.form.fields["optimizer"].value = "0, 1", "Adam"
     panel.train_button.click()
     panel.live.wait(60)
     panel._update()
-    assert panel.run.model()(torch.zeros(3, 784)).shape == (3, 10)
+    assert panel.network.run.model()(torch.zeros(3, 784)).shape == (3, 10)
     assert len(panel.picked) == 3 and panel.trials.value.count("<tr") == 3  # the head and two trials
     study = Study(**YAML(typ="safe").load(panel.copy.text))
     assert {config.run_id for config in study.configs} == {run.run_id for run in store.all_runs()}
@@ -157,11 +157,11 @@ def test_explore_says_what_is_wrong_and_goes_on(panels):
     panel.train_button.click()
     panel.live.wait(60)
     panel._update()
-    store.remove(panel.run.run_id)
+    store.remove(panel.network.run.run_id)
     panel.refresh()
     assert panel.runs == [] and "Error" not in panel.said.value and panel.plot.layout.display == "none"
     with pytest.raises(UserError, match="no such device"):
-        Explore(None, [0], "cuda:77")
+        Explore({}, [0], "cuda:77")
 
 
 def test_a_form_has_every_field_with_its_choices_and_bounds(panels):
@@ -191,7 +191,7 @@ def test_what_is_removed_is_what_was_asked_about(runs, panels):
     panel.compare_button.click()
     panel.remove_button.click()
     panel.yes.click()
-    assert len(store.all_runs()) == 3 and store.load(gone.run_id) is None and panel.run is None
+    assert len(store.all_runs()) == 3 and store.load(gone.run_id) is None and panel.network.run is None
     panel.group.value = "trial"
     assert sorted(len(ids) for ids in panel._rows) == [1, 2]
 

@@ -1,7 +1,6 @@
 """The panel of the notebook `runs`: the store as a table; compare, open and remove what is picked in it."""
 
 import io
-from collections.abc import Sequence
 
 import ipywidgets as widgets
 import pandas as pd
@@ -21,16 +20,15 @@ from fmnist.words import count
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")  # what the panels draw
 SAID = ("hidden_sizes", "optimizer", "lr", "epochs")  # names a trial that stands alone
 TEST, VAL = "test (%)", "val (%)"
-GROUPED = {"ids": ("ids", "sum"), "runs": ("run", "size"), "diverged": ("diverged", "sum")}
+GROUPED = {"ids": ("ids", "sum"), "runs": ("run_id", "size"), "diverged": ("diverged", "sum")}
 GROUPED |= {f"{TEST}, {name}": (TEST, name) for name in ("mean", "std", "min", "max")}
-LOOK = {
-    "layout": {"topStart": "pageLength", "topEnd": "search", "top2Start": "searchBuilder"}, "order": [],
-    "classes": "display compact nowrap", "style": "table-layout:auto;width:100%;margin:0", "select": True,
-    "showIndex": False, "maxBytes": 0, "scrollX": True, "fixedColumns": {"start": 1},
+LOOK = {  # of DataTables: with a search by words and one by conditions
+    "layout": {"topStart": "pageLength", "topEnd": "search", "top2Start": "searchBuilder"}, "scrollX": True,
+    "select": True, "order": [], "showIndex": False, "maxBytes": 0, "style": "width:100%;margin:0",
 }  # fmt: skip
 
 
-def differing(configs: Sequence[RunConfig]) -> list[str]:
+def differing(configs: list[RunConfig]) -> list[str]:
     """The fields, seed aside, that have more than one value."""
     return [name for name in TRIAL_FIELDS if len({getattr(config, name) for config in configs}) > 1]
 
@@ -41,7 +39,7 @@ def described(config: RunConfig) -> str:
     return ", ".join(setting(name, getattr(config, name)) for name in (*SAID, *more))
 
 
-def study_of(configs: Sequence[RunConfig]) -> Study:
+def study_of(configs: list[RunConfig]) -> Study:
     """The study that has them all: what they share as `base`, what differs as `variants`, named by it."""
     varied, variants, seeds = differing(configs), {}, {}
     for config in configs:
@@ -54,7 +52,7 @@ def study_of(configs: Sequence[RunConfig]) -> Study:
     return Study({field: row[field] for field in TRIAL_FIELDS if field not in varied}, variants, {}, seeds[name])
 
 
-def study_yaml(configs: Sequence[RunConfig]) -> str:
+def study_yaml(configs: list[RunConfig]) -> str:
     """`study_of` for a file of `params/`, with every field, so that no other base changes it; defaults come last."""
     usual, spec = RunConfig().model_dump(mode="json"), study_of(configs).spec.model_dump()
     spec["base"] = dict(sorted(spec["base"].items(), key=lambda item: item[1] == usual[item[0]]))
@@ -65,19 +63,19 @@ def study_yaml(configs: Sequence[RunConfig]) -> str:
     return text.getvalue()
 
 
-def overview(runs: Sequence[store.Run], by: str = "") -> pd.DataFrame:
+def overview(runs: list[store.Run], by: str = "") -> pd.DataFrame:
     """The runs for reading, a row a run, or a group of those that share `by`, a field or "trial" (all fields)."""
     if not runs:
-        return pd.DataFrame({"ids": [], "run": []})
-    frame, fields = pd.DataFrame([run.row() for run in runs]), differing([run.config for run in runs])
-    frame["ids"], frame["run"] = [[run.run_id] for run in runs], frame["run_id"]
+        return pd.DataFrame({"ids": [], "run id": []})
+    fields = differing([run.config for run in runs])
+    frame = pd.DataFrame([run.row() | {"ids": [run.run_id]} for run in runs])
     frame[TEST], frame[VAL] = 100 * frame["test_accuracy"], 100 * frame["val_accuracy"]
-    shown = frame[["ids", "run", TEST, VAL, *fields, "seed", "best_epoch", "diverged", "seconds"]]
+    shown = frame[["ids", "run_id", TEST, VAL, *fields, "seed", "best_epoch", "diverged", "seconds"]]
     if by:
-        groups = frame.groupby((fields or [*SAID]) if by == "trial" else by, sort=False)
-        shown = groups.agg(**GROUPED).reset_index()
-    digits = dict.fromkeys([TEST, VAL, *GROUPED, "seconds"], 2)
-    return shown.round(digits).rename(columns=lambda name: name.replace("_", " "))
+        keys = (fields or [*SAID]) if by == "trial" else by
+        shown = frame.groupby(keys, sort=False).agg(**GROUPED).reset_index()
+    rounded = shown.round(dict.fromkeys([TEST, VAL, *GROUPED, "seconds"], 2))
+    return rounded.rename(columns=lambda name: name.replace("_", " "))
 
 
 class Browse(Panel):
@@ -87,10 +85,10 @@ class Browse(Panel):
         super().__init__()
         groups = [("every run", ""), *((name.replace("_", " "), name) for name in ("trial", *TRIAL_FIELDS))]
         self.group = widgets.Dropdown(options=groups, value=group, description="a row for", layout={"width": "280px"})
-        self.table, self.network = ITable(pd.DataFrame({"run": [""]}), **LOOK), NetworkPanel()
+        self.table, self.network = ITable(pd.DataFrame({"run id": [""]}), **LOOK), NetworkPanel()
         self.plot, self.trials, self.counted, self.copy = picture(), widgets.HTML(), widgets.HTML(), CopyAsStudy()
         self.compare_button = self.button("Compare", self.compare, button_style="primary")
-        self.open_button = self.button("Open network", self._open)
+        self.open_button = self.button("Open network", lambda: self.look_into(self.picked[0]))
         self.remove_button = self.button("Remove …", self._ask)
         self.yes = self.button("", self._remove, button_style="danger", layout={"width": "auto"})
         self.confirm = widgets.HBox([self.yes, self.button("Keep", self._picked_changed)])
@@ -104,17 +102,12 @@ class Browse(Panel):
         self.children = [self.rows, self.said, self.plot, self.trials, self.network]
 
     @property
-    def run(self) -> store.Run | None:
-        """The run whose network is open."""
-        return self.network.run
-
-    @property
     def picked(self) -> list[store.Run]:
         """The runs of the rows that are picked, in the table's order."""
         ids = [run_id for row in sorted(self.table.selected_rows) for run_id in self._rows[row]]
         return [run for run_id in ids if (run := store.load(run_id))]
 
-    def refresh(self, also: Sequence[store.Run] = ()) -> None:
+    def refresh(self, also: tuple[store.Run, ...] = ()) -> None:
         """Read the store again; what is picked stays so, and the rows of the runs `also` with it."""
         picked = {run.run_id for run in (*self.picked, *also)}
         self.runs = sorted(store.all_runs(), key=lambda run: run.record["finished"], reverse=True)
@@ -150,8 +143,7 @@ class Browse(Panel):
             self.plot.value = svg(curves(pd.concat(parts, ignore_index=True), metrics=CURVES)).encode()
         self.plot.layout.display = None if parts else "none"
 
-    def _open(self) -> None:
-        run, *_ = self.picked
+    def look_into(self, run: store.Run) -> None:
         self.network.show(run, described(run.config))
 
     def _ask(self) -> None:
@@ -162,7 +154,7 @@ class Browse(Panel):
     def _remove(self) -> None:
         for run_id in self._asked:
             store.remove(run_id)
-        if self.run and self.run.run_id in self._asked:
+        if self.network.run and self.network.run.run_id in self._asked:
             self.network.close_run()
         self.refresh()
         self.compare()

@@ -13,7 +13,6 @@ from fmnist.lab.browse import Browse, described, study_yaml
 from fmnist.lab.live import Live
 from fmnist.words import count, percent
 
-START = {"hidden_sizes": [128], "lr": 0.1, "epochs": 5}
 SHORT = {"hidden_sizes", "activation", "dropout", "batch_norm", "init", "optimizer", "lr", "batch_size", "epochs"}
 PAUSE = 3  # times as long as a drawing took, before the next one
 LOOK = {"layout": {"width": "270px"}, "style": {"description_width": "92px"}}
@@ -39,10 +38,7 @@ def field_widget(name: str, value: Any) -> widgets.Widget:
 
 
 class Form(widgets.VBox):
-    """A field for each of a trial's, those of `SHORT` and of `base` in view at first; `base` holds the first values.
-
-    Raises `UserError` for a base that no run config can have, or a device that is not there.
-    """
+    """A field for each of a trial's, those of `SHORT` and of `base` in view at first; `base` holds the first values."""
 
     def __init__(self, base: dict[str, Any], seeds: list[int], device: str):
         first = validate(RunConfig, base, "base")
@@ -71,15 +67,14 @@ class Form(widgets.VBox):
 class Explore(Browse):
     """The panel. `base` are a run config's first values, `seeds` are trained together, `device` as in `Study.run`.
 
-    `run` is the run that is open (its `.model()`, `.history()` …), `live` the training that began last. Raises
-    `UserError` for a `base` that no run config can have.
+    `live` is the training that began last. Raises `UserError` for a base or a device that cannot be.
     """
 
     live: Live | None = None
     _told, _next = False, 0.0  # whether a drawing is due, and when at the earliest
 
-    def __init__(self, base: dict | None = None, seeds: list[int] | None = None, device: str = "auto"):
-        self.form = Form(base or START, seeds or [0], device)
+    def __init__(self, base: dict[str, Any], seeds: list[int], device: str = "auto"):
+        self.form = Form(base, seeds, device)
         super().__init__("trial")
         self.train_button = self.button("Train", self.train, button_style="primary", icon="play")
         self.stop_button = self.button("Stop", self.stop, icon="stop", disabled=True)
@@ -103,7 +98,6 @@ class Explore(Browse):
             self.live.start()
 
     def stop(self) -> None:
-        """Stop the training at once; the epochs that were finished are kept."""
         self.stop_button.disabled = True
         self.live.stop()
 
@@ -115,7 +109,6 @@ class Explore(Browse):
             self.later(self._update, 0 if over else max(0, self._next - time.monotonic()))
 
     def _update(self) -> None:
-        """Bring bar, curves and buttons up to date with the training; at its end, what was stored."""
         self._told, live, begin = False, self.live, time.monotonic()
         state = live.state  # once: the thread may end meanwhile
         self.bar.value = live.epochs
@@ -134,8 +127,8 @@ class Explore(Browse):
         kept = f"kept as runs of {count(live.epochs, 'epoch')}" if live.epochs else "no epoch was finished"
         self.say(live.error or f"{state}; {kept}")
         if live.runs:
-            self.refresh(live.runs)
-            self.network.show(live.runs[-1], described(live.runs[-1].config))
+            self.refresh(tuple(live.runs))
+            self.look_into(live.runs[-1])
 
     def _picked_changed(self) -> None:
         super()._picked_changed()

@@ -1,7 +1,6 @@
-"""Training that can be watched: one trial's runs in a thread of their own, their curves after every epoch.
+"""Training that can be watched, and stopped at any moment: one trial's runs in a thread of their own.
 
-It may be stopped at any moment. What was learned until then is no loss: the epochs that were finished are a run of a
-config with so many epochs, bit by bit, and are stored as that.
+The epochs that were finished by then are a run of a config with so many epochs, bit by bit, and are stored as that.
 """
 
 import threading
@@ -46,7 +45,7 @@ class Live:
         return self
 
     def stop(self) -> None:
-        """End it within a few batches, and store what the finished epochs have given."""
+        """End it within a few batches."""
         self._stop.set()
 
     def wait(self, seconds: float | None = None) -> "Live":
@@ -74,24 +73,22 @@ class Live:
         store.check_writable()
         needed, room = sum(sum(footprint(config)) for config in self.missing), budget(self.device, None, 1)
         if needed > room:
-            said = f"these seeds together take up to {needed / 1e6:,.0f} MB, and {room / 1e6:,.0f} MB are free"
+            said = f"these seeds take up to {needed / 1e6:,.0f} MB, and {room / 1e6:,.0f} MB are free"
             raise UserError(f"memory: {said}; take fewer seeds, or a smaller network")
         data, state = load(self.device, self.missing[0].dataset), "finished"
         with settings(self.device, 1):
             training = Training(self.missing, data)
-            self._watch(training)
             try:
-                while not training.over:
+                while True:
+                    self.epochs, self._curves = training.epochs, training.record.table()
+                    self.changed()
+                    if training.over:
+                        break
                     before = {name: tensor.clone() for name, tensor in training.stack.state.items()}
                     training.epoch(self._stop)
-                    self._watch(training)
             except KeyboardInterrupt:
                 training.end(before)
                 state = "stopped"
             if training.epochs or state == "finished":
                 self.runs += map(store.save, training.finish())
         return state
-
-    def _watch(self, training: Training) -> None:
-        self.epochs, self._curves = training.epochs, training.record.table()
-        self.changed()

@@ -116,8 +116,8 @@ class NetworkPanel(Panel):
         self.sketch, self.truth, self.read = Sketch(), widgets.HTML(), widgets.HTML()
         self.index = widgets.BoundedIntText(0, 0, TEST_IMAGES - 1, description="test image", layout={"width": "190px"})
         another = self.button("Another", lambda: self.index.set_trait("value", random.randrange(TEST_IMAGES)))
-        picked = widgets.VBox([widgets.HBox([self.index, another]), self.truth, self.read])
-        picked.layout.margin = "0 0 0 24px"
+        beside = [widgets.HBox([self.index, another]), self.truth, self.read]
+        picked = widgets.VBox(beside, layout={"margin": "0 0 0 24px"})
         self._canvas = widgets.HBox([self.sketch, picked])
         self.close_run()
         self.on(self.tabs, "selected_index", self._draw)
@@ -125,10 +125,8 @@ class NetworkPanel(Panel):
         self.on(self.index, "value", self._lay)
 
     def show(self, run: Run, name: str) -> None:
-        """Open this run's network; `name` is its trial's."""
         self.run, self.network, self._drawn = run, Network(run), set()
-        accuracy = run.metrics["test_accuracy"]
-        reached = "diverged" if accuracy is None else f"test accuracy {percent(accuracy)}"
+        reached = f"test accuracy {percent(run.row()['test_accuracy'])}"
         self.say(f"Inside {name}, seed {run.config.seed}: {reached}. In Python: load_run('{run.run_id}')")
         self.children = [self.said, self.tabs]
         self._draw()
