@@ -58,7 +58,6 @@ def study_yaml(configs: list[RunConfig]) -> str:
     spec["base"] = dict(sorted(spec["base"].items(), key=lambda item: item[1] == usual[item[0]]))
     yaml = YAML()
     yaml.default_flow_style, yaml.width = None, 120
-    yaml.representer.ignore_aliases = lambda _: True
     yaml.dump(spec, text := io.StringIO())
     return text.getvalue()
 
@@ -70,10 +69,9 @@ def overview(runs: list[store.Run], by: str = "") -> pd.DataFrame:
     fields = differing([run.config for run in runs])
     frame = pd.DataFrame([run.row() | {"ids": [run.run_id]} for run in runs])
     frame[TEST], frame[VAL] = 100 * frame["test_accuracy"], 100 * frame["val_accuracy"]
-    shown = frame[["ids", "run_id", TEST, VAL, *fields, "seed", "best_epoch", "diverged", "seconds"]]
-    if by:
-        keys = (fields or [*SAID]) if by == "trial" else by
-        shown = frame.groupby(keys, sort=False).agg(**GROUPED).reset_index()
+    each = ["ids", "run_id", TEST, VAL, *fields, "seed", "best_epoch", "diverged", "seconds"]
+    keys = {"": "run_id", "trial": fields or [*SAID]}.get(by, by)
+    shown = frame.groupby(keys, sort=False).agg(**GROUPED).reset_index() if by else frame[each]
     rounded = shown.round(dict.fromkeys([TEST, VAL, *GROUPED, "seconds"], 2))
     return rounded.rename(columns=lambda name: name.replace("_", " "))
 
@@ -121,8 +119,8 @@ class Browse(Panel):
     def _picked_changed(self) -> None:
         self.confirm.layout.display = "none"  # a question about other rows
         runs = self.picked
-        hint = f"{count(len(runs), 'run')} picked" if runs else "click rows to pick them, with Ctrl or Shift several"
-        self.counted.value = f"{len(self.runs):,} finished runs; {hint}"
+        picked = f"{count(len(runs), 'run')} picked (Ctrl or Shift: several)"
+        self.counted.value = f"{len(self.runs):,} finished runs; {picked}"
         for button in (self.compare_button, self.open_button, self.remove_button):
             button.disabled = not runs
         self.copy.text = study_yaml([run.config for run in runs]) if runs else ""
@@ -133,9 +131,8 @@ class Browse(Panel):
         self._order = list(dict.fromkeys([*self._order, *(config.trial_id for config in configs)]))
         if configs:
             study = study_of(sorted(configs, key=lambda config: self._order.index(config.trial_id)))
-            cells = {"selector": "th, td", "props": "text-align: left; padding: 2px 16px 2px 0"}
-            rows, self._curves = summary_table(study.runs()).printed, [study.history()]
-            self.trials.value = rows.style.hide().set_table_styles([cells]).to_html()
+            table, self._curves = summary_table(study.runs()).printed.style.hide(), [study.history()]
+            self.trials.value = table.set_table_attributes('cellpadding="5" style="text-align: left"').to_html()
         self._draw(self._curves)
 
     def _draw(self, parts: list[pd.DataFrame]) -> None:

@@ -65,12 +65,9 @@ class Form(widgets.VBox):
 
 
 class Explore(Browse):
-    """The panel. `base` are a run config's first values, `seeds` are trained together, `device` as in `Study.run`.
+    """The panel; `base` are a run config's first values, and `seeds` are trained together."""
 
-    `live` is the training that began last. Raises `UserError` for a base or a device that cannot be.
-    """
-
-    live: Live | None = None
+    live: Live | None = None  # the training that began last
     _told, _next = False, 0.0  # whether a drawing is due, and when at the earliest
 
     def __init__(self, base: dict[str, Any], seeds: list[int], device: str = "auto"):

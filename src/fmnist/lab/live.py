@@ -20,9 +20,8 @@ from fmnist.engine.workers import budget, footprint, resolve_device, settings
 class Live:
     """One training of `configs`, which differ in their seeds alone; those in the store are taken from there.
 
-    `state` is "training", then "finished", "stopped" or "failed" (`error` is why); `runs` are the stored runs, at the
-    end all of them. `changed()` is called after each epoch and at the end, in the training thread. One trains at a
-    time: starting another stops the one before it. Raises `UserError` for a device that is not there.
+    `state` is "training", then "finished", "stopped" or "failed" (`error` is why); `runs` are those stored. `changed()`
+    is called after each epoch and at the end, in the training thread. Starting another one stops it.
     """
 
     _latest: "Live | None" = None
@@ -69,15 +68,14 @@ class Live:
 
     @torch.inference_mode()
     def _train(self) -> str:
-        """The state in which it ends."""
         store.check_writable()
         needed, room = sum(sum(footprint(config)) for config in self.missing), budget(self.device, None, 1)
         if needed > room:
-            said = f"these seeds take up to {needed / 1e6:,.0f} MB, and {room / 1e6:,.0f} MB are free"
+            said = f"these seeds need up to {needed / 1e6:,.0f} MB, of {room / 1e6:,.0f} free"
             raise UserError(f"memory: {said}; take fewer seeds, or a smaller network")
-        data, state = load(self.device, self.missing[0].dataset), "finished"
+        state = "finished"
         with settings(self.device, 1):
-            training = Training(self.missing, data)
+            training = Training(self.missing, load(self.device, self.missing[0].dataset))
             try:
                 while True:
                     self.epochs, self._curves = training.epochs, training.record.table()

@@ -151,7 +151,6 @@ class NetworkPanel(Panel):
         self.sketch.pixels = self.network.data.test_images[self.index.value].numpy().tobytes()
 
     def _predict(self) -> None:
-        """Read what is on the canvas."""
         n, index = self.network, self.index.value
         image = torch.frombuffer(bytearray(self.sketch.pixels), dtype=torch.uint8)
         name = n.names[int(n.data.test_labels[index])]
