@@ -50,10 +50,7 @@ new: $(READY)  ## make params/REPORT, a report of your own to edit (REPORT=mine 
 	@$(BIN)/fmnist new "$(REPORT)" $(if $(TITLE),--title "$(TITLE)") $(if $(AUTHOR),--author "$(AUTHOR)")
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/welcome.ipynb \
-		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
-		--LabApp.extension_manager=readonly \
-		$(if $(filter 0,$(shell id -u)),--allow-root)
+	@$(BIN)/jupyter lab --config=jupyter_server_config.py $(if $(filter 0,$(shell id -u)),--allow-root)
 
 data: $(READY)  ## find or fetch the data set, check it, and say where it is
 	@$(BIN)/fmnist data

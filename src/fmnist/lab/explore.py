@@ -46,7 +46,7 @@ class Form(widgets.VBox):
         self.fields = {name: field_widget(name, getattr(first, name)) for name in TRIAL_FIELDS}
         self.seeds = widgets.Text(", ".join(map(str, seeds)), description="seeds", **LOOK)
         self.device = widgets.Dropdown(options=devices(), value=device, description="device", **LOOK)
-        self.all = widgets.ToggleButton(description="All fields", layout={"width": "90px"})
+        self.all = widgets.ToggleButton(description="More", tooltip="all fields", layout={"width": "70px"})
         self.all.observe(lambda _: self._lay({*SHORT, *base}), "value")
         super().__init__()
         self._lay({*SHORT, *base})
@@ -122,10 +122,10 @@ class Explore(Browse):
         live, self.train_button.disabled, self.stop_button.disabled = self.live, False, True
         self.bar.bar_style = {"finished": "success", "stopped": "warning"}.get(state, "danger")
         kept = f"kept as runs of {count(live.epochs, 'epoch')}" if live.epochs else "no epoch was finished"
-        self.say(live.error or f"{state}; {kept}")
         if live.runs:
             self.refresh(tuple(live.runs))
             self.look_into(live.runs[-1])
+        self.say(live.error or f"{state}; {kept}")
 
     def _picked_changed(self) -> None:
         super()._picked_changed()

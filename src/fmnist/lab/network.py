@@ -102,7 +102,7 @@ class Network:
 def bars(names: tuple[str, ...], p: np.ndarray) -> str:
     """Probabilities [10] of the classes as bars, in HTML, the greatest in bold."""
     rows = pd.DataFrame({"name": names, "bar": 100 * p, "p": p}).style.format({"bar": lambda _: "", "p": percent})
-    rows.bar("bar", vmin=0, vmax=100, color=COLORS[0], props="width: 180px")
+    rows.bar("bar", vmin=0, vmax=100, color=COLORS[0], props="width: 180px;")
     rows.highlight_max("p", props="font-weight: bold")
     return rows.hide().hide(axis="columns").to_html()
 
