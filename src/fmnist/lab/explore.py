@@ -1,7 +1,4 @@
-"""The panel of the notebook `explore`: the store as in `browse`, and a form from which to train live beside it.
-
-Training goes on in a thread (`live`), all else in the kernel's main one (`widgets.Panel`).
-"""
+"""The panel of the notebook `explore`: the store as in `browse`, and a form from which to train live beside it."""
 
 import re
 import time
@@ -16,44 +13,32 @@ from fmnist.lab.browse import Browse, described, study_yaml
 from fmnist.lab.live import Live
 from fmnist.words import count, percent
 
-START = {"hidden_sizes": [128], "lr": 0.1, "epochs": 5}
 SHORT = {"hidden_sizes", "activation", "dropout", "batch_norm", "init", "optimizer", "lr", "batch_size", "epochs"}
 PAUSE = 3  # times as long as a drawing took, before the next one
 LOOK = {"layout": {"width": "270px"}, "style": {"description_width": "92px"}}
-SEPARATED = r"\[?\s*(\d+(\s*{0}\s*\d+)*)?\s*\]?|none"
+FIELDS = {int: widgets.IntText, float: widgets.FloatText, bool: widgets.Checkbox}
 
 
-def whole_numbers(text: str, name: str, such_as: str, separator: str = r"[,\s]") -> list[int]:
-    """ "0, 1 2" → [0, 1, 2]; "none" → []. Raises `UserError` for anything else."""
-    if not re.fullmatch(SEPARATED.format(separator), text.strip()):
-        raise UserError(f"{name}: should be whole numbers, such as {such_as} (got {text!r})")
-    return [int(part) for part in re.findall(r"\d+", text)]
+def whole_numbers(text: str, name: str, such_as: str, between: str) -> list[int]:
+    """ "0, 1 2" → [0, 1, 2], `between` them a space or one of those. Raises `UserError` for anything else."""
+    try:
+        return [int(part) for part in re.split(rf"\s*[{between}]\s*|\s+", text.strip(" []"))]
+    except ValueError:
+        raise UserError(f"{name}: should be whole numbers, such as {such_as} (got {text!r})") from None
 
 
 def field_widget(name: str, value: Any) -> widgets.Widget:
-    """The widget for a field of run configs, by its type, choices and bounds."""
-    field, about = RunConfig.model_fields[name], LOOK | {"description": name.replace("_", " ")}
-    kind = field.annotation
+    """The widget for a field of run configs, by its type and choices."""
+    kind, about = RunConfig.model_fields[name].annotation, LOOK | {"description": name.replace("_", " ")}
     if get_origin(kind) is Literal:
         return widgets.Dropdown(options=get_args(kind), value=value, **about)
-    if kind is bool:
-        return widgets.Checkbox(value=value, **about)
-    if kind not in (int, float):
-        return widgets.Text(value=sizes_text(value), placeholder="none, 128 or 400-400", **about)
-    bounds = {
-        key: getattr(mark, key) for mark in field.metadata for key in ("ge", "gt", "le", "lt") if hasattr(mark, key)
-    }
-    whole = kind is int  # a bound that is not allowed itself stays in a field of floats: `validate` refuses it
-    low, high = bounds.get("ge", bounds.get("gt", -1e9) + whole), bounds.get("le", bounds.get("lt", 1e9) - whole)
-    bounded = widgets.BoundedIntText if whole else widgets.BoundedFloatText
-    return bounded(value=value, min=kind(low), max=kind(high), step=1 if whole else None, **about)
+    if kind in FIELDS:
+        return FIELDS[kind](value=value, **about)
+    return widgets.Text(value=sizes_text(value), placeholder="none, 128 or 400-400", **about)
 
 
 class Form(widgets.VBox):
-    """A field for each of a trial's, those of `SHORT` and of `base` in view at first; `base` holds the first values.
-
-    Raises `UserError` for a base that no run config can have, or a device that is not there.
-    """
+    """A field for each of a trial's, those of `SHORT` and of `base` in view at first; `base` holds the first values."""
 
     def __init__(self, base: dict[str, Any], seeds: list[int], device: str):
         first = validate(RunConfig, base, "base")
@@ -62,37 +47,31 @@ class Form(widgets.VBox):
         self.seeds = widgets.Text(", ".join(map(str, seeds)), description="seeds", **LOOK)
         self.device = widgets.Dropdown(options=devices(), value=device, description="device", **LOOK)
         self.all = widgets.ToggleButton(description="More", tooltip="all fields", layout={"width": "70px"})
-        self.all.observe(lambda _: self._lay(base), "value")
+        self.all.observe(lambda _: self._lay({*SHORT, *base}), "value")
         super().__init__()
-        self._lay(base)
+        self._lay({*SHORT, *base})
 
-    def _lay(self, base: dict[str, Any]) -> None:
-        shown = [field for name, field in self.fields.items() if self.all.value or name in {*SHORT, *base}]
+    def _lay(self, few: set[str]) -> None:
+        shown = [field for name, field in self.fields.items() if self.all.value or name in few]
         self.children = [*shown, self.seeds, self.device]
 
     def configs(self) -> list[RunConfig]:
         """What the form asks for, a config a seed, less what does not apply. `UserError` for what is not allowed."""
         values = {name: field.value for name, field in self.fields.items()}
-        sizes = whole_numbers(values["hidden_sizes"], "hidden sizes", "400-400, or none", r"[-,\s]")
-        values = without_unused(values | {"hidden_sizes": sizes})
-        seeds = whole_numbers(self.seeds.value, "seeds", "0, 1, 2")
-        if not seeds:
-            raise UserError("seeds: there should be one or more, such as 0, 1, 2")
-        return [validate(RunConfig, values | {"seed": seed}, "form") for seed in dict.fromkeys(seeds)]
+        sizes = values["hidden_sizes"].replace("none", "")
+        values["hidden_sizes"] = whole_numbers(sizes, "hidden sizes", "400-400, or none", "-,") if sizes else []
+        seeds = whole_numbers(self.seeds.value, "seeds", "0, 1, 2", ",")
+        return [validate(RunConfig, without_unused(values) | {"seed": seed}, "form") for seed in dict.fromkeys(seeds)]
 
 
 class Explore(Browse):
-    """The panel. `base` are a run config's first values, `seeds` are trained together, `device` as in `Study.run`.
+    """The panel; `base` are a run config's first values, and `seeds` are trained together."""
 
-    `run` is the run that is open (its `.model()`, `.history()` …), `live` the training that began last. Raises
-    `UserError` for a `base` that no run config can have.
-    """
-
-    live: Live | None = None
+    live: Live | None = None  # the training that began last
     _told, _next = False, 0.0  # whether a drawing is due, and when at the earliest
 
-    def __init__(self, base: dict | None = None, seeds: list[int] | None = None, device: str = "auto"):
-        self.form = Form(base or START, seeds or [0], device)
+    def __init__(self, base: dict[str, Any], seeds: list[int], device: str = "auto"):
+        self.form = Form(base, seeds, device)
         super().__init__("trial")
         self.train_button = self.button("Train", self.train, button_style="primary", icon="play")
         self.stop_button = self.button("Stop", self.stop, icon="stop", disabled=True)
@@ -100,36 +79,24 @@ class Explore(Browse):
         for field in (*self.form.fields.values(), self.form.seeds):
             self.on(field, "value", self._write_study)
         buttons = widgets.HBox([self.train_button, self.stop_button, self.form.all])
-        left = widgets.VBox(
-            [self.form, buttons, self.bar, self.said], layout={"width": "290px", "margin": "0 10px 0 0"}
-        )
-        right = widgets.VBox([self.plot, self.trials], layout={"flex": "1 1 400px", "min_width": "400px"})
-        beside = widgets.HBox([left, right], layout={"flex_flow": "row wrap"})
-        self.children = [beside, self.rows, self.network]
+        layouts = {"width": "290px", "margin": "0 10px 0 0"}, {"flex": "1 1 400px", "min_width": "400px"}
+        left = widgets.VBox([self.form, buttons, self.bar, self.said], layout=layouts[0])
+        right = widgets.VBox([self.plot, self.trials], layout=layouts[1])
+        self.children = [widgets.HBox([left, right], layout={"flex_flow": "row wrap"}), self.rows, self.network]
         self.compare_button.layout.display = "none"  # what is picked is drawn at once
 
     def train(self) -> None:
         """Train what the form asks for, unless it is in the store; returns at once."""
-        if self.live and self.live.state == "training":
-            return
-        self.live = Live(self.form.configs(), self.form.device.value, self._changed)
-        self.train_button.disabled, self.stop_button.disabled = True, False
-        self.say("reading the data …")
-        self.bar.max, self.bar.value, self.bar.bar_style = self.live.total, 0, ""
-        self.live.start()
+        if not self.train_button.disabled:
+            self.live = Live(self.form.configs(), self.form.device.value, self._changed)
+            self.train_button.disabled, self.stop_button.disabled = True, False
+            self.say("reading the data …")
+            self.bar.max, self.bar.value, self.bar.bar_style = self.live.total, 0, ""
+            self.live.start()
 
     def stop(self) -> None:
-        """Stop the training at once; the epochs that were finished are kept."""
-        if self.live:
-            self.stop_button.disabled = True
-            self.live.stop()
-
-    def wait(self, seconds: float | None = None) -> "Explore":
-        """Until the training has ended, or for so many seconds; the panel is brought up to date."""
-        if self.live:
-            self.live.wait(seconds)
-            self._update()
-        return self
+        self.stop_button.disabled = True
+        self.live.stop()
 
     def _changed(self) -> None:
         """In the training thread: have the panel brought up to date, once for all that has happened by then."""
@@ -139,7 +106,6 @@ class Explore(Browse):
             self.later(self._update, 0 if over else max(0, self._next - time.monotonic()))
 
     def _update(self) -> None:
-        """Bring bar, curves and buttons up to date with the training; at its end, what was stored."""
         self._told, live, begin = False, self.live, time.monotonic()
         state = live.state  # once: the thread may end meanwhile
         self.bar.value = live.epochs
@@ -156,12 +122,10 @@ class Explore(Browse):
         live, self.train_button.disabled, self.stop_button.disabled = self.live, False, True
         self.bar.bar_style = {"finished": "success", "stopped": "warning"}.get(state, "danger")
         kept = f"kept as runs of {count(live.epochs, 'epoch')}" if live.epochs else "no epoch was finished"
-        already = "all of it was in the store already" if not live.missing else "in the store"
-        said = {"failed": live.error, "stopped": f"stopped; {kept}", "finished": f"finished; {already}"}[state]
-        if live.runs and live.epochs:
-            self.refresh(live.runs)
-            self.network.show(live.runs[-1], described(live.runs[-1].config))
-        self.say(said, bad=state == "failed")
+        if live.runs:
+            self.refresh(tuple(live.runs))
+            self.look_into(live.runs[-1])
+        self.say(live.error or f"{state}; {kept}")
 
     def _picked_changed(self) -> None:
         super()._picked_changed()
@@ -171,7 +135,7 @@ class Explore(Browse):
     def _draw(self, parts: list[pd.DataFrame]) -> None:
         """Curves of what is picked, and of what is in training."""
         if self.live and self.live.state == "training" and self.live.missing:
-            label = f"in training: {described(self.live.configs[0])}"
+            label = f"in training: {described(self.live.missing[0])}"
             parts = [*parts, self.live.history().assign(trial=label)]
         super()._draw(parts)
 

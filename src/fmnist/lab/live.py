@@ -1,7 +1,6 @@
-"""Training that can be watched: one trial's runs in a thread of their own, their curves after every epoch.
+"""Training that can be watched, and stopped at any moment: one trial's runs in a thread of their own.
 
-Whoever started it stays free to do something else, and may stop it at any moment. What was learned until then is no
-loss: the epochs that were finished are a run of a config with so many epochs, bit by bit, and are stored as that.
+The epochs that were finished by then are a run of a config with so many epochs, bit by bit, and are stored as that.
 """
 
 import threading
@@ -21,32 +20,23 @@ from fmnist.engine.workers import budget, footprint, resolve_device, settings
 class Live:
     """One training of `configs`, which differ in their seeds alone; those in the store are taken from there.
 
-    `state` is "training", then "finished", "stopped" or "failed" (`error` says why); `runs` are the stored runs, at the
-    end all of them. `changed()` is called after each epoch and at the end, in the training thread. One trains at a
-    time: starting another stops the one before it, which keeps what it has learned.
-    Raises `UserError` for a device that is not there, a store that cannot be written, or more seeds than fit at once.
+    `state` is "training", then "finished", "stopped" or "failed" (`error` is why); `runs` are those stored. `changed()`
+    is called after each epoch and at the end, in the training thread. Starting another one stops it.
     """
 
     _latest: "Live | None" = None
 
     def __init__(self, configs: Sequence[RunConfig], device: str = "auto", changed: Callable[[], None] = lambda: None):
-        self.configs, self.device, self.changed = list(configs), resolve_device(device), changed
+        self.device, self.changed, self.total = resolve_device(device), changed, configs[0].epochs
         self.runs = [run for config in configs if (run := store.load(config.run_id))]
         self.missing = [c for c in configs if c.run_id not in {run.run_id for run in self.runs}]
-        self.total = self.configs[0].epochs
         self.epochs = 0 if self.missing else self.total
-        self.state, self.error = "training", ""
+        self.state, self.error = "training", None
         self._curves, self._stop = np.zeros((0, len(self.missing), len(HISTORY))), threading.Event()
         self._thread = threading.Thread(target=self._run, name="fmnist live", daemon=True)
-        if self.missing:
-            store.check_writable()
-            needed, room = sum(sum(footprint(c)) for c in self.missing), budget(self.device, None, 1)
-            if needed > room:
-                said = f"these seeds together take up to {needed / 1e6:,.0f} MB, and {room / 1e6:,.0f} MB are free"
-                raise UserError(f"memory: {said}; take fewer seeds, or a smaller network")
 
     def start(self) -> "Live":
-        if Live._latest and Live._latest.state == "training":
+        if Live._latest:
             Live._latest.stop()
             Live._latest.wait()
         Live._latest = self
@@ -54,59 +44,49 @@ class Live:
         return self
 
     def stop(self) -> None:
-        """End it within a few batches, and store what the finished epochs have given."""
+        """End it within a few batches."""
         self._stop.set()
 
     def wait(self, seconds: float | None = None) -> "Live":
-        """Until the end, or for so many seconds."""
         self._thread.join(seconds)
         return self
 
     def history(self) -> pd.DataFrame:
-        """Curves so far of the runs that the store lacked: a row per run and epoch.
-
-        The columns are those of `Run.history`, with run_id, seed, and epochs (so far, since none has diverged by that).
-        """
+        """Curves so far of the runs that the store lacked: those of `Run.history`, run_id, seed, epochs (so far)."""
         curves = self._curves  # [epochs, runs, columns]; the thread replaces it
         frame = pd.DataFrame(curves.reshape(-1, len(HISTORY)), columns=HISTORY).astype({"epoch": int})
-        for name in ("run_id", "seed"):
-            frame[name] = [getattr(config, name) for config in self.missing] * len(curves)
-        return frame.assign(epochs=len(curves) - 1)
+        ids, seeds = [c.run_id for c in self.missing], [c.seed for c in self.missing]
+        return frame.assign(epochs=len(curves) - 1, run_id=ids * len(curves), seed=seeds * len(curves))
 
     def _run(self) -> None:
-        state = "failed"
         try:
             state = self._train() if self.missing else "finished"
-        except UserError as error:
-            self.error = str(error)
-        except torch.OutOfMemoryError:
-            self.error = f"{self.device}: too little free memory; take fewer seeds, or another device"
         except Exception as error:  # a thread's exception is seen by nobody
-            self.error = f"{type(error).__name__}: {error}"
-        finally:
-            self.state = state
-            self.changed()
+            state, self.error = "failed", error
+        self.state = state
+        self.changed()
 
     @torch.inference_mode()
     def _train(self) -> str:
-        """The state in which it ends."""
-        data = load(self.device, self.configs[0].dataset)
+        store.check_writable()
+        needed, room = sum(sum(footprint(config)) for config in self.missing), budget(self.device, None, 1)
+        if needed > room:
+            said = f"these seeds need up to {needed / 1e6:,.0f} MB, of {room / 1e6:,.0f} free"
+            raise UserError(f"memory: {said}; take fewer seeds, or a smaller network")
+        state = "finished"
         with settings(self.device, 1):
-            state, training = "finished", Training(self.missing, data)
-            self._watch(training)
-            while not training.over:
-                before = {name: tensor.clone() for name, tensor in training.stack.state.items()}
-                try:
+            training = Training(self.missing, load(self.device, self.missing[0].dataset))
+            try:
+                while True:
+                    self.epochs, self._curves = training.epochs, training.record.table()
+                    self.changed()
+                    if training.over:
+                        break
+                    before = {name: tensor.clone() for name, tensor in training.stack.state.items()}
                     training.epoch(self._stop)
-                except KeyboardInterrupt:
-                    training.end(before)
-                    state = "stopped"
-                    break
-                self._watch(training)
+            except KeyboardInterrupt:
+                training.end(before)
+                state = "stopped"
             if training.epochs or state == "finished":
-                self.runs = [*self.runs, *map(store.save, training.finish())]
+                self.runs += map(store.save, training.finish())
         return state
-
-    def _watch(self, training: Training) -> None:
-        self.epochs, self._curves = training.epochs, training.record.table()
-        self.changed()

@@ -1,8 +1,8 @@
 // A button that puts `text` on the clipboard and says so; where the browser refuses, it shows the text.
 function render({ model, el }) {
-  const button = document.createElement("button");
+  const button = document.createElement("button"), label = "Copy as study";
   button.className = "jupyter-button widget-button fmnist-copy";
-  button.textContent = model.get("label");
+  button.textContent = label;
   button.addEventListener("click", async () => {
     let said = "Copied";
     try { await navigator.clipboard.writeText(model.get("text")); }
@@ -15,7 +15,7 @@ function render({ model, el }) {
       area.select();
     }
     button.textContent = said;
-    setTimeout(() => { button.textContent = model.get("label"); }, 1500);
+    setTimeout(() => { button.textContent = label; }, 1500);
   });
   const ready = () => { button.disabled = !model.get("text"); };
   model.on("change:text", ready);
