@@ -34,7 +34,7 @@ RC: dict[str, Any] = {
     "ytick.color": "#555555", "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.7,
     "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.minor.width": 0.5, "ytick.minor.width": 0.5,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.4,
-    "lines.markersize": 4.5, "hatch.linewidth": 0.5, "legend.frameon": False, "legend.handlelength": 2.8,
+    "lines.markersize": 4.5, "legend.frameon": False, "legend.handlelength": 2.8,
     "legend.columnspacing": 1.4, "image.interpolation": "none", "savefig.dpi": 200, "svg.fonttype": "path",
     "svg.hashsalt": "fmnist",
 }  # fmt: skip
