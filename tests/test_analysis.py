@@ -19,7 +19,8 @@ def simulated_runs(means, seeds=6, noise=0.002, lost=(), generator=0):
             val, test = (np.nan if gone else mean + shared[seed] + rng.normal(0, noise) for _ in range(2))
             row = {"run_id": f"{trial}/{seed}", "trial": trial, "variant": trial.split(",")[0], "seed": seed}
             row |= {"lr": 0.01, "parameters": 101770, "diverged": gone, "val_accuracy": val, "test_accuracy": test}
-            row |= {"best_val_test_accuracy": test, "train_accuracy": val + 0.03, "test_loss": 1 - test, "test_accuracy_std": np.nan if gone else 0.02}
+            row |= {"train_accuracy": val + 0.03, "test_loss": 1 - test, "test_accuracy_std": np.nan if gone else 0.02}
+            row["best_val_test_accuracy"] = test
             rows.append(row)
     return pd.DataFrame(rows)
 

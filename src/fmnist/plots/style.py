@@ -34,9 +34,8 @@ RC: dict[str, Any] = {
     "ytick.color": "#555555", "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.7,
     "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.minor.width": 0.5, "ytick.minor.width": 0.5,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.4,
-    "lines.markersize": 4.5, "legend.frameon": False, "legend.handlelength": 2.8,
-    "legend.columnspacing": 1.4, "image.interpolation": "none", "savefig.dpi": 200, "svg.fonttype": "path",
-    "svg.hashsalt": "fmnist",
+    "lines.markersize": 4.5, "legend.frameon": False, "legend.handlelength": 2.8, "legend.columnspacing": 1.4,
+    "image.interpolation": "none", "savefig.dpi": 200, "svg.fonttype": "path", "svg.hashsalt": "fmnist",
 }  # fmt: skip
 
 
@@ -101,7 +100,7 @@ def _spread_ticks(limits: np.ndarray) -> list[int]:
     for tick in PERCENT_TICKS[(limits[0] <= PERCENT_TICKS) & (limits[1] >= PERCENT_TICKS)]:
         if not kept or _error_depth(kept[-1]) - _error_depth(tick) > 0.09 * np.ptp(_error_depth(limits)):
             kept.append(tick)
-    return kept
+    return kept[::-1]
 
 
 def _error_depth(percent: Sequence[float] | float) -> np.ndarray:
