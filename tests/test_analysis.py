@@ -20,6 +20,7 @@ def simulated_runs(means, seeds=6, noise=0.002, lost=(), generator=0):
             row = {"run_id": f"{trial}/{seed}", "trial": trial, "variant": trial.split(",")[0], "seed": seed}
             row |= {"lr": 0.01, "parameters": 101770, "diverged": gone, "val_accuracy": val, "test_accuracy": test}
             row |= {"train_accuracy": val + 0.03, "test_loss": 1 - test, "test_accuracy_std": np.nan if gone else 0.02}
+            row["best_val_test_accuracy"] = test
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -34,7 +35,7 @@ def test_intervals_are_scipys():
     low, high = stats.t.interval(0.95, 5, values.mean(), stats.sem(values))
     assert (row.n, row["mean"]) == (6, pytest.approx(values.mean()))
     assert (row.low, row.high) == (pytest.approx(low), pytest.approx(high))
-    assert (row.best, row.worst, row.batch_std) == (values.max(), values.min(), pytest.approx(0.02))
+    assert row.batch_std == pytest.approx(0.02)
 
 
 def test_one_seed_has_a_mean_and_no_interval():
@@ -139,7 +140,7 @@ def test_diverged_runs_are_counted_and_shown():
     gone = simulated_runs(TWO, lost=[("Adam, lr 0.001", seed) for seed in range(6)])
     shown = tables.summary_table(gone, baseline="SGD, lr 0.01").printed
     assert shown["Test (%) [95 %]"][1] == "diverged (6 of 6)"
-    assert tables.studies_table(statistics.across_studies({"optimizer": gone})).printed.Diverged[0] == "6 of 12"
+    assert statistics.across_studies({"optimizer": gone}).diverged[0] == 6
 
 
 def test_a_claim_says_what_its_row_says():
@@ -208,8 +209,6 @@ def test_tables_fit_a_page_and_carry_their_numbers():
     assert shown["Parameters"].tolist() == ["5", "101,770"] and table.run_ids == tuple(sorted(runs.run_id))
     assert data["mean"].tolist() == statistics.summary(runs)["mean"].tolist() and np.isnan(data.vs_difference[0])
     assert data.vs_difference[1] == statistics.compare(runs, "SGD, lr 0.01").difference[0]
-    studies = tables.studies_table(statistics.across_studies({"optimizer": runs}))
-    assert len(studies.printed.columns) <= 8 and "Diverged" not in studies.printed and studies.data.trials[0] == 2
     loss = tables.summary_table(runs, metric="test_loss").printed["Test loss (nats) [95 %]"]
     assert loss[0].startswith("0.15") and len(loss[0].split(" ")[0]) == 5  # three decimals
 
@@ -221,21 +220,17 @@ def test_studies_side_by_side():
 
 
 def test_confusion_counts_labels_by_predictions():
-    matrix = statistics.confusion([0, 0, 0, 1, 2], [0, 1, 1, 1, 0], classes=3)
-    assert matrix.tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
-    pairs = statistics.worst_pairs(matrix, ["a", "b", "c"], k=5)
-    assert pairs.to_numpy().tolist() == [["a", "b", 2, pytest.approx(2 / 3)], ["c", "a", 1, 1.0]]
-    with pytest.raises(UserError):
-        statistics.confusion([0, 1], [0])
+    matrix = statistics.confusion(np.array([0, 0, 0, 1, 2]), np.array([0, 1, 1, 1, 0], np.uint8))
+    assert matrix.shape == (10, 10) and matrix.sum() == 5
+    assert matrix[:3, :3].tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
 
 
 def test_a_selected_rate_at_the_edge_of_the_grid_is_named():
     runs = pd.DataFrame({"variant": ["SGD", "Adam"], "lr": [1.0, 0.01]})
-    assert statistics.at_edge(runs, tried := [1.0, 0.1, 0.01, 0.001]) == ["SGD"]
-    assert "for: SGD." in words.edge(["SGD"], tried)
-    assert statistics.at_edge(runs, [0.001, 0.01, 1.0, 10.0]) == []
-    assert words.edge([], tried) == "Every selected rate lies inside the grid."
-    assert "each lies at the edge" in words.edge(["SGD"], [0.01, 1.0])  # nothing can lie inside
+    tried = [1.0, 0.1, 0.01, 0.001]
+    assert words.edge(runs, tried).endswith("for: SGD.")
+    assert words.edge(runs, [0.001, 0.01, 1.0, 10.0]) == "Every selected rate lies inside the grid."
+    assert "each lies at the edge" in words.edge(runs, [0.01, 1.0])  # nothing can lie inside
 
 
 def test_significant_digits_come_without_an_exponent():

@@ -1,12 +1,7 @@
 """What the runs say, in numbers: summaries over seeds, paired comparisons, selection on validation, confusion.
 
-Functions take the DataFrames of `Study.runs()` (a row a run) and return one; nothing here trains, draws or prints.
-
-Statistics, and why these. A seed sets split, batch order, initial weights and dropout masks, so runs with different
-seeds are the replications, and runs of two trials with one seed share split and batch order: differences are taken
-seed by seed. Intervals are Student's t over seeds, mean ± t(0.975, n − 1) s/√n, each for its own row. A difference is
-claimed when the paired t test passes 0.05 after Holm's correction over the table (S. Holm, Scand. J. Statist. 6, 1979);
-fewer than six pairs claim nothing. A diverged run has NaN metrics: it is in no mean, and it is counted in every table.
+Functions take the DataFrames of `Study.runs()` (a row a run). Runs of two trials with one seed share split and batch
+order, so differences are taken seed by seed. A diverged run has NaN metrics: it is in no mean, and it is counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from fmnist.config import OUTPUTS, UserError
-from fmnist.words import METRICS, metric_of
+from fmnist.words import METRICS
 
 LEVEL = 0.95
 MIN_PAIRS = 6
@@ -24,17 +19,13 @@ SELECTORS = ("val_accuracy", "best_val_accuracy", "val_loss")
 
 
 def interval(values: np.ndarray | Sequence[float], level: float = LEVEL) -> tuple:
-    """Mean and Student t interval of the finite `values` [..., seeds] along the last axis: (mean, low, high).
-
-    The interval is NaN for fewer than two finite values, and the mean for none.
-    """
-    values = np.asarray(values, float)
-    finite = np.isfinite(values)
-    n = finite.sum(-1)
+    """Mean, low and high of Student's t interval, mean ± t s/√n, of the finite `values` [..., seeds], or NaN."""
+    values = np.where(np.isfinite(values), values, np.nan)
+    n = np.isfinite(values).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(finite, values, 0).sum(-1) / n
-        squares = np.where(finite, values - mean[..., None], 0) ** 2
-        half = stats.t.ppf((1 + level) / 2, n - 1) * np.sqrt(squares.sum(-1) / (n - 1) / n)
+        mean = np.nansum(values, -1) / n
+        squares = np.nansum((values - mean[..., None]) ** 2, -1)
+        half = stats.t.ppf((1 + level) / 2, n - 1) * np.sqrt(squares / (n - 1) / n)
     return mean, mean - half, mean + half
 
 
@@ -42,20 +33,17 @@ def summary(runs: pd.DataFrame, by: str | list[str] = "trial", metric: str = "te
     """One row a group, in order of appearance.
 
     Columns: `by`, n (finite runs), diverged (runs without a finite metric, or marked as diverged), runs, mean, low,
-    high (95 % t interval over seeds), best, worst, batch_std (mean of `test_accuracy_std`, published reports' "±").
+    high (95 % t interval over seeds), batch_std (mean of `test_accuracy_std`, published reports' "±").
     Raises UserError for a group with two runs of one seed: those are not replications.
     """
-    keys = [by] if isinstance(by, str) else list(by)
-    rows = []
+    keys, rows = [by] if isinstance(by, str) else list(by), []
     for key, group in runs.groupby(keys, sort=False, dropna=False):
-        require_replications(group, key, metric)
-        values = group[metric]
-        finite, flagged = np.isfinite(values), group.get("diverged", pd.Series(False, group.index)).astype(bool)
-        extremes = (values.max(), values.min())[:: 1 if metric_of(metric).higher_is_better else -1]
+        require_replications(group, ", ".join(map(str, key)), metric)
+        finite = np.isfinite(group[metric])
+        lost = ~finite | group.get("diverged", False)
         spread = group["test_accuracy_std"].mean() if "test_accuracy_std" in group else np.nan
-        counts = finite.sum(), (~finite | flagged).sum(), len(group)
-        rows.append([*key, *map(int, counts), *interval(values), *extremes, spread])
-    names = [*keys, "n", "diverged", "runs", "mean", "low", "high", "best", "worst", "batch_std"]
+        rows.append([*key, finite.sum(), lost.sum(), len(group), *interval(group[metric]), spread])
+    names = [*keys, "n", "diverged", "runs", "mean", "low", "high", "batch_std"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -63,9 +51,8 @@ def compare(runs: pd.DataFrame, baseline: str, by: str = "trial", metric: str = 
     """Every other group against `baseline`, paired by seed, in order of appearance.
 
     Columns: `by`, baseline, metric, n (pairs with both metrics finite), diverged (pairs lost to it), difference (mean
-    of group − baseline), low, high (95 % t interval), p (paired t), p_holm (of p, over the rows with six pairs or
-    more), family (how many those are), verdict ("higher", "lower", "no difference detectable", "too few seeds"). Seeds
-    that only one of the two has are in no pair. Raises UserError when `baseline` is not a group, and as `summary` does.
+    of group − baseline), low, high (95 % t interval), p (paired t) and those of `together`. Seeds that only one of the
+    two has are in no pair. Raises UserError when `baseline` is not a group, and as `summary` does.
     """
     groups = {}
     for name, group in runs.groupby(by, sort=False):
@@ -75,11 +62,11 @@ def compare(runs: pd.DataFrame, baseline: str, by: str = "trial", metric: str = 
         raise UserError(f"compare: no {by} is called {baseline!r}; there are: {', '.join(map(str, groups))}.")
     reference, rows = groups.pop(baseline), []
     for name, values in groups.items():
-        pairs = pd.concat([values, reference], axis=1, join="inner").to_numpy()
-        found = np.isfinite(pairs).all(axis=1)
-        differences = pairs[found, 0] - pairs[found, 1]
-        p = _paired_p(differences)
-        rows.append([name, baseline, metric, len(differences), int((~found).sum()), *interval(differences), p])
+        shared = values.index.intersection(reference.index)
+        differences = (values[shared] - reference[shared]).to_numpy(float)
+        found = differences[np.isfinite(differences)]
+        lost = len(differences) - len(found)
+        rows.append([name, baseline, metric, len(found), lost, *interval(found), _paired_p(found)])
     names = [by, "baseline", "metric", "n", "diverged", "difference", "low", "high", "p"]
     return together([pd.DataFrame(rows, columns=names)])
 
@@ -94,7 +81,11 @@ def _paired_p(differences: np.ndarray) -> float:
 
 
 def together(comparisons: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Several tables of `compare`, each with a baseline of its own, as one family: Holm's correction over all rows."""
+    """Several tables of `compare`, each with a baseline of its own, as one family.
+
+    Adds p_holm (over the rows with six pairs or more), family (how many those are) and verdict: "higher" or "lower"
+    where p_holm < 0.05, "no difference detectable", "too few seeds".
+    """
     table = pd.concat(comparisons, ignore_index=True)
     tested = table["n"] >= MIN_PAIRS
     table["p_holm"] = np.nan
@@ -107,7 +98,7 @@ def together(comparisons: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p values: the k-th smallest of m times m − k + 1, never falling, at most 1."""
+    """Adjusted p values (S. Holm, Scand. J. Statist. 6, 1979): the k-th smallest of m times m − k + 1, never less."""
     order = np.argsort(p)
     adjusted = np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]).clip(max=1)
     return adjusted[np.argsort(order)]
@@ -131,73 +122,40 @@ def best(runs: pd.DataFrame, by: str = "trial", metric: str = "val_accuracy") ->
 
 
 def best_per(runs: pd.DataFrame, within: str = "variant", by: str = "trial", metric: str = "val_accuracy") -> pd.Series:
-    """Per value of `within`, the group best on validation: a Series, so `runs[runs.trial.isin(best_per(runs))]` works.
-
-    A value of `within` whose runs all diverged is left out.
-    """
+    """Per value of `within`, the group best on validation; values whose runs all diverged are left out."""
     groups = {name: group for name, group in runs.groupby(within, sort=False) if np.isfinite(group[metric]).any()}
     found = {name: best(group, by, metric) for name, group in groups.items()}
     return pd.Series(found, dtype=object, name=by).rename_axis(within)
 
 
-def at_edge(runs: pd.DataFrame, tried: Sequence[float], field: str = "lr") -> list[str]:
-    """The variants of `runs`, the selected ones, whose `field` is the least or the greatest of those `tried`."""
-    chosen = runs.groupby("variant", sort=False)[field].first()
-    return list(chosen[chosen.isin([min(tried), max(tried)])].index)
-
-
-def across_studies(studies: Mapping[str, pd.DataFrame], by: str = "trial") -> pd.DataFrame:
+def across_studies(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row a study: what validation selects, what that reaches on the test set, and how much the choices mattered.
 
-    Columns: study, trials, runs, diverged, best (trial, on validation), n, val, test, low, high, stopped (mean test
+    Columns: study, trials, runs, diverged, best (trial, on validation), val, test, low, high, stopped (mean test
     accuracy with the weights of each run's best validation epoch), worst (trial, on validation), worst_test, spread
     (highest − lowest mean test accuracy of its trials). NaN where every run diverged.
     """
-    names = ["study", "trials", "runs", "diverged", "best", "n", "val", "test", "low", "high"]
-    names += ["stopped", "worst", "worst_test", "spread"]
     rows = []
     for name, runs in studies.items():
-        val, test = summary(runs, by, "val_accuracy").set_index(by)["mean"], summary(runs, by).set_index(by)
+        val, test = (summary(runs, metric=metric).set_index("trial") for metric in ("val_accuracy", "test_accuracy"))
         row = {"study": name, "trials": len(test), "runs": len(runs), "diverged": int(test["diverged"].sum())}
-        if val.notna().any():
-            chosen, worst = best(runs, by), val.idxmin()
-            row |= {"best": chosen, "n": test.loc[chosen, "n"], "val": val[chosen]}
-            row |= dict(zip(["test", "low", "high"], test.loc[chosen, ["mean", "low", "high"]], strict=True))
-            if "best_val_test_accuracy" in runs:
-                row["stopped"] = runs.loc[runs[by] == chosen, "best_val_test_accuracy"].mean()
-            row |= {"worst": worst, "worst_test": test.loc[worst, "mean"]}
-            row["spread"] = test["mean"].max() - test["mean"].min()
+        if val["n"].any():
+            chosen, worst, mean = best(runs), val["mean"].idxmin(), test["mean"]
+            row |= {"best": chosen, "val": val["mean"][chosen], **test.loc[chosen, ["mean", "low", "high"]]}
+            row["stopped"] = runs.loc[runs["trial"] == chosen, "best_val_test_accuracy"].mean()
+            row |= {"worst": worst, "worst_test": mean[worst], "spread": mean.max() - mean.min()}
         rows.append(row)
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows).rename(columns={"mean": "test"})
 
 
-def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int = OUTPUTS) -> np.ndarray:
-    """Counts, int [classes, classes]: row = label, column = prediction."""
-    labels, predictions = np.asarray(labels).astype(int).ravel(), np.asarray(predictions).astype(int).ravel()
-    if labels.shape != predictions.shape:
-        raise UserError(f"confusion: {len(labels)} labels but {len(predictions)} predictions.")
-    return np.bincount(classes * labels + predictions, minlength=classes**2).reshape(classes, classes)
-
-
-def worst_pairs(matrix: np.ndarray, names: Sequence[str], k: int = 5) -> pd.DataFrame:
-    """The `k` most frequent confusions: label, predicted, count, share (of the images with that label)."""
-    errors = np.array(matrix) - np.diag(np.diag(matrix))
-    rows, columns = np.unravel_index(np.argsort(-errors, axis=None, kind="stable")[:k], errors.shape)
-    counts, totals = errors[rows, columns], np.maximum(np.sum(matrix, axis=1), 1)
-    found = {"label": [names[i] for i in rows], "predicted": [names[j] for j in columns]}
-    return pd.DataFrame(found | {"count": counts, "share": counts / totals[rows]})[counts > 0]
-
-
-def in_order(values: Sequence) -> list:
-    """Each value once: numbers ascending, anything else in order of appearance."""
-    found = list(dict.fromkeys(values))
-    return found if any(isinstance(value, str) for value in found) else sorted(found)
+def confusion(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Counts, int [10, 10]: row = label, column = prediction."""
+    return np.bincount(OUTPUTS * labels + predictions, minlength=OUTPUTS**2).reshape(OUTPUTS, OUTPUTS)
 
 
 def require_replications(group: pd.DataFrame, name: object, metric: str) -> None:
     """Raises UserError when two runs of `group` (a row a run) have one seed: they belong to different trials."""
     if group["seed"].duplicated().any():
-        name = ", ".join(map(str, name)) if isinstance(name, tuple) else name
         raise UserError(
             f"{metric} of {name!r}: several runs have one seed, so they are not replications of one trial. "
             "Group by 'trial', or keep one trial each with runs[runs.trial.isin(best_per(runs))]."

@@ -3,16 +3,14 @@
 A diverged run is in no mean, and every table says "diverged (2 of 6)" where one was lost.
 """
 
-import os
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
 
 from fmnist.statistics import best, compare, summary
-from fmnist.words import AXES, MISSING, diverged, metric, metric_of, name_of, number, percent, probability
+from fmnist.words import AXES, MISSING, diverged, metric_of, name_of, number, probability
+from fmnist.words import metric as written
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,11 @@ class Table:
     data: pd.DataFrame
     printed: pd.DataFrame  # of text, a row for each of data's
     run_ids: tuple[str, ...] = ()  # sorted
+
+
+def run_ids(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The ids in the column `run_id`, sorted, if there is one."""
+    return tuple(sorted(frame["run_id"].dropna().unique())) if "run_id" in frame else ()
 
 
 def summary_table(
@@ -43,17 +46,17 @@ def summary_table(
         printed["Parameters"] = [number(size, 0) for size in data["parameters"]]
     printed["Seeds"] = [_seeds(row) for _, row in data.iterrows()]
     marks = np.where(data[by] == chosen, " (best)", "")
-    printed["Validation (%)"] = [percent(mean, sign=False) + mark for mean, mark in zip(val, marks, strict=True)]
+    printed["Validation (%)"] = [written(mean, "val_accuracy") + mark for mean, mark in zip(val, marks, strict=True)]
     head = "Test (%)" if metric == "test_accuracy" else measure.axis.capitalize()
     printed[f"{head} [95 %]"] = [_mean(row, metric) for _, row in data.iterrows()]
     if measure.unit == "points" and data["batch_std"].notna().any():
-        printed["± batches"] = [percent(spread, sign=False) for spread in data["batch_std"]]
+        printed["± batches"] = [written(spread, "test_accuracy") for spread in data["batch_std"]]
     if baseline is not None:
         compared = baseline if isinstance(baseline, pd.DataFrame) else compare(runs, baseline, by, metric)
         rows = compared.set_index(by).reindex(data[by])
         data = data.join(rows.drop(columns="metric").add_prefix("vs_"), on=by)
         printed |= _differences(row for _, row in rows.iterrows())
-    return Table(data, pd.DataFrame(printed), _run_ids(runs))
+    return Table(data, pd.DataFrame(printed), run_ids(runs))
 
 
 def comparison_table(comparison: pd.DataFrame) -> Table:
@@ -62,47 +65,6 @@ def comparison_table(comparison: pd.DataFrame) -> Table:
     printed |= {"Baseline": comparison["baseline"].map(name_of), "Seeds": comparison["n"].astype(str)}
     printed |= _differences(row for _, row in comparison.iterrows())
     return Table(comparison, pd.DataFrame(printed))
-
-
-def studies_table(studies: pd.DataFrame) -> Table:
-    """`statistics.across_studies`: per study what validation selects, and how far the choices spread.
-
-    The column Diverged is there only if a run did.
-    """
-    rows = list(studies.itertuples())
-    worst = [f"{row.worst} ({percent(row.worst_test, sign=False)})" for row in rows]
-    printed = pd.DataFrame({
-        "Study": studies["study"],
-        "Trials": studies["trials"].astype(str),
-        "Best on validation": studies["best"].fillna(MISSING),
-        "Test (%) [95 %]": [percent(row.test, row.low, row.high, sign=False) for row in rows],
-        "At best epoch (%)": [percent(row.stopped, sign=False) for row in rows],
-        "Worst on validation (test %)": np.where(studies["worst"].notna(), worst, MISSING),
-        "Spread (points)": [metric(row.spread, "test_accuracy") for row in rows],
-        "Diverged": [f"{row.diverged} of {row.runs}" if row.diverged else "none" for row in rows],
-    })  # fmt: skip
-    return Table(studies, printed if studies["diverged"].any() else printed.drop(columns="Diverged"))
-
-
-def pairs_table(pairs: pd.DataFrame) -> Table:
-    """`statistics.worst_pairs`."""
-    printed = {"Class": pairs["label"], "Read as": pairs["predicted"], "Images": pairs["count"].map("{:,}".format)}
-    printed["Share of class (%)"] = [percent(share, sign=False) for share in pairs["share"]]
-    return Table(pairs, pd.DataFrame(printed))
-
-
-def environment_table() -> Table:
-    """Software and machine, in two columns."""
-    packages = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "nbconvert")
-    rows = [("Python", platform.python_version())] + [(name, version(name)) for name in packages]
-    rows += [("operating system", f"{platform.system()} {platform.machine()}")]
-    rows += [("processor cores", str(os.cpu_count()))]
-    frame = pd.DataFrame(rows, columns=["Component", "Version"])
-    return Table(frame, frame)
-
-
-def _run_ids(runs: pd.DataFrame) -> tuple[str, ...]:
-    return () if "run_id" not in runs else tuple(sorted(runs["run_id"].dropna().unique()))
 
 
 def _head(column: str) -> str:
@@ -115,7 +77,7 @@ def _seeds(row: pd.Series) -> str:
 
 
 def _mean(row: pd.Series, name: str) -> str:
-    return metric(row["mean"], name, row["low"], row["high"]) if row["n"] else diverged(row["diverged"], row["runs"])
+    return written(row["mean"], name, row["low"], row["high"]) if row["n"] else diverged(row["diverged"], row["runs"])
 
 
 def _differences(rows) -> dict[str, list[str]]:
@@ -124,7 +86,7 @@ def _differences(rows) -> dict[str, list[str]]:
     for row in rows:
         limits = (row["low"], row["high"])
         found["Difference [95 %]"].append(
-            metric(row["difference"], row["metric"], *limits, signed=True) if row["n"] > 0 else MISSING
+            written(row["difference"], row["metric"], *limits, signed=True) if row["n"] > 0 else MISSING
         )
         found["p (Holm)"].append("too few seeds" if row["verdict"] == "too few seeds" else probability(row["p_holm"]))
     return found

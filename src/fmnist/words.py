@@ -1,7 +1,6 @@
 """Numbers as text, in one place: what a table cell, an axis and a sentence of the report print.
 
 Accuracies are in [0, 1] in data and in percent here, their differences in percentage points, losses in nats.
-`claim` turns one row of `statistics.compare` into English that says no more than the row does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,6 @@ import pandas as pd
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
-PER_CENT = " %"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 VERDICTS = {  # verdict of `statistics.compare`: (for one, for several)
     "higher": ("{} is higher", "{} are higher"),
@@ -53,11 +51,9 @@ METRICS = {
     "seconds": Metric("share of the stack's wall time", "in wall time", 1.0, "s", False, 1),
     "seconds_per_epoch": Metric("wall time of an epoch", "in wall time of an epoch", 1.0, "s", False, 3),
 }
-AXES = {  # fields and groups in words
+AXES = {  # fields whose own name is no English
     "lr": "learning rate", "dropout": "dropout probability", "batch_size": "batch size", "weight_decay": "weight decay",
-    "hidden_sizes": "hidden layers", "variant": "variant", "optimizer": "optimizer", "init": "initialization",
-    "trial": "trial", "activation": "activation", "parameters": "parameters", "seed": "seed",
-    "init_std": "standard deviation",
+    "hidden_sizes": "hidden layers", "init": "initialization", "init_std": "standard deviation",
 }  # fmt: skip
 
 
@@ -72,13 +68,12 @@ def number(value: float, digits: int = 1, signed: bool = False) -> str:
     if not np.isfinite(value):
         return MISSING
     text = f"{abs(value):,.{digits}f}"
-    if not float(text.replace(",", "")):
-        return text
-    return (MINUS if value < 0 else "+" if signed else "") + text
+    sign = MINUS if value < 0 else "+" if signed else ""
+    return sign + text if text.strip("0.") else text
 
 
 def count(n: int, noun: str = "", plural: str = "") -> str:
-    """ "six seeds", "one seed", "24 runs": words up to twelve, the noun in the number it needs."""
+    """ "six seeds", "one seed", "24 runs"."""
     text = WORDS[n] if 0 <= n < len(WORDS) else f"{n:,}"
     return f"{text} {noun if n == 1 else plural or noun + 's'}" if noun else text
 
@@ -90,37 +85,24 @@ def significant(value: float, digits: int = 2) -> str:
 
 
 def metric(value: float, name: str, low: float = np.nan, high: float = np.nan, signed: bool = False) -> str:
-    """A metric's value, or a difference of two, as it is printed everywhere: "88.9", "+2.1 [+1.8, +2.4]", "0.312".
-
-    In percent (points) or nats, without the unit, and without the interval where there is none.
-    """
+    """A metric, or a difference of two, in percent (points) or nats: "88.9", "+2.1 [+1.8, +2.4]", "0.312"."""
     about = metric_of(name)
-    return _spanned([about.scale * part for part in (value, low, high)], about.digits, signed)
+    text, *ends = (number(about.scale * part, about.digits, signed) for part in (value, low, high))
+    return text if MISSING in (text, *ends) else f"{text} [{', '.join(ends)}]"
 
 
-def percent(mean: float, low: float = np.nan, high: float = np.nan, digits: int = 1, sign: bool = True) -> str:
-    """Accuracies in [0, 1] as "88.9 % [88.6, 89.2]"; without the interval when there is none (fewer than two seeds)."""
-    return _spanned([100 * mean, 100 * low, 100 * high], digits, unit=PER_CENT * sign)
-
-
-def _spanned(values: list[float], digits: int, signed: bool = False, unit: str = "") -> str:
-    mean, low, high = (number(value, digits, signed) for value in values)
-    unit = "" if mean == MISSING else unit
-    return f"{mean}{unit} [{low}, {high}]" if np.isfinite(values).all() else mean + unit
+def percent(mean: float, low: float = np.nan, high: float = np.nan) -> str:
+    """An accuracy in [0, 1] as "88.9 % [88.6, 89.2]", or "88.9 %" where there is no interval."""
+    value, space, limits = metric(mean, "test_accuracy", low, high).partition(" ")
+    return value if value == MISSING else f"{value} %{space}{limits}"
 
 
 def probability(p: float, symbol: str = "") -> str:
     """A p value; with `symbol="p"` as "p = 0.032" or "p < 0.001"."""
     if not np.isfinite(p):
         return MISSING
-    relation, text = "=", f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-    if p < 0.001:
-        relation, text = "<", "0.001"
-    elif p > 0.99:
-        relation, text = ">", "0.99"
-    if symbol:
-        return f"{symbol} {relation} {text}"
-    return text if relation == "=" else f"{relation} {text}"
+    text = "< 0.001" if p < 0.001 else "> 0.99" if p > 0.99 else f"= {p:.{3 if p < 0.1 else 2}f}"
+    return f"{symbol} {text}" if symbol else text.removeprefix("= ")
 
 
 def diverged(failed: int, total: int) -> str:
@@ -134,19 +116,15 @@ def sentence(text: str) -> str:
 
 
 def claim(row: Mapping | pd.Series) -> str:
-    """A row of `statistics.compare` as a clause, e.g. "Adam is 2.1 points above SGD on the test set (95 % interval …)".
-
-    The verdict of the row decides the wording: a difference is stated only where the row claims one.
-    The interval is that of this comparison alone; the p value is the corrected one.
-    """
+    """A row of `statistics.compare` as a clause: "Adam is 2.1 points above SGD on the test set (95 % interval …)"."""
     name, baseline, verdict = next(iter(dict(row).values())), row["baseline"], row["verdict"]
     about, seeds = metric_of(row["metric"]), count(row["n"], "seed")
     lost = f"; {count(row['diverged'], 'pair')} lost to divergence" if row["diverged"] else ""
     mean, low, high = (about.scale * row[key] for key in ("difference", "low", "high"))
     if verdict == "lower":
         mean, low, high = -mean, -high, -low
-    fine = about.unit == "points" and (abs(mean) < 0.1 or high - low < 0.2)  # a small difference stays visible
-    digits = about.digits + fine
+    small = about.unit == "points" and (abs(mean) < 0.1 or high - low < 0.2)
+    digits = about.digits + small
     difference = f"mean difference {number(mean, digits, True)} {about.unit}"
     if verdict == "too few seeds":
         few = f"{seeds} {'is' if row['n'] == 1 else 'are'} too few{lost}; {difference}"
@@ -154,22 +132,16 @@ def claim(row: Mapping | pd.Series) -> str:
         return f"no difference between {name} and {baseline} is claimed {about.place} ({reason})"
     corrected = "Holm-corrected " if row["family"] > 1 else ""
     alone = "uncorrected " if verdict == "no difference detectable" and low * high > 0 and corrected else ""
-    evidence = f"{alone}95 % interval {number(low, digits)} to {number(high, digits)}"
-    evidence = f"{evidence}, {seeds}, {corrected}{probability(row['p_holm'], 'p')}{lost}"
+    spanned = f"{alone}95 % interval {number(low, digits)} to {number(high, digits)}"
+    evidence = f"{spanned}, {seeds}, {corrected}{probability(row['p_holm'], 'p')}{lost}"
     if verdict == "no difference detectable":
         return f"no difference between {name} and {baseline} is detectable {about.place} ({difference}, {evidence})"
     direction = "above" if verdict == "higher" else "below"
     return f"{name} is {number(mean, digits)} {about.unit} {direction} {baseline} {about.place} ({evidence})"
 
 
-def sentences(comparison: pd.DataFrame) -> str:
-    """The claims of a table of `statistics.compare`, a sentence each; too few seeds claim nothing and have none."""
-    decided = comparison[comparison["verdict"] != "too few seeds"]
-    return " ".join(sentence(claim(row)) for _, row in decided.iterrows())
-
-
 def overview(comparison: pd.DataFrame) -> str:
-    """A table of `statistics.compare` or `together` in one sentence: how many are higher, lower, and undecided."""
+    """A table of `statistics.compare` or `together` in one sentence."""
     if comparison.empty:
         return "There is nothing to compare."
     if len(comparison) == 1:
@@ -178,14 +150,13 @@ def overview(comparison: pd.DataFrame) -> str:
     names, parts = comparison.iloc[:, 0].astype(str), []
     for verdict, says in VERDICTS.items():
         group = list(names[comparison["verdict"] == verdict])
-        number = count(len(group))
+        many = count(len(group))
         if len(group) == len(names):
-            number = "both" if len(group) == 2 else f"all {number}"
+            many = "both" if len(group) == 2 else f"all {many}"
         if group:
-            parts.append(f"{says[len(group) > 1].format(number)} ({'; '.join(group)})")
-    many = f"alternative to {baselines[0]}", f"alternatives to {baselines[0]}"
-    many = many if len(baselines) == 1 else ("trial, beside its own baseline", "trials, each beside its own baseline")
-    return f"Of {count(len(names), *many)}, compared {place}: {joined(parts)}."
+            parts.append(f"{says[len(group) > 1].format(many)} ({'; '.join(group)})")
+    each = f"alternatives to {baselines[0]}" if len(baselines) == 1 else "trials, each beside its own baseline"
+    return f"Of {count(len(names))} {each}, compared {place}: {joined(parts)}."
 
 
 def joined(parts: list[str]) -> str:
@@ -193,14 +164,14 @@ def joined(parts: list[str]) -> str:
     return " and ".join(parts) if len(parts) < 3 else ", ".join(parts[:-1]) + f", and {parts[-1]}"
 
 
-def edge(names: list[str], tried: Sequence[float]) -> str:
-    """What it means that the variants of `statistics.at_edge` have the least or greatest learning rate `tried`."""
+def edge(selected: pd.DataFrame, tried: Sequence[float]) -> str:
+    """Which variants of the `selected` runs have the least or greatest learning rate `tried`, and what that means."""
     if len(set(tried)) < 3:
         return "With so few learning rates tried, each lies at the edge of the grid, which has not shown the best."
+    names = "; ".join(selected.loc[selected["lr"].isin([min(tried), max(tried)]), "variant"].unique())
     if not names:
         return "Every selected rate lies inside the grid."
-    which = "At the edge of the grid, which has then not shown the best rate, is what was selected for: "
-    return f"{which}{'; '.join(names)}."
+    return f"At the edge of the grid, which has then not shown the best rate, is what was selected for: {names}."
 
 
 def name_of(group: object) -> str:

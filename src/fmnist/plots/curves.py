@@ -7,67 +7,51 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator
 
-from fmnist.plots.style import FAINT, drawn, figure, fold_legend, key, legend_title, look, percent_axis, style
+from fmnist.plots.style import FAINT, drawn, figure, fold_legend, key, look, percent_axis, style
 from fmnist.statistics import interval, require_replications
 from fmnist.words import diverged, metric_of, name_of
 
 
 def curves(
-    history: pd.DataFrame,
-    by: str = "trial",
-    metrics: Sequence[str] = ("train_loss", "val_accuracy"),
-    panels: str | None = None,
+    history: pd.DataFrame, by: str = "trial", metrics: Sequence[str] = ("train_loss", "val_accuracy"), panels: str = ""
 ) -> Figure:
     """Mean over seeds per epoch with its 95 % band, a panel a metric; `panels` names a column for small multiples.
 
     Means are over the runs that finished. A diverged run is drawn by itself, thin, to a cross at its last finite epoch.
-    Losses and norms that span more than a decade get a logarithmic axis. Epoch 0 (before training) may be out of view.
+    Epoch 0 (before training) may be out of view.
     """
     ended, groups = _ended(history), list(dict.fromkeys(history[by]))
     parts = dict(list(history.groupby(panels, sort=False))) if panels else {None: history}
+    across = len(parts) if panels else len(metrics) if len(metrics) % 2 else 2
+    deep = len(metrics) if panels else len(metrics) // across
     with style():
-        fig, rows = _grid(len(metrics), len(parts) if panels else 0)
-        for metric, axes in zip(metrics, rows, strict=True):
+        fig = figure(0.25 + deep * (1.65 if panels else 2.1))
+        grid = fig.subplots(deep, across, sharex=True, sharey="row" if panels else False, squeeze=False)
+        for ax in grid[-1]:
+            ax.set_xlabel("epoch")
+            ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+        for metric, axes in zip(metrics, grid if panels else grid.reshape(-1, 1), strict=True):
             seen = [np.array([])]
             for ax, (name, part) in zip(axes, parts.items(), strict=True):
                 seen += [_curve(ax, part[part[by] == group], ended, metric, i) for i, group in enumerate(groups)]
                 if panels and metric == metrics[0]:
                     ax.set_title(name if isinstance(name, str) else f"{panels} {name_of(name)}")
             _limit(axes, np.concatenate(seen), metric)
-        runs, labels = history.drop_duplicates("run_id"), []
-        for group in groups:
-            mine = runs.loc[runs[by] == group, "run_id"]
-            failed = diverged(int(mine.isin(ended.index).sum()), len(mine))
-            labels.append(f"{name_of(group)} \N{MULTIPLICATION SIGN} {failed}" if failed else name_of(group))
+        runs = history.drop_duplicates("run_id")
+        lost = runs["run_id"].isin(ended.index).groupby(runs[by], sort=False).agg(["sum", "size"])
+        labels = [" × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
         if len(groups) > 1 or len(ended):
-            fold_legend(fig, [key(i) for i in range(len(groups))], labels, legend_title(by))
-    return drawn(fig, history, panels, by, "seed", "epoch", *metrics, runs=history)
-
-
-def _grid(metrics: int, panels: int) -> tuple[Figure, list[list[Axes]]]:
-    """A figure, and for each metric its axes: a row of panels with one y axis, or one of two in a row."""
-    across = panels or min(metrics, 2)
-    deep = metrics if panels else -(-metrics // across)
-    fig = figure(0.25 + deep * (1.65 if panels else 2.1))
-    grid = fig.subplots(deep, across, sharex=True, sharey="row" if panels else False, squeeze=False)
-    rows = [list(row) for row in grid] if panels else [[ax] for ax in grid.flat]
-    for ax in grid[-1]:
-        ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
-    if len(rows) > metrics:  # an odd number of metrics: the axes above the gap take its labels
-        rows.pop()[0].remove()
-        grid[-2, -1].tick_params(labelbottom=True)
-        grid[-2, -1].set_xlabel("epoch")
-    return fig, rows
+            fold_legend(fig, [key(i) for i in range(len(groups))], labels, by)
+    return drawn(fig, history, panels, by, "seed", "epoch", *metrics)
 
 
 def _ended(history: pd.DataFrame) -> pd.Series:
     """Last finite epoch of each diverged run, by run_id: a run that went NaN, or stopped before its `epochs`."""
-    columns = [name for name in ("train_loss", "val_loss", "val_accuracy") if name in history]
-    alive = (np.isfinite(history[columns]) | (history[["epoch"]] == 0).to_numpy()).all(axis=1)
-    planned = history.groupby("run_id", sort=False)["epochs" if "epochs" in history else "epoch"].max()
+    finite = np.isfinite(history[["train_loss", "val_loss", "val_accuracy"]]).all(axis=1)
+    alive = finite | (history["epoch"] == 0)  # which has no training loss
+    planned = history.groupby("run_id", sort=False)["epochs"].max()
     last = history[alive].groupby("run_id")["epoch"].max().reindex(planned.index, fill_value=0)
     return last[last < planned]
 
@@ -103,18 +87,13 @@ def _limit(axes: Sequence[Axes], values: np.ndarray, metric: str) -> None:
         ax.yaxis.label.set_visible(ax is axes[0])
     if metric.endswith(("loss", "norm")) and len(values) and values.min() > 0 and values.max() > 10 * values.min():
         axes[0].set(yscale="log", ylim=(values.min() * 0.8, values.max() * 1.25))
-        axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes[0].yaxis.set_minor_formatter(NullFormatter())
+        axes[0].yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
     for line in (line for ax in axes for line in ax.lines if line.get_marker() == "x"):
         line.set_ydata(np.clip(line.get_ydata(), *axes[0].get_ylim()))
 
 
 def log_lines(frame: pd.DataFrame, x: str, y: str, by: str, panels: str, xscale: str = "linear") -> Figure:
-    """|y| on a logarithmic axis against x, a line a value of `by`, a panel a value of `panels`.
-
-    What is exactly zero is a triangle on the lower edge.
-    """
+    """|y| on a logarithmic axis against x, a line a value of `by`, a panel a value of `panels`; zeros are triangles."""
     parts, groups = dict(list(frame.groupby(panels, sort=False))), list(dict.fromkeys(frame[by]))
     with style():
         fig = figure(2.6)

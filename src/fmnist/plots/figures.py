@@ -1,8 +1,7 @@
-"""The figures of a study: DataFrames of runs in, Matplotlib Figures out.
+"""The figures of a study: DataFrames of runs in, Matplotlib Figures for `publish.show` out.
 
 Bars and bands are 95 % t intervals over seeds (`statistics.interval`). Diverged runs are shown where they ended, or
-counted beside the group they belong to; no figure drops one silently. Every function returns a Figure for
-`publish.show`, and leaves pyplot and the global rcParams alone.
+counted beside the group they belong to; no figure drops one silently.
 """
 
 from collections.abc import Sequence
@@ -13,27 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fmnist.plots.curves import curves, log_lines
-from fmnist.plots.style import (
-    BAD,
-    COLORS,
-    FAINT,
-    WIDTH,
-    drawn,
-    figure,
-    fold_legend,
-    key,
-    legend_title,
-    look,
-    percent_axis,
-    style,
-)
-from fmnist.statistics import best, in_order, summary
+from fmnist.plots.style import BAD, COLORS, FAINT, WIDTH, drawn, figure, fold_legend, key, look, percent_axis, style
+from fmnist.statistics import best, summary
 from fmnist.words import AXES, diverged, metric_of, name_of
 from fmnist.words import metric as printed
 
-__all__ = [
-    "accuracy_dots", "against", "confused_pairs", "confusion_matrix", "curves", "image_grid", "log_lines",
-]  # fmt: skip
+__all__ = ["accuracy_dots", "against", "confusion_matrix", "curves", "image_grid", "log_lines"]
 GAP = 4  # pixels between images
 SHARP = 4  # every pixel is embedded as SHARP x SHARP, since some viewers smooth what they enlarge
 MEAN = {"color": COLORS[0], "marker": "D", "markersize": 4}
@@ -47,8 +31,7 @@ def accuracy_dots(runs: pd.DataFrame, by: str = "trial", metric: str = "test_acc
     The group that validation selects has a star; diverged runs are counted in the margin.
     """
     table, scale = summary(runs, by, metric), metric_of(metric).scale
-    selects = "val_accuracy" in runs and np.isfinite(runs["val_accuracy"]).any()
-    chosen = best(runs, by) if selects else None
+    chosen = best(runs, by) if runs["val_accuracy"].notna().any() else None
     with style():
         fig = figure(0.65 + 0.22 * len(table))
         ax = fig.subplots()
@@ -67,7 +50,7 @@ def accuracy_dots(runs: pd.DataFrame, by: str = "trial", metric: str = "test_acc
         percent_axis(ax, scale * np.r_[runs[metric], table["low"], table["high"]], metric, "x")
         handles = [key(0, **MEAN, linestyle="-"), key(0, **SEED, linestyle="none"), key(0, **CHOSEN, linestyle="-")]
         fold_legend(fig, handles, ["mean, 95 % interval", "one seed", "best on validation"])
-    return drawn(fig, runs, "run_id", by, "seed", metric, "val_accuracy", "diverged", runs=runs)
+    return drawn(fig, runs, "run_id", by, "seed", metric, "val_accuracy", "diverged")
 
 
 def against(
@@ -75,7 +58,8 @@ def against(
 ) -> Figure:
     """Mean and 95 % interval against the field `x`, a line a group, a panel a metric; a strip counts diverged runs."""
     table = pd.concat([summary(runs, [by, x], metric).assign(metric=metric) for metric in metrics])
-    groups, values = list(dict.fromkeys(table[by])), in_order(table[x])
+    groups, values = table[by].unique(), table[x].unique()
+    values = np.sort(values) if pd.api.types.is_numeric_dtype(table[x]) else values
     table["place"] = table[x].map(dict(zip(values, _places(values), strict=True)))
     ends = table["place"].min(), table["place"].max()
     lost = table[table["diverged"] > 0].drop_duplicates([by, x])
@@ -92,7 +76,7 @@ def against(
         for ax in axes[-1]:
             ax.set_xticks(_places(values), map(name_of, values))
             ax.set(xlabel=AXES.get(x, x), xlim=np.array(ends) + 0.07 * (ends[1] - ends[0] or 1) * np.array([-1, 1]))
-        fold_legend(fig, [key(i) for i in range(len(groups))], [name_of(group) for group in groups], legend_title(by))
+        fold_legend(fig, [key(i) for i in range(len(groups))], list(map(name_of, groups)), by)
     return drawn(fig, table.drop(columns="place"), runs=runs)
 
 
@@ -158,11 +142,10 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
     return drawn(fig, frame, runs=runs)
 
 
-def image_grid(images: np.ndarray, titles: Sequence[str] | None = None, columns: int = 8) -> Figure:
-    """Images [n, 28, 28] in rows of `columns`, each below its title, if `titles` are given."""
-    images = np.asarray(images)
+def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> Figure:
+    """Images [n, 28, 28] in rows of `columns`, each below its title."""
     n, height, width = images.shape
-    lines = max((title.count("\n") + 1 for title in titles), default=0) if titles is not None else 0
+    lines = max(title.count("\n") + 1 for title in titles)
     columns = min(columns, n)
     inch = min(WIDTH / columns, 1.1) / (width + GAP)  # inches a pixel
     head = lines * 0.14 / inch  # pixels of a title
@@ -174,16 +157,7 @@ def image_grid(images: np.ndarray, titles: Sequence[str] | None = None, columns:
             x, y = (i % columns) * (width + GAP) + GAP / 2, (i // columns) * step + head + GAP / 2
             sharp = np.repeat(np.repeat(image, SHARP, axis=0), SHARP, axis=1)
             ax.imshow(sharp, cmap="gray_r", vmin=0, vmax=255, extent=(x, x + width, y + height, y))
-            if titles is not None:
-                ax.text(x + width / 2, y - 0.045 / inch, titles[i], ha="center", va="baseline", fontsize=7)
+            ax.text(x + width / 2, y - 0.045 / inch, titles[i], ha="center", va="baseline", fontsize=7)
         ax.set(xlim=(0, columns * (width + GAP)), ylim=(rows * step, 0))
         ax.set_axis_off()
-    return fig if titles is None else drawn(fig, pd.DataFrame({"picture": range(1, n + 1), "title": titles}))
-
-
-def confused_pairs(
-    images: np.ndarray, labels: np.ndarray, predictions: np.ndarray, names: Sequence[str], columns: int = 6
-) -> Figure:
-    """Misread images with what they are and what the network read."""
-    pairs = zip(labels, predictions, strict=True)
-    return image_grid(images, [f"{names[a]}\nread as {names[b]}" for a, b in pairs], columns)
+    return drawn(fig, pd.DataFrame({"picture": range(1, n + 1), "title": titles}))

@@ -1,8 +1,7 @@
 """One look for every figure: sizes for a 6.2 inch text column, colours that survive colour blindness and grey printing.
 
-Colours are Okabe and Ito's (jfly.uni-koeln.de/color, 2008), and each comes with its own marker and line style, so that
-colour is never the only channel. Nothing is set globally: a `StyledFigure` wears the style while it is built
-(`style()`) and again whenever it is drawn, because Matplotlib resolves ticks and fonts only then.
+Each colour (Okabe and Ito, jfly.uni-koeln.de/color, 2008) comes with its own marker and line style. Nothing is set
+globally: a `StyledFigure` wears the style while it is built (`style()`) and again whenever it is drawn.
 """
 
 from collections.abc import Sequence
@@ -15,28 +14,28 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator
 
-from fmnist.words import AXES, metric_of, number
+from fmnist.tables import run_ids
+from fmnist.words import AXES, metric_of
 
 WIDTH = 6.2  # inches, the report's text column
 INK, FAINT, BAD = "#222222", "#8a8a8a", "#7a1f1f"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#8C7A00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-PERCENT_TICKS = np.array([0, 10, 30, 50, 60, 70, 75, 80, 85, 88, 90, 92, 94, 95, 96, 97, 98, 99])
+OUTWARD = np.array([-1, 1])
+PERCENT_TICKS = np.array([99, 98, 97, 96, 95, 94, 92, 90, 88, 85, 80, 75, 70, 60, 50, 30, 10, 0])
 RC: dict[str, Any] = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8.0, "axes.labelsize": 8.0,
-    "axes.titlesize": 8.0, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.fontsize": 7.5,
+    "font.sans-serif": ["DejaVu Sans"], "font.size": 8.0, "axes.labelsize": 8.0, "axes.titlesize": 8.0,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.fontsize": 7.5, "legend.title_fontsize": 7.5,
     "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": "#555555", "axes.labelcolor": INK, "text.color": INK, "xtick.color": "#555555",
     "ytick.color": "#555555", "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.7,
     "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.minor.width": 0.5, "ytick.minor.width": 0.5,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.4,
-    "lines.markersize": 4.5, "legend.title_fontsize": 7.5, "legend.frameon": False, "legend.handlelength": 2.8,
-    "legend.columnspacing": 1.4,
-    "image.cmap": "cividis", "image.interpolation": "none", "figure.facecolor": "white", "figure.dpi": 120,
-    "savefig.dpi": 200, "svg.fonttype": "path", "svg.hashsalt": "fmnist", "hatch.linewidth": 0.5,
+    "lines.markersize": 4.5, "legend.frameon": False, "legend.handlelength": 2.8, "legend.columnspacing": 1.4,
+    "image.interpolation": "none", "savefig.dpi": 200, "svg.fonttype": "path", "svg.hashsalt": "fmnist",
 }  # fmt: skip
 
 
@@ -58,22 +57,17 @@ def figure(height: float, width: float = WIDTH, layout: str | None = "constraine
     return StyledFigure(figsize=(width, height), layout=layout)
 
 
-def drawn(fig: Figure, frame: pd.DataFrame, *columns: str | None, runs: pd.DataFrame | None = None) -> Figure:
-    """`fig`, knowing what `publish.show` hands on: its data, all of `frame` or the `columns` it has, and its runs.
-
-    The runs are those of `runs`, by default of `frame`, if they have a column run_id.
-    """
-    wanted = [name for name in dict.fromkeys(columns) if name is not None and name in frame]
-    fig.fmnist_data = frame[wanted] if columns else frame
-    rests = frame if runs is None else runs
-    fig.fmnist_runs = tuple(sorted(rests["run_id"].dropna().unique())) if "run_id" in rests else ()
+def drawn(fig: Figure, frame: pd.DataFrame, *columns: str, runs: pd.DataFrame | None = None) -> Figure:
+    """`fig`, knowing what `publish.show` hands on: `frame`, or those `columns` it has, and the ids of its `runs`."""
+    fig.fmnist_data = frame[[name for name in dict.fromkeys(columns) if name in frame]] if columns else frame
+    fig.fmnist_runs = run_ids(frame if runs is None else runs)
     return fig
 
 
 def look(index: int) -> dict[str, Any]:
     """Colour, marker and line style of the `index`-th group; the combinations repeat after forty."""
-    wear = {"color": COLORS, "marker": MARKERS, "linestyle": LINES}
-    return {name: choices[index % len(choices)] for name, choices in wear.items()}
+    choices = {"color": COLORS, "marker": MARKERS, "linestyle": LINES}
+    return {name: of[index % len(of)] for name, of in choices.items()}
 
 
 def key(index: int, **wear: Any) -> Line2D:
@@ -87,37 +81,29 @@ def percent_axis(ax: Axes, values: Sequence[float], metric: str, axis: str = "y"
     When accuracies lie far apart (below 60 % and above 75 %), equal steps would press the good ones into one line: the
     axis is then logarithmic in the error, 100 % − accuracy, as the unevenly spaced ticks show.
     """
-    label, values = metric_of(metric).axis, np.asarray(values, float)
+    about, values = metric_of(metric), np.asarray(values, float)
     values = values[np.isfinite(values)]
-    low, high = (values.min(), values.max()) if len(values) else (0.0, 100.0)
-    scaled = metric_of(metric).unit == "points" and metric != "gap" and low < 60 and high > 75
-    room = pad * max(high - low, 0.5)
-    limits = np.array([low - room, high + room])
-    if scaled:
-        ends = _error_depth([low, high])
-        room = pad * (ends[1] - ends[0])
-        limits = _from_depth([ends[0] - room, ends[1] + room])
+    ends = np.array([values.min(), values.max()] if len(values) else [0.0, 100.0])
+    label, limits = about.axis, ends + pad * max(np.ptp(ends), 0.5) * OUTWARD
+    if about.unit == "points" and metric != "gap" and ends[0] < 60 and ends[1] > 75:
+        depths = _error_depth(ends)
+        limits = _from_depth(depths + pad * np.ptp(depths) * OUTWARD)
         getattr(ax, f"set_{axis}scale")("function", functions=(_error_depth, _from_depth))
-        which = getattr(ax, f"{axis}axis")
-        which.set_major_locator(FixedLocator(_spread_ticks(limits)))
-        which.set_minor_locator(NullLocator())
-        which.set_major_formatter(FuncFormatter(lambda value, _: number(value, 0)))
+        getattr(ax, f"{axis}axis").set(major_locator=FixedLocator(_spread_ticks(limits)), major_formatter="{x:.0f}")
         label += "\nlog error scale" if axis == "y" else ", log error scale"
     ax.set(**{f"{axis}lim": limits, f"{axis}label": label})
 
 
-def _spread_ticks(limits: np.ndarray) -> np.ndarray:
-    """The round percentages inside `limits`, less those too close to their neighbour to be printed."""
-    inside = PERCENT_TICKS[(limits[0] <= PERCENT_TICKS) & (limits[1] >= PERCENT_TICKS)]
-    depth, ends = _error_depth(inside), _error_depth(limits)
+def _spread_ticks(limits: np.ndarray) -> list[int]:
+    """The round percentages inside `limits`, from above, less those too close to their neighbour to be printed."""
     kept: list[int] = []
-    for i in reversed(range(len(inside))):
-        if not kept or depth[kept[-1]] - depth[i] > 0.09 * (ends[1] - ends[0]):
-            kept.append(i)
-    return inside[kept[::-1]]
+    for tick in PERCENT_TICKS[(limits[0] <= PERCENT_TICKS) & (limits[1] >= PERCENT_TICKS)]:
+        if not kept or _error_depth(kept[-1]) - _error_depth(tick) > 0.09 * np.ptp(_error_depth(limits)):
+            kept.append(tick)
+    return kept[::-1]
 
 
-def _error_depth(percent: Sequence[float]) -> np.ndarray:
+def _error_depth(percent: Sequence[float] | float) -> np.ndarray:
     return -np.log10(np.maximum(100.0 - np.asarray(percent, float), 0.05))
 
 
@@ -125,15 +111,11 @@ def _from_depth(depth: Sequence[float]) -> np.ndarray:
     return 100.0 - 10.0 ** -np.asarray(depth, float)
 
 
-def fold_legend(fig: Figure, handles: list, labels: list[str], title: str | None = None) -> None:
-    """One legend below all axes, in one row or in as few as its labels allow; `fig` grows by its height."""
+def fold_legend(fig: Figure, handles: list, labels: list[str], by: str = "trial") -> None:
+    """One legend below all axes in as few rows as its labels, values of `by`, allow; `fig` grows by its height."""
+    title = None if by in ("trial", "variant", "optimizer") else AXES.get(by, by)
     room, widths = fig.get_figwidth() * 72, [4.5 * len(label) + 40 for label in labels]
     columns = len(labels) if sum(widths) < room else max(1, int(room / max(widths)))
-    rows = -(-len(labels) // max(columns, 1))
+    rows = -(-len(labels) // columns)
     fig.set_figheight(fig.get_figheight() + 0.12 + 0.16 * (rows + (title is not None)))
     fig.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // rows), title=title)
-
-
-def legend_title(column: str) -> str | None:
-    """What the entries of a legend are values of; trials and variants say so themselves."""
-    return None if column in ("trial", "variant", "optimizer") else AXES.get(column, column)
