@@ -72,7 +72,7 @@ def _load(device: str, dataset: str) -> Data:
     if device != "cpu":
         host = load(dataset=dataset)
         return replace(host, **{name: part.to(device) for name, part in vars(host).items() if name != "checksum"})
-    payloads = _find(dataset)[1]
+    payloads = find(dataset)[1]
     lines = "".join(f"{hashlib.sha256(payloads[name]).hexdigest()}  {name}\n" for name in SHA256)
     raw = [torch.frombuffer(bytearray(payloads[name]), dtype=torch.uint8) for name in SHA256]
     # an idx file is a big-endian header (16 bytes for images, 8 for labels), then the bytes
@@ -89,13 +89,11 @@ def lacking(dataset: str) -> str:
     return ""
 
 
-def locate(dataset: str = FASHION) -> Path:
-    """A folder with the four verified files; fetched if need be. UserError: what was tried, and why it failed."""
-    return _find(dataset)[0]
+def find(dataset: str = FASHION) -> tuple[Path, dict[str, bytes]]:
+    """A folder with the four files, fetched if need be, and their verified payloads by name.
 
-
-def _find(dataset: str) -> tuple[Path, dict[str, bytes]]:
-    """`locate`, with the four payloads by name, so that nothing is read twice."""
+    UserError if they are nowhere to be had: what was tried, why it failed, what to do.
+    """
     validate_field("dataset", dataset, "data")
     root, chosen, fashion, tried = project_root(), os.environ.get("FMNIST_DATA"), dataset == FASHION, []
     for place in [*([root / Path(chosen).expanduser()] if chosen else []), root / "data", *[SYSTEM] * fashion]:
