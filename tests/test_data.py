@@ -239,7 +239,7 @@ def command(folder: Path, name: str, script: str) -> None:
 
 
 def test_debians_package_is_fetched_and_unpacked(house, gz_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     lists = 'case "$*" in *Dir::State*) ;; *) echo "E: Unable to locate package" >&2; exit 100;; esac\n'
     command(tmp_path / "bin", "apt-get", f"{lists}touch some_all.deb")
     command(tmp_path / "bin", "dpkg-deb", f'mkdir -p "$3/nowhere" && cp -r {gz_folder} "$3/nowhere/fashion-mnist"')
@@ -251,13 +251,13 @@ def test_debians_package_is_fetched_and_unpacked(house, gz_folder, tmp_path, mon
     ("apt", "dpkg", "reason"),
     [
         ("echo 'E: no network' >&2; exit 100", "", "E: no network"),
-        ("touch some_all.deb", "exit 2", "dpkg-deb failed"),
+        ("touch some_all.deb", "exit 2", "unpacked failed"),
         ("touch some_all.deb", "exit 0", "No such file or directory"),
         ("exec sleep 60", "", "timed out"),
     ],
 )
 def test_a_failed_apt_get_or_dpkg_deb_is_named_with_its_reason(apt, dpkg, reason, house, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setattr(data, "PATIENCE", 3.0)
     command(tmp_path / "bin", "apt-get", apt)
     command(tmp_path / "bin", "dpkg-deb", dpkg)

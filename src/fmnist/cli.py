@@ -73,9 +73,8 @@ def new(name: str, title: str, author: str) -> None:
     """Make params/NAME, a report of your own to edit, which make report REPORT=NAME takes."""
     from fmnist.paper.report import new
 
-    folder = new(name, title, author)
-    files = ", ".join(path.name for path in sorted(folder.iterdir()))
-    say(f"wrote {files} into params/{name}; edit them, then: make report REPORT={name}")
+    new(name, title, author)
+    say(f"wrote the YAML files of params/{name}; edit them, then: make report REPORT={name}")
 
 
 @commands.command()
@@ -118,9 +117,8 @@ def results() -> None:
     """Print one row per finished run."""
     from fmnist.store import results
 
-    columns = ["run_id", "hidden_sizes", "optimizer", "lr", "seed", "epochs"]
-    shown = results()[[*columns, "val_accuracy", "test_accuracy", "diverged"]]
-    print(shown.to_string(index=False) if len(shown) else "no finished runs yet")
+    columns = ["run_id", "hidden_sizes", "optimizer", "lr", "seed", "epochs", "val_accuracy", "test_accuracy"]
+    print(results().to_string(index=False, columns=columns))
 
 
 @commands.command()

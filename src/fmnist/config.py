@@ -173,7 +173,10 @@ def validate(model: type[Model], values: Any, where: str) -> Model:
 
 
 def validate_field(key: str, value: Any, where: str) -> None:
-    """Raises `UserError` if no run config may hold this value, whatever its other fields are."""
+    """Raises `UserError` if no trial may hold this value, whatever its other fields are."""
+    if key not in TRIAL_FIELDS:
+        hint = "; seeds are listed under `seeds`" if key == "seed" else nearest(key, list(TRIAL_FIELDS))
+        raise UserError(f"{where}.{key}: unknown key{hint}")
     try:
         RunConfig.model_validate({key: value})
     except ValidationError as error:
@@ -199,9 +202,9 @@ def _explained(error: dict[str, Any]) -> str:
         return f"{key}.{error['msg']}" if key else error["msg"]
     if error["type"] == "literal_error":
         allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{key}: {_shown(given)} is not allowed{nearest(str(given), allowed)}"
+        return f"{key}: {given!r:.60} is not allowed{nearest(str(given), allowed)}"
     message = PLAIN.get(error["type"], error["msg"].removeprefix("Value error, ").removeprefix("Input "))
-    got = "" if error["type"] == "missing" else f" (got {_shown(given)})"
+    got = "" if error["type"] == "missing" else f" (got {given!r:.60})"
     return f"{key}: {message}{got}" if key else message
 
 
@@ -214,11 +217,6 @@ def nearest(name: str, allowed: list[str]) -> str:
     folded |= {choice.lower(): choice for choice in allowed}
     close = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.5)
     return (f"; did you mean '{folded[close[0]]}'?" if close else ".") + f" Allowed: {', '.join(allowed)}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -234,8 +232,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         problem = " ".join(problem.split(" with value")[0].split())
         raise UserError(f"{path}{line}: not readable as YAML: {problem}") from None
     if values is not None and not isinstance(values, dict):
-        raise UserError(f"{path}: expected keys with values, got {_shown(values)}")
+        raise UserError(f"{path}: expected keys with values, got {values!r:.60}")
     for key in values or {}:
         if not isinstance(key, str):
-            raise UserError(f"{path}: {_shown(key)}: a key should be text; put it in quotes")
+            raise UserError(f"{path}: {key!r:.60}: a key should be text; put it in quotes")
     return values or {}

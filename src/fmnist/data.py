@@ -90,10 +90,7 @@ def lacking(dataset: str) -> str:
 
 
 def find(dataset: str = FASHION) -> tuple[Path, dict[str, bytes]]:
-    """A folder with the four files, fetched if need be, and their verified payloads by name.
-
-    UserError if they are nowhere to be had: what was tried, why it failed, what to do.
-    """
+    """The four files' folder, fetched if need be, and verified payloads by name. UserError if they cannot be had."""
     validate_field("dataset", dataset, "data")
     root, chosen, fashion, tried = project_root(), os.environ.get("FMNIST_DATA"), dataset == FASHION, []
     for place in [*([root / Path(chosen).expanduser()] if chosen else []), root / "data", *[SYSTEM] * fashion]:
@@ -112,10 +109,10 @@ def find(dataset: str = FASHION) -> tuple[Path, dict[str, bytes]]:
             return target, _fetched(fetch, target, dataset)
         except (OSError, ValueError, ImportError, RuntimeError, subprocess.SubprocessError) as error:
             tried.append(f"{way}: {error}")
-    remedies = [f"put {', '.join(SHA256)} (each as it is or as .gz) into {target}"]
-    remedies += [f"set FMNIST_DATA to a folder that has them{'' if fashion else f' in a folder {dataset}'}"]
-    remedies += [f"on Debian or Ubuntu: sudo apt-get install {PACKAGE}"] * fashion
-    lines = [f"{dataset} was not found. Connect to the internet (30 MB) and try again; or:", *remedies]
+    lines = [f"{dataset} was not found. Connect to the internet (30 MB) and try again; or:"]
+    lines += [f"put {', '.join(SHA256)} (each as it is or as .gz) into {target}"]
+    lines += [f"set FMNIST_DATA to a folder that has them{'' if fashion else f' in a folder {dataset}'}"]
+    lines += [f"on Debian or Ubuntu: sudo apt-get install {PACKAGE}"] * fashion
     raise UserError("\n  - ".join(lines) + "\n  - ".join(["\nWhat was tried:", *tried]))
 
 
@@ -196,16 +193,12 @@ def _download(url: str, deadline: float) -> bytes:
 def _from_debian(names: list[str], _: str) -> Iterator[tuple[str, bytes]]:
     """The package fetched with package lists of our own, as containers have none, and unpacked without root."""
     with tempfile.TemporaryDirectory() as folder:
-
-        def call(*command: str) -> None:
+        own = (f"-oDir::State={folder}", f"-oDir::Cache={folder}", "-oAPT::Sandbox::User=")
+        apt = ("apt-get", "-qq", f"-oAcquire::http::Timeout={TIMEOUT:.0f}", *own)
+        for command in ((*apt, "update"), (*apt, "download", PACKAGE), ("sh", "-c", "dpkg-deb -x *.deb unpacked")):
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
             if done.returncode:
-                raise ValueError([f"{command[0]} failed", *done.stderr.strip().splitlines()][-1])
-
-        own = (f"-oDir::State={folder}", f"-oDir::Cache={folder}", "-oAPT::Sandbox::User=")
-        for action in (["update"], ["download", PACKAGE]):
-            call("apt-get", "-qq", f"-oAcquire::http::Timeout={TIMEOUT:.0f}", *own, *action)
-        call("dpkg-deb", "-x", *(path.name for path in Path(folder).glob("*.deb")), "unpacked")
+                raise ValueError([f"{command[-1]} failed", *done.stderr.strip().splitlines()][-1])
         for name in names:
             yield name, (Path(folder) / "unpacked" / SYSTEM.relative_to("/") / f"{name}.gz").read_bytes()
 

@@ -18,17 +18,7 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import (
-    TRIAL_FIELDS,
-    RunConfig,
-    Strict,
-    UserError,
-    nearest,
-    parameter_count,
-    sizes_text,
-    validate,
-    validate_field,
-)
+from fmnist.config import RunConfig, Strict, UserError, parameter_count, sizes_text, validate, validate_field
 from fmnist.words import count, joined
 
 Overrides = dict[str, Any]
@@ -118,18 +108,19 @@ class Study:
     def describe(self) -> str:
         """What all runs share and what varies, as sentences (Markdown)."""
         settings, usual, first = self.settings(), RunConfig().row(), self.configs[0]
-        varied = [name for name in TRIAL_FIELDS if settings[name].nunique() > 1]
+        names = settings.columns.drop(["trial", "variant"])
+        varied = [name for name in names if settings[name].nunique() > 1]
         said = {"hidden_sizes", "optimizer", "lr", "batch_size", "epochs"}
-        said |= {name for name in TRIAL_FIELDS if settings[name][0] != usual[name]}
+        said |= {name for name in names if settings[name][0] != usual[name]}
         of = {"hidden_sizes": "hidden layers ", "bias_init": "initial biases "}
-        fixed = [name for name in TRIAL_FIELDS if name in said and name not in varied]
+        fixed = [name for name in names if name in said and name not in varied]
         same = ", ".join(of.get(name, "") + setting(name, getattr(first, name)) for name in fixed)
-        names = ", ".join(f"`{name}`" for name in varied) or "only the seed"
+        varies = ", ".join(f"`{name}`" for name in varied) or "only the seed"
         sizes = {label: len(runs) for label, (_, runs) in self.trials.items()}
         most = max(sizes.values())
         few = [f"{label} with {count(n)}" for label, n in sizes.items() if n < most]
         return (
-            f"All runs have {same}; what is not named here keeps its default (@sec-config). What varies is {names}. "
+            f"All runs have {same}; what is not named here keeps its default (@sec-config). What varies is {varies}. "
             f"There are {count(len(sizes), 'trial')}, each with {count(most, 'seed')}"
             f"{f' (but {joined(few)})' if few else ''}: {count(sum(sizes.values()), 'run')}."
         )
@@ -148,12 +139,7 @@ def _check_fields(spec: StudySpec, where: str) -> None:
     parts = [("base", spec.base), *((f"variants.{name}", part) for name, part in spec.variants.items())]
     fields = [(place, key, [value]) for place, part in parts for key, value in part.items()]
     for place, key, values in fields + [("grid", key, values) for key, values in spec.grid.items()]:
-        if key == "seeds" and place.startswith("variants."):
-            continue
-        if key not in TRIAL_FIELDS:
-            hint = "; seeds are listed under `seeds`" if key == "seed" else nearest(key, list(TRIAL_FIELDS))
-            raise UserError(f"{where}: {place}.{key}: unknown key{hint}")
-        for value in values:
+        for value in values if key != "seeds" or not place.startswith("variants.") else ():
             validate_field(key, value, f"{where}: {place}")
 
 
@@ -193,8 +179,9 @@ def _train(missing: list[RunConfig], device: str, memory: int | None) -> None:
     workers.resolve_device(device)
     store.check_writable()
     seen = sys.stderr.isatty() or hasattr(get_ipython(), "kernel")  # at a terminal or in a notebook
-    form, done = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}", itertools.count(1)
-    with tqdm(total=sum(map(workers.work, missing)), bar_format=form, disable=not seen, leave=False) as bar:
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
+    total, done = sum(map(workers.work, missing)), itertools.count(1)
+    with tqdm(desc=f"{len(missing)} runs", total=total, bar_format=form, disable=not seen, leave=False) as bar:
 
         def finished(result) -> None:
             store.save(result)
