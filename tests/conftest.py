@@ -19,9 +19,9 @@ def small():
 def data_set():
     """Fashion-MNIST is on this machine, for commands that look for it themselves."""
     from fmnist.config import UserError
-    from fmnist.data import locate
+    from fmnist.data import find
 
     try:
-        locate()
+        find()
     except UserError as error:
         pytest.skip(f"the data set is nowhere to be had: {error}")

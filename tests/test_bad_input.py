@@ -96,12 +96,9 @@ OPTIMIZER = [
     ("base: {init: xavier}", r"base: init: 'xavier' is not allowed; did you mean 'xavier_normal'\? Allowed: default, "),
     ("base: {precision: 32}", r"base: precision: 32 is not allowed. Allowed: float64, float32, bfloat16"),
     # values that do not go together
-    (
-        "variants: {Adam: {optimizer: Adam, momentum: 0.9}}",
-        "variants.Adam: momentum: Adam has none; allowed with SGD and",
-    ),
-    ("variants: {SGD: {nesterov: true}}", "variants.SGD: nesterov: allowed with SGD and momentum > 0 only"),
-    ("variants: {SGD: {init_std: 0.1}}", "variants.SGD: init_std: allowed with init or bias_init: normal only"),
+    ("variants: {A: {optimizer: Adam, momentum: 0.9}}", "variants.A: momentum: only with SGD or RMSprop, not Adam"),
+    ("variants: {SGD: {nesterov: true}}", "variants.SGD: nesterov: only with SGD and momentum > 0"),
+    ("variants: {SGD: {init_std: 0.1}}", "variants.SGD: init_std: only with init or bias_init: normal"),
     ("variants: {SGD: {batch_norm: true, batch_size: 1}}", "variants.SGD: batch_size: batch norm needs two images"),
     # shapes
     ("base: [lr]", r"base: should be keys with values \(got \['lr'\]\)"),
@@ -166,11 +163,7 @@ REPORT = [
     ("{epochs: 1}", "{epochs: 0.5}", r"base: epochs: should be a valid integer \(got 0.5\)"),
     ("{epochs: 1}", "[epochs]", r"base: should be keys with values \(got \['epochs'\]\)"),
     ("[0, 1]", "2", r"seeds: should be a valid list \(got 2\)"),
-    (
-        "title: Smoke",
-        "titel: Smoke",
-        r"title: is required; titel: unknown key; did you mean 'title'\? Allowed: title, auth",
-    ),
+    ("title: Smoke", "titel: Smoke", r"titel: unknown key; did you mean 'title'\? Allowed: title, authors, "),
     ("title: Smoke", "date: 2026-11-21\ntitle: Smoke", r"date: should be text; put it in quotes \(got datetime.date"),
     ("  - name: The fmnist authors", "  me", r"authors: should be a valid list \(got 'me'\)"),
     (
@@ -213,8 +206,8 @@ def test_an_empty_report(project, refused):
 
 def test_what_the_reports_base_does_to_a_study(project, refused):
     """The report gives every study momentum, and one of them has Adam."""
-    edit(project / PLACE / "report.yaml", "{epochs: 1}", "{epochs: 1, momentum: 0.9}")
-    assert re.search(r"optimizer\.yaml: variants\.\w+: momentum: \w+ has none; allowed with SGD and RMSprop", refused())
+    edit(project / PLACE / "report.yaml", "{epochs: 1}", "{epochs: 1, momentum: 0.5}")
+    assert re.search(r"optimizer\.yaml: variants\.\w+: momentum: only with SGD or RMSprop, not \w+", refused())
 
 
 def test_parameters_of_no_section(project, refused):
@@ -251,6 +244,7 @@ def test_parameters_of_other_notebooks(name, text, message, project, refused):
         ("report smoke --device cuda:99", "device: cuda:99: this machine has no such device. Allowed here: auto, cpu"),
         ("train params/smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\?"),
         ("train /nowhere/smoke", "/nowhere/smoke.*: no such report"),
+        ("train params/smoke --memory 4x", "--memory 4x: not a size; write it as 4GB or 800MB"),
         ("train params/smoke/theory.yaml", "params/smoke/theory.yaml: no study of this report"),
         ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),
         ("train .", "not a report of this project; they are in "),
@@ -262,7 +256,7 @@ def test_arguments(arguments, message, refused):
     assert re.search(message, refused(*arguments.split()))
 
 
-@pytest.mark.parametrize("arguments", ["", "reprot", "results --format xml", "train"])
+@pytest.mark.parametrize("arguments", ["", "reprot", "export xml folder", "train"])
 def test_usage(arguments, project, capsys):
     assert cli.main(arguments.split()) == 2
     assert capsys.readouterr().err.startswith("Usage: fmnist")
@@ -298,13 +292,10 @@ def test_a_report_that_cannot_be_written(place, project, refused):
 # --- the real command, in a process of its own ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "module", [["-m", "fmnist.cli"], ["-c", "import sys, fmnist.cli; sys.exit(fmnist.cli.main())"]]
-)
-def test_the_command_exits_with_2_within_seconds(module, project):
+def test_the_command_exits_with_2_within_seconds(project):
     (project / PLACE / "dropout.yaml").write_text("grid: {dropuot: [0.1]}")
-    command = [sys.executable, *module, "report", "smoke", "--device", "cpu"]
-    done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, timeout=30)
+    command = [sys.executable, "-m", "fmnist.cli", "report", "smoke", "--device", "cpu"]
+    done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
     assert re.fullmatch(
         r"fmnist: params/smoke/dropout.yaml: grid.dropuot: unknown key; did you mean 'dropout'.*\n", done.stderr

@@ -3,7 +3,6 @@
 import itertools
 import multiprocessing
 import signal
-import sys
 import threading
 import time
 
@@ -114,7 +113,7 @@ def test_the_same_trial_twice_is_refused(parts, message):
         ({"base": {"lr": "a"}, "variants": {"a": {"lr": 0.1}}}, "base: lr: should be a valid number"),
         ({"grid": {"lr": [0.1, 0]}}, "grid: lr: should be greater than 0"),
         ({"variants": {"a": None}}, r"variants\.a: should be keys with values"),
-        ({"variants": {"a": {"optimizer": "Adam", "momentum": 0.9}}}, "variants.a: momentum: Adam has none"),
+        ({"variants": {"a": {"optimizer": "Adam", "momentum": 0.9}}}, "variants.a: momentum: only with SGD or RMSprop"),
         ({"variants": {"a": {"seeds": [0, 0]}}}, "variants.a: seeds: a seed stands twice"),
         ({"variants": {"a": {"seeds": []}}}, "variants.a: seeds: "),
         ({"seeds": "12"}, "seeds: should be a valid list"),
@@ -184,7 +183,7 @@ def test_settings_need_no_training(trained):
 
 def test_the_notebooks_of_a_report_only_read(trained, monkeypatch):
     monkeypatch.setenv("FMNIST_READ_ONLY", "1")
-    with pytest.raises(UserError, match="^three runs not in the store: 2 of SGD, 1 of Adam. .*only read"):
+    with pytest.raises(UserError, match="^three runs not in the store. .*only read"):
         Study(TINY, {**VARIANTS, "Adam": {"optimizer": "Adam", "seeds": [7]}}, seeds=[0, 1]).run("cpu")
     assert trained == []
     monkeypatch.delenv("FMNIST_READ_ONLY")
@@ -210,16 +209,6 @@ def test_a_diverged_run_is_in_the_tables(trained):
     trained.clear()
     study.run("cpu")
     assert trained == [], "diverging is a result"
-
-
-def test_one_run_of_a_study(trained):
-    study = Study(TINY, VARIANTS, seeds=[4, 7]).run("cpu")
-    run = study.load("Adam", 7)
-    assert (run.config.optimizer, run.config.seed) == ("Adam", 7)
-    with pytest.raises(UserError, match="no run of trial 'adam' with seed 7; did you mean 'Adam'"):
-        study.load("adam", 7)
-    with pytest.raises(UserError, match="no run of trial 'Adam' with seed 5"):
-        study.load("Adam", 5)
 
 
 def test_an_interrupt_keeps_finished_runs(trained, monkeypatch, request):
@@ -263,14 +252,6 @@ def test_a_run_that_fails_keeps_what_finished(trained, monkeypatch):
     with pytest.raises(RuntimeError, match="out of luck"):
         Study(TINY, grid={"batch_size": [64, 128]}).run("cpu")
     assert [run.config.batch_size for run in store.all_runs()] == [64]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="workers are processes on Linux alone")
-def test_a_worker_that_is_killed_is_said_so(trained, monkeypatch):
-    monkeypatch.setattr(workers, "train_stack", lambda *_: signal.raise_signal(signal.SIGKILL))
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    with pytest.raises(UserError, match="training: a worker was killed, perhaps for want of memory"):
-        Study(TINY, grid={"batch_size": [64, 128]}).run("cpu")
 
 
 def test_progress_is_silent_where_nobody_looks(trained, capfd):

@@ -12,19 +12,15 @@ if TYPE_CHECKING:  # what editors complete from
     from fmnist.store import Run, load_run
     from fmnist.study import Study, train
 
-_HOME = {
-    **dict.fromkeys(("RunConfig", "UserError"), "config"),
-    **dict.fromkeys(("Run", "load_run"), "store"),
-    **dict.fromkeys(("Study", "train"), "study"),
-    **dict.fromkeys(("record", "say", "show", "table"), "paper.publish"),
-}
 __all__ = ["Run", "RunConfig", "Study", "UserError", "load_run", "record", "say", "show", "table", "train"]
 
 
 def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'fmnist' has no attribute {name!r}")
-    return getattr(import_module(f"fmnist.{_HOME[name]}"), name)
+    for home in ("config", "store", "study", "paper.publish") if name in __all__ else ():
+        module = import_module(f"fmnist.{home}")
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module 'fmnist' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,6 @@
 """What a run is: every hyperparameter of one training, validated once, frozen and hashable.
 
-Everything that a user can write (YAML files, notebook parameters, Python) passes through `validate`, so that bad input
-fails here, before any training, with file, key and what is allowed.
+All that a user can write passes through `validate`: bad input fails here, with file, key and what is allowed.
 """
 
 import difflib
@@ -11,11 +10,13 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
 
 RESULTS_VERSION = 2  # raised when the same config gives other results; part of every run's address
@@ -23,7 +24,6 @@ TRAIN_IMAGES, TEST_IMAGES, INPUTS, OUTPUTS = 60_000, 10_000, 784, 10
 FASHION = "FashionMNIST"  # the data set of every run that does not say otherwise
 GUESS = 1 / OUTPUTS  # accuracy of guessing
 TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
-OPTIMIZERS_WITH_MOMENTUM = ("SGD", "RMSprop")
 
 
 class UserError(Exception):
@@ -37,10 +37,7 @@ def project_root() -> Path:
 
 
 def runs_folder() -> Path:
-    """Where finished runs are kept: the environment variable `FMNIST_RUNS`, else `runs/`, both seen from the project.
-
-    Not from the working directory: a notebook's kernel runs in `notebooks/`, and finds what the command trained.
-    """
+    """Where finished runs are kept: `FMNIST_RUNS`, else `runs/`, both seen from the project, wherever a kernel runs."""
     return (project_root() / Path(os.environ.get("FMNIST_RUNS") or "runs").expanduser()).resolve()
 
 
@@ -53,21 +50,11 @@ def aside(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        with suppress(OSError):
+        if part.is_file():
             part.unlink()
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is one number; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _as_tuple(value: Any) -> Any:
-    if not isinstance(value, list | tuple):
-        raise ValueError("should be a list of widths, such as [400, 400]")
-    return tuple(value)
-
-
+Model = TypeVar("Model", bound=BaseModel)
 Init = Literal["default", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "normal", "zeros"]
 
 
@@ -76,16 +63,21 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        known = list(cls.model_fields)
+        for key in values if isinstance(values, dict) else ():
+            if key not in known:
+                raise PydanticCustomError("unknown_key", f"{key}: unknown key{nearest(str(key), known)}")
+        return values
+
 
 class RunConfig(Strict):
-    """Every hyperparameter of one training, frozen. Names and meanings are PyTorch's.
-
-    `RunConfig(hidden_sizes=(400, 400), lr=0.1, epochs=10, seed=3)`. Raises `UserError` through `validate`, pydantic's
-    `ValidationError` when built directly.
-    """
+    """Every hyperparameter of one training. Names and meanings are PyTorch's. `validate` makes errors readable."""
 
     dataset: Literal["FashionMNIST", "MNIST", "KMNIST"] = "FashionMNIST"  # as torchvision calls them; all of one form
-    hidden_sizes: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple)] = (128,)  # a list will do
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (128,)  # a list will do
     activation: Literal["relu", "leaky_relu", "tanh", "sigmoid"] = "relu"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability that a hidden unit is dropped
     batch_norm: bool = False  # after each hidden linear layer, before its activation
@@ -124,14 +116,12 @@ class RunConfig(Strict):
         return self._address()
 
     @property
-    def trial_id(self) -> str:
-        """The same for runs that differ in seed alone."""
+    def trial_id(self) -> str:  # the same for runs that differ in seed alone
         return self._address("seed")
 
     def _address(self, *but: str) -> str:
-        """The default data set is not part of it, as before there was a choice: runs of earlier versions are found."""
-        left_out = {*but, "dataset"} if self.dataset == FASHION else {*but}
-        record = {"results_version": RESULTS_VERSION, **self.model_dump(mode="json", exclude=left_out)}
+        unused = [name for name in ADDED_FIELDS if getattr(self, name) == DEFAULTS[name]]
+        record = {"results_version": RESULTS_VERSION, **self.model_dump(mode="json", exclude={*but, *unused})}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
     def row(self) -> dict[str, Any]:
@@ -141,16 +131,11 @@ class RunConfig(Strict):
 
 TRIAL_FIELDS = tuple(name for name in RunConfig.model_fields if name != "seed")
 DEFAULTS = {name: field.default for name, field in RunConfig.model_fields.items()}
+ADDED_FIELDS = ("dataset",)  # not in an address where they have their default: runs stored before they came are found
 APPLIES = {  # fields that have a meaning beside some values of others only: beside which, and what a message says
-    "momentum": (
-        lambda run: run["optimizer"] in OPTIMIZERS_WITH_MOMENTUM,
-        "{optimizer} has none; allowed with " + " and ".join(OPTIMIZERS_WITH_MOMENTUM),
-    ),
-    "nesterov": (lambda run: run["optimizer"] == "SGD" and run["momentum"], "allowed with SGD and momentum > 0 only"),
-    "init_std": (
-        lambda run: "normal" in (run["init"], run["bias_init"]),
-        "allowed with init or bias_init: normal only",
-    ),
+    "momentum": (lambda run: run["optimizer"] in ("SGD", "RMSprop"), "only with SGD or RMSprop, not {optimizer}"),
+    "nesterov": (lambda run: run["optimizer"] == "SGD" and run["momentum"], "only with SGD and momentum > 0"),
+    "init_std": (lambda run: "normal" in (run["init"], run["bias_init"]), "only with init or bias_init: normal"),
 }
 
 
@@ -170,8 +155,7 @@ def sizes_text(hidden_sizes: tuple[int, ...]) -> str:
 
 def layer_sizes(hidden_sizes: Sequence[int]) -> list[tuple[int, int]]:
     """(in, out) of every linear layer: (128,) → [(784, 128), (128, 10)]."""
-    widths = [INPUTS, *hidden_sizes, OUTPUTS]
-    return list(zip(widths[:-1], widths[1:], strict=True))
+    return list(pairwise([INPUTS, *hidden_sizes, OUTPUTS]))
 
 
 def parameter_count(hidden_sizes: Sequence[int], batch_norm: bool = False) -> int:
@@ -180,67 +164,48 @@ def parameter_count(hidden_sizes: Sequence[int], batch_norm: bool = False) -> in
     return linear + (2 * sum(hidden_sizes) if batch_norm else 0)
 
 
-Model = TypeVar("Model", bound=BaseModel)
-
-
 def validate(model: type[Model], values: Any, where: str) -> Model:
-    """`values` as a `model`; raises `UserError` with `where`, the key, what is allowed and the nearest valid name."""
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: expected keys with values, got {_shown(values)}")
+    """`values` as a `model`; raises `UserError` with `where`, the key and what is allowed."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {_explained(model, error.errors(include_url=False))}") from None
+        raise UserError(f"{where}: {'; '.join(map(_explained, error.errors()))}") from None
 
 
 def validate_field(key: str, value: Any, where: str) -> None:
-    """Raises `UserError` if no run config may hold this value, whatever its other fields are."""
+    """Raises `UserError` if no trial may hold this value, whatever its other fields are."""
+    if key not in TRIAL_FIELDS:
+        hint = "; seeds are listed under `seeds`" if key == "seed" else nearest(key, list(TRIAL_FIELDS))
+        raise UserError(f"{where}.{key}: unknown key{hint}")
     try:
         RunConfig.model_validate({key: value})
     except ValidationError as error:
-        if of_the_field := [item for item in error.errors(include_url=False) if item["loc"]]:
-            raise UserError(f"{where}: {_explained(RunConfig, of_the_field)}") from None
+        if of_the_field := [item for item in error.errors() if item["loc"]]:
+            raise UserError(f"{where}: {'; '.join(map(_explained, of_the_field))}") from None
 
 
 PLAIN = {  # pydantic's words in ours
     "missing": "is required",
     "dict_type": "should be keys with values",
+    "model_type": "should be keys with values",
+    "tuple_type": "should be a list of widths, such as [400, 400]",
     "string_type": "should be text; put it in quotes",
     "bool_type": "should be true or false",
     "too_short": "should not be empty",
 }
 
 
-def _explained(model: type[BaseModel], errors: list[dict[str, Any]]) -> str:
-    return "; ".join(_explain(model, error) for error in errors)
-
-
-def _explain(model: type[BaseModel], error: dict[str, Any]) -> str:
-    *path, last = error["loc"] or [""]
-    key = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key{nearest(str(last), _fields_at(model, path))}"
+def _explained(error: dict[str, Any]) -> str:
+    """One of pydantic's errors: key, what is wrong, what was given or what is allowed."""
+    key, given = ".".join(map(str, error["loc"])), error["input"]
+    if error["type"] == "unknown_key":
+        return f"{key}.{error['msg']}" if key else error["msg"]
     if error["type"] == "literal_error":
         allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{key}: {_shown(error['input'])} is not allowed{nearest(str(error['input']), allowed)}"
+        return f"{key}: {given!r:.60} is not allowed{nearest(str(given), allowed)}"
     message = PLAIN.get(error["type"], error["msg"].removeprefix("Value error, ").removeprefix("Input "))
-    got = "" if error["type"] == "missing" else f" (got {_shown(error['input'])})"
+    got = "" if error["type"] == "missing" else f" (got {given!r:.60})"
     return f"{key}: {message}{got}" if key else message
-
-
-def _fields_at(model: type[BaseModel], path: list[Any]) -> list[str]:
-    for part in path:
-        if part in model.model_fields:
-            model = next(_models(model.model_fields[part].annotation), model)
-    return list(model.model_fields)
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The records that a type is made of: list[str | Group] → Group."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models(part)
 
 
 OTHERWISE = {"learning_rate": "lr", "hidden_layers": "hidden_sizes", "layers": "hidden_sizes"}  # as others call it
@@ -254,16 +219,8 @@ def nearest(name: str, allowed: list[str]) -> str:
     return (f"; did you mean '{folded[close[0]]}'?" if close else ".") + f" Allowed: {', '.join(allowed)}"
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The YAML 1.2 file as plain dicts and lists: 1e-4 is a number, `no` is a word, a key stands once; empty is {}.
-
-    Raises `UserError` if the file is missing, unreadable, not YAML or not a mapping.
-    """
+    """The YAML 1.2 file as plain dicts and lists: 1e-4 is a number, `no` is a word, a key stands once; empty is {}."""
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob(f"*{path.suffix}"))
         raise UserError(f"{path}: no such file{nearest(path.name, others) if others else ''}")
@@ -271,11 +228,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
-        line, problem = f", line {mark.line + 1}" if mark else "", " ".join(problem.split(" with value")[0].split())
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = " ".join(problem.split(" with value")[0].split())
         raise UserError(f"{path}{line}: not readable as YAML: {problem}") from None
     if values is not None and not isinstance(values, dict):
-        raise UserError(f"{path}: expected keys with values, got {_shown(values)}")
+        raise UserError(f"{path}: expected keys with values, got {values!r:.60}")
     for key in values or {}:
         if not isinstance(key, str):
-            raise UserError(f"{path}: {_shown(key)}: a key should be text; put it in quotes")
+            raise UserError(f"{path}: {key!r:.60}: a key should be text; put it in quotes")
     return values or {}

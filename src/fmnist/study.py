@@ -8,63 +8,21 @@ import itertools
 import json
 import os
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import BeforeValidator, Field
+from IPython import get_ipython
+from pydantic import Field
+from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import (
-    TRIAL_FIELDS,
-    RunConfig,
-    Strict,
-    UserError,
-    nearest,
-    parameter_count,
-    sizes_text,
-    validate,
-    validate_field,
-)
+from fmnist.config import RunConfig, Strict, UserError, parameter_count, sizes_text, validate, validate_field
 from fmnist.words import count, joined
-
-
-def watched() -> bool:
-    """Whether somebody sees a progress bar: at a terminal, or in a notebook."""
-    ipython = sys.modules.get("IPython")
-    return sys.stderr.isatty() or hasattr(ipython and ipython.get_ipython(), "kernel")
-
-
-class Progress:
-    """One bar for all runs, in units of work, so that its ETA holds for small and large networks alike."""
-
-    def __init__(self, configs: Sequence[RunConfig], work: Callable[[RunConfig], float]):
-        from tqdm.auto import tqdm
-
-        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
-        self.runs, self.epochs = [0, len(configs)], [0, sum(c.epochs for c in configs)]  # done, wanted
-        self.bar = tqdm(total=sum(map(work, configs)), bar_format=form, disable=not watched(), leave=False)
-        self.begin = time.monotonic()
-        self.finished(0)
-
-    def advance(self, epochs: int, work: float, accuracy: float) -> None:
-        self.epochs[0] += epochs
-        rate = self.epochs[0] / (time.monotonic() - self.begin)
-        done = "{:,} of {:,} epochs".format(*self.epochs)
-        self.bar.set_postfix_str(f"{done}, {rate:.3g} a second, val {accuracy:.1%}", refresh=False)
-        self.bar.update(work)
-
-    def finished(self, runs: int = 1) -> None:
-        self.runs[0] += runs
-        self.bar.set_description_str("{} of {} runs".format(*self.runs), refresh=False)
-
 
 Overrides = dict[str, Any]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Seeds = Annotated[list[Seed], Field(min_length=1)]
 
 
 class StudySpec(Strict):
@@ -73,7 +31,7 @@ class StudySpec(Strict):
     base: Overrides = {}
     variants: dict[str, Overrides] = {}  # of run configs, and of `seeds`
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    seeds: Annotated[Seeds, BeforeValidator(lambda v: list(v) if isinstance(v, range | tuple) else v)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1, strict=False)] = [0]  # a range will do
 
 
 class Study:
@@ -81,9 +39,8 @@ class Study:
 
     `base` are fields of `RunConfig` that all runs share, `variants` named overrides of them, `grid` lists of values:
     each variant with each combination of the grid is a trial, each trial with each seed a run. The grid wins over a
-    variant, a variant over the base; a variant may have `seeds` of its own. `where` names the source of the parameters
-    in messages. Raises `UserError` for any unknown key, wrong type or value that is not allowed, before anything is
-    trained.
+    variant, a variant over the base; a variant may have `seeds` of its own. Raises `UserError` with `where`, the source
+    of the parameters, for any unknown key, wrong type or value that is not allowed.
     """
 
     def __init__(
@@ -96,12 +53,15 @@ class Study:
     ):
         given = {"base": base, "variants": variants, "grid": grid, "seeds": seeds}
         self.spec = validate(StudySpec, {key: part for key, part in given.items() if part is not None}, where)
+        _check_fields(self.spec, where)
         self.trials: dict[str, tuple[str, list[RunConfig]]] = {}  # label → (variant, its runs)
-        _check_parts(self.spec, where)
-        known: dict[str, str] = {}  # address of a trial's first run → label
+        known: dict[str, str] = {}  # address of a trial → its label
         for name, overrides in (self.spec.variants or {"": {}}).items():
             place = f"{where}: variants.{name}" if name else where
-            seeds = _seeds(overrides.get("seeds", self.spec.seeds), place)
+            given, source = (overrides["seeds"], place) if "seeds" in overrides else (self.spec.seeds, where)
+            seeds = validate(StudySpec, {"seeds": given}, source).seeds
+            if len(set(seeds)) < len(seeds):
+                raise UserError(f"{source}: seeds: a seed stands twice in {seeds}")
             for values in itertools.product(*self.spec.grid.values()):
                 point = dict(zip(self.spec.grid, values, strict=True))
                 label = ", ".join([name] * bool(name) + [setting(*item) for item in point.items()]) or "base"
@@ -121,16 +81,12 @@ class Study:
 
     def settings(self) -> pd.DataFrame:
         """One row per trial, trained or not: trial, variant, every field of its config but the seed."""
-        rows = [
-            {"trial": trial, "variant": variant} | {name: configs[0].row()[name] for name in TRIAL_FIELDS}
-            for trial, (variant, configs) in self.trials.items()
-        ]
-        return pd.DataFrame(rows)
+        rows = [{"trial": trial, "variant": name, **runs[0].row()} for trial, (name, runs) in self.trials.items()]
+        return pd.DataFrame(rows).drop(columns="seed")
 
     def run(self, device: str = "auto", memory: int | None = None) -> "Study":
         """Train what the store lacks, with a progress bar; returns the study. All as for `train`."""
-        labels = {config.run_id: label for label, (_, runs) in self.trials.items() for config in runs}
-        train(self.configs, device, memory, labels)
+        train(self.configs, device, memory)
         return self
 
     def runs(self) -> pd.DataFrame:
@@ -151,30 +107,23 @@ class Study:
 
     def describe(self) -> str:
         """What all runs share and what varies, as sentences (Markdown)."""
-        rows, usual, first = [config.row() for config in self.configs], RunConfig().row(), self.configs[0]
-        varied = [name for name in TRIAL_FIELDS if len({row[name] for row in rows}) > 1]
-        said = {"hidden_sizes", "optimizer", "lr", "batch_size", "epochs"} | {
-            n for n in usual if rows[0][n] != usual[n]
-        }
+        settings, usual, first = self.settings(), RunConfig().row(), self.configs[0]
+        names = settings.columns.drop(["trial", "variant"])
+        varied = [name for name in names if settings[name].nunique() > 1]
+        said = {"hidden_sizes", "optimizer", "lr", "batch_size", "epochs"}
+        said |= {name for name in names if settings[name][0] != usual[name]}
         of = {"hidden_sizes": "hidden layers ", "bias_init": "initial biases "}
-        fixed = [n for n in TRIAL_FIELDS if n in said and n not in varied]
-        same = ", ".join(of.get(n, "") + setting(n, getattr(first, n)) for n in fixed)
-        names = ", ".join(f"`{name}`" for name in varied) or "only the seed"
+        fixed = [name for name in names if name in said and name not in varied]
+        same = ", ".join(of.get(name, "") + setting(name, getattr(first, name)) for name in fixed)
+        varies = ", ".join(f"`{name}`" for name in varied) or "only the seed"
         sizes = {label: len(runs) for label, (_, runs) in self.trials.items()}
         most = max(sizes.values())
         few = [f"{label} with {count(n)}" for label, n in sizes.items() if n < most]
         return (
-            f"All runs have {same}; what is not named here keeps its default (@sec-config). What varies is {names}. "
+            f"All runs have {same}; what is not named here keeps its default (@sec-config). What varies is {varies}. "
             f"There are {count(len(sizes), 'trial')}, each with {count(most, 'seed')}"
-            f"{f' (but {joined(few)})' if few else ''}: {count(len(rows), 'run')}."
+            f"{f' (but {joined(few)})' if few else ''}: {count(sum(sizes.values()), 'run')}."
         )
-
-    def load(self, trial: str, seed: int) -> store.Run:
-        """One run of the study. Raises `UserError` for an unknown trial or seed, or a run not trained yet."""
-        for config in self.trials.get(trial, ("", []))[1]:
-            if config.seed == seed:
-                return store.load_run(config.run_id)
-        raise UserError(f"no run of trial {trial!r} with seed {seed}{nearest(trial, list(self.trials))}")
 
     def _stored(self) -> Iterable[tuple[dict[str, str], store.Run]]:
         for label, (name, configs) in self.trials.items():
@@ -185,90 +134,70 @@ class Study:
                 yield {"trial": label, "variant": name}, run
 
 
-def _seeds(given: Any, where: str) -> list[int]:
-    seeds = validate(StudySpec, {"seeds": given}, where).seeds
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"{where}: seeds: a seed stands twice in {seeds}")
-    return seeds
-
-
-def _check_parts(spec: StudySpec, where: str) -> None:
+def _check_fields(spec: StudySpec, where: str) -> None:
     """Every name, and every value by itself, where it stands: also those that a variant or the grid overrides."""
-    parts = [("base", key, [value]) for key, value in spec.base.items()]
-    for name, overrides in spec.variants.items():
-        parts += [(f"variants.{name}", key, [value]) for key, value in overrides.items() if key != "seeds"]
-    for part, key, values in [*parts, *(("grid", *item) for item in spec.grid.items())]:
-        if key not in TRIAL_FIELDS:
-            hint = "; seeds are listed under `seeds`" if key == "seed" else nearest(key, list(TRIAL_FIELDS))
-            raise UserError(f"{where}: {part}.{key}: unknown key{hint}")
-        for value in values:
-            validate_field(key, value, f"{where}: {part}")
+    parts = [("base", spec.base), *((f"variants.{name}", part) for name, part in spec.variants.items())]
+    fields = [(place, key, [value]) for place, part in parts for key, value in part.items()]
+    for place, key, values in fields + [("grid", key, values) for key, values in spec.grid.items()]:
+        for value in values if key != "seeds" or not place.startswith("variants.") else ():
+            validate_field(key, value, f"{where}: {place}")
 
 
 def setting(key: str, value: Any) -> str:
     """One setting in words: "lr 0.1", "400-400", "batch norm", "no batch norm", "dropout 0.2"."""
     words = key.replace("_", " ")
-    if key == "hidden_sizes":
-        return sizes_text(tuple(value)) if isinstance(value, list | tuple) else str(value)
-    if isinstance(value, bool):
-        return words if value else f"no {words}"
     if isinstance(value, str):
         return value
+    if key == "hidden_sizes":
+        return sizes_text(value)
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
     return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
-def train(
-    configs: Sequence[RunConfig], device: str = "auto", memory: int | None = None, labels: dict[str, str] | None = None
-) -> list[store.Run]:
+def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None = None) -> list[store.Run]:
     """Train the runs that the store lacks, each once, and return all of them in the given order.
 
     `device` is "auto" (the accelerator if there is one), "cpu", "cuda", "cuda:1" or "mps". Every run is stored as its
     stack ends, so an interrupt (KeyboardInterrupt) loses only what is in training. `memory` bounds the bytes taken
-    meanwhile: by the process on the CPU, on the device elsewhere; left out, most of what is free. `labels` name runs by
-    id in messages. Raises `UserError` for a device that is not there, a store that cannot be written, a data set that
-    cannot be had, runs that do not fit, and where `FMNIST_READ_ONLY` forbids to train.
+    meanwhile: by the process on the CPU, on the device elsewhere; left out, most of what is free. Raises `UserError`
+    for what is not there, cannot be written or does not fit, and where `FMNIST_READ_ONLY` forbids to train.
     """
     missing = list({c.run_id: c for c in configs if store.load(c.run_id) is None}.values())
     if missing and os.environ.get("FMNIST_READ_ONLY") == "1":
-        _refuse(missing, labels or {})
+        wanting = f"{count(len(missing), 'run')} not in the store. The notebooks of a report only read; "
+        raise UserError(wanting + "`fmnist report` trains beforehand what their parameters ask for")
     if missing:
-        from fmnist.engine import workers
-
-        workers.resolve_device(device)
-        store.check_writable()
-        progress = Progress(missing, workers.work)
-
-        def finished(result) -> None:
-            store.save(result)
-            progress.finished()
-
-        with progress.bar:
-            workers.train(missing, finished, device, progress.advance, memory)
+        _train(missing, device, memory)
     return [store.load_run(config.run_id) for config in configs]
 
 
-def _refuse(missing: list[RunConfig], labels: dict[str, str]) -> None:
-    lacking = Counter(labels.get(config.run_id, f"run {config.run_id}") for config in missing)
-    few = ", ".join(f"{n} of {label}" for label, n in lacking.items())
-    raise UserError(
-        f"{count(len(missing), 'run')} not in the store: {few}. The notebooks of a report only read; "
-        "`fmnist report` trains beforehand what their parameters ask for"
-    )
+def _train(missing: list[RunConfig], device: str, memory: int | None) -> None:
+    """Train and store, under one bar in units of work, so that its ETA holds for all sizes of networks."""
+    from fmnist.engine import workers
+
+    workers.resolve_device(device)
+    store.check_writable()
+    seen = sys.stderr.isatty() or hasattr(get_ipython(), "kernel")  # at a terminal or in a notebook
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
+    total, done = sum(map(workers.work, missing)), itertools.count(1)
+    with tqdm(desc=f"{len(missing)} runs", total=total, bar_format=form, disable=not seen, leave=False) as bar:
+
+        def finished(result) -> None:
+            store.save(result)
+            bar.set_description_str(f"{next(done)} of {len(missing)} runs", refresh=False)
+
+        def progress(_: int, work: float, accuracy: float) -> None:
+            bar.set_postfix_str(f"val {accuracy:.1%}", refresh=False)
+            bar.update(work)
+
+        workers.train(missing, finished, device, progress, memory)
 
 
 def contents(path: str) -> dict[str, Any]:
     """What a report tells its notebooks of itself: report, folder, base, published, and sections in order.
 
-    A section has notebook, title, label, kind, question, and study, the parts of a `Study` or None. "" gives a small
-    example, with which a notebook runs alone.
+    A section has notebook, title, label, kind, question and study, a `Study`'s parts or None. "" gives an example.
     """
-    if path:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    base, sections = {"epochs": 1}, []
-    for name, variants in {
-        "optimizer": {"SGD": {"lr": 0.1}, "Adam": {"optimizer": "Adam", "lr": 0.001}},
-        "shape": {"one layer": {"hidden_sizes": [64]}, "two layers": {"hidden_sizes": [32, 32]}},
-    }.items():
-        about = {"notebook": name, "title": name.capitalize(), "label": f"sec-{name}", "kind": "study", "question": ""}
-        sections.append(about | {"study": {"base": base, "variants": variants, "grid": {}, "seeds": [0]}})
-    return {"report": "", "folder": "", "base": base, "sections": sections, "published": None}
+    example = Path(__file__).with_name("templates") / "contents.json"
+    return json.loads(Path(path or example).read_text(encoding="utf-8"))
