@@ -67,8 +67,8 @@ def new(name: str, title: str | None, author: str | None) -> None:
 
 @commands.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--sample", default=5, show_default=True, help="how many runs")
-@click.option("--seed", default=0, show_default=True, help="of the sample, which is the same each time")
+@click.option("--sample", default=5, type=click.IntRange(1), show_default=True, help="how many runs")
+@click.option("--seed", default=0, type=click.IntRange(0), show_default=True, help="of the sample")
 @device
 def verify(path: Path, sample: int, seed: int, device: str) -> int:
     """Train a sample of the runs behind report/NAME.json again and say whether its numbers hold."""
