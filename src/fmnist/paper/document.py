@@ -78,8 +78,7 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
                 document.metadata["title"], text = heading(text, document.metadata["title"])
             document.piece("markdown", text, **where)
         elif cell.cell_type == "code" and "remove_cell" not in tags:
-            hidden = "remove_input" in tags or cell.get("transient", {}).get("remove_source")
-            if cell.source.strip() and not hidden:
+            if cell.source.strip() and "remove_input" not in tags:
                 place = {} if "injected_parameters" in tags else merged  # which are in no notebook
                 waiting.append(_code(cell.source.strip("\n"), language, place))
             if not document.metadata["ours"]:
@@ -98,8 +97,7 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
 def _metadata(nb: NotebookNode, name: str, folder: Path) -> dict:
     about = {key: value for key, value in nb.metadata.get("fmnist", {}).items() if value}
     ours = bool(about) or any(_mark(output) for cell in nb.cells for output in cell.get("outputs", []))
-    facts = {"ours": ours, "report": "title" in about, "folder": str(folder), "lang": "en"}
-    facts["gaps"] = "gaps" in about  # then references may lead to what is missing
+    facts = {"ours": ours, "report": "title" in about, "gaps": "gaps" in about, "folder": str(folder), "lang": "en"}
     facts["bibliography"] = _bibliography(about.get("bibliography"), folder)
     shown = {key: value for key, value in about.items() if key not in ("appendix", "values")}
     return {"title": name.replace("_", " ") or "Notebook", **shown, **facts}

@@ -27,8 +27,6 @@ OPERAND = re.compile(r"</m(?:i|n|sub|sup|subsup|frac)>$")
 PRIME = re.compile(r"<msup>(<mi>.</mi>)(<mo>[′″]</mo>|<mrow>(?:<mi>′</mi>)+</mrow>)</msup>")
 ACCENT = re.compile('<mover>(<mi[^>]*>.</mi><mo) accent="true">([\u0302\u0303\u0307\u0308])')
 SPACING = {"\u0302": "ˆ", "\u0303": "˜", "\u0307": "˙", "\u0308": "¨"}
-EMPTY_HEAD = re.compile(r"<th( style=\"[^\"]*\")?></th>")
-USER_ERROR = 70  # filter.lua's exit status for a mistake in the text
 
 
 class HomeworkExporter(Exporter):
@@ -37,8 +35,7 @@ class HomeworkExporter(Exporter):
     def from_notebook_node(self, nb: NotebookNode, resources=None, **kwargs):
         """Raises UserError where labels, references or the bibliography are wrong, or Pandoc or Typst fail."""
         nb, resources = super().from_notebook_node(nb, resources, **kwargs)
-        about = resources["metadata"]
-        document = read(nb, about.get("name", ""), about.get("path") or None)
+        document = read(nb, resources["metadata"].get("name", ""), resources["metadata"].get("path"))
         with TemporaryDirectory() as folder:
             document.write(Path(folder))
             return self.render(Path(folder)), resources
@@ -78,9 +75,7 @@ class HomeworkPDF(HomeworkExporter):
         try:
             return typst.compile(source, pdf_standards=standards, **setting)
         except typst.TypstError as error:
-            number = re.search(r"document\.typ:(\d+)", getattr(error, "diagnostic", "") or "")
-            line = f' at "{source.read_text().splitlines()[int(number[1]) - 1].strip()[:100]}"' if number else ""
-            raise UserError(f"Typst cannot set the PDF: {error.message}{line}") from error
+            raise UserError(f"Typst cannot set the PDF: {error.message}") from error
 
 
 def write_page(folder: Path, template: str, *options: str) -> str:
@@ -88,7 +83,9 @@ def write_page(folder: Path, template: str, *options: str) -> str:
     look = [f"--template={TEMPLATES / template}", f"--css={TEMPLATES / 'homework.css'}"]
     script = f"--variable=script:{TEMPLATES / 'homework.js'}"
     page = _pandoc(folder, "--to=html5", "--embed-resources", script, *look, *options).decode()
-    return EMPTY_HEAD.sub(r"<td\1></td>", page)  # as pandas leaves above an index; it is the head of nothing
+    return re.sub(
+        r"<th( style=\"[^\"]*\")?></th>", r"<td\1></td>", page
+    )  # as pandas leaves above an index; it is the head of nothing
 
 
 def _mathematics(page: str) -> str:
@@ -109,7 +106,7 @@ def _pandoc(folder: Path, *options: str) -> bytes:
     command = [pypandoc.get_pandoc_path(), "document.json", f"--defaults={TEMPLATES / 'pandoc.yaml'}", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True)
     complaint = done.stderr.decode(errors="replace").strip()
-    if done.returncode == USER_ERROR:
+    if done.returncode == 70:  # from filter.lua: a mistake in the text
         raise UserError(complaint.split("USER: ", 1)[-1])
     if done.returncode:
         raise UserError(f"Pandoc cannot render the paper: {complaint}".splitlines()[0])

@@ -7,7 +7,6 @@ level), whole numbers, and what is computed: `{number(value)}` in an f-string, `
 
 import ast
 import re
-import warnings
 from collections.abc import Iterator
 
 from IPython.core.inputtransformer2 import TransformerManager
@@ -43,9 +42,8 @@ def findings(notebook: NotebookNode, name: str) -> list[str]:
 def _spoken(source: str) -> Iterator[str]:
     """The texts that a code cell hands to the report, each call's as one, without what f-strings compute."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # as of "\\l", which its execution will show, like errors
-            tree = ast.parse(TransformerManager().transform_cell(source))  # magics become calls
-    except SyntaxError:
+        tree = ast.parse(TransformerManager().transform_cell(source))  # magics become calls
+    except SyntaxError:  # its execution will show it
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in SPOKEN:

@@ -23,9 +23,9 @@ UNKNOWN = "not recorded"
 
 
 def code(name: str, folder: Path) -> str:
-    """The commit that last changed the notebook `name` of the report in `folder`, its parameters or the package.
+    """The last commit of what notebook `name` of the report in `folder` rests on: package, notebook, parameters.
 
-    Followed by " (clean)" where all of them are as committed, or " (with changes)"; without git "not recorded".
+    "1f0c… (clean)", or "1f0c… (with changes)" where some are not as committed; without git "not recorded".
     """
     root, package = project_root(), Path(__file__).parents[1]
     paths = [root / "notebooks" / f"{name}.ipynb", folder / "report.yaml", folder / f"{name}.yaml"]
@@ -54,9 +54,7 @@ def note(executed: Mapping[str, NotebookNode], folder: Path) -> None:
 
 def appendix(cells: Iterable[NotebookNode]) -> str:
     """The notes of all figures and tables for the PDF, as Markdown: what made each, and below what the runs record."""
-    intro = (
-        "Notebooks are in `notebooks/`. The data are attached to this PDF; the JSON file beside it has the runs' ids."
-    )
+    intro = "Notebooks are in `notebooks/`, the data attached to this PDF, the runs' ids in the JSON file beside it."
     lines, codes, sets = ["| Shown | Made by | Parameters | Runs | Data |", "|:--|:--|:--|:--|:--|"], {}, {}
     for mark in _marks(cells):
         source, others = mark["source"], [other["name"] for other in mark.get("reports", [])]
