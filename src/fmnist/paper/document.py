@@ -1,20 +1,10 @@
 """One executed notebook, ours or anybody's, as one Pandoc document.
 
-A document is a list of *pieces* in Pandoc's JSON syntax tree. What has to be parsed (Markdown, HTML, mathematics)
-travels as a code block whose first class tells its kind; ``templates/pieces.lua`` parses each piece by itself. So
-nothing a cell contains, be it an unclosed fence, ``:::`` or a lone ``$``, reaches beyond the cell.
-
-Outputs that `publish` made carry their role in the metadata (figure, table, text, caption, values), their data and a
-note of their provenance. Of any other output the richest form that prints is taken; stderr, widgets and progress bars
-do not print.
-
-Code of our notebooks stands folded beneath the figures and tables that it made, with the code of cells before it that
-made text or nothing; each cell with a link to its notebook. Code of a foreign notebook stands where it does in Jupyter:
-above its output.
+A document is a list of *pieces* in Pandoc's JSON: code blocks whose first class tells ``templates/pieces.lua`` how to
+parse each by itself, so that nothing a cell contains, such as an unclosed fence, reaches beyond the cell.
 """
 
 import base64
-import binascii
 import hashlib
 import json
 import re
@@ -31,7 +21,6 @@ API_VERSION = [1, 23, 1]  # of Pandoc's JSON syntax tree
 IMAGES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp"}
 FORMS = ("text/latex", *IMAGES, "text/markdown", "text/html", "text/plain")  # richest first
 WIDGET = "application/vnd.jupyter.widget-view+json"
-DATA_URI = re.compile(r"data:(image/[a-z+]+);base64,([A-Za-z0-9+/=\s]+)")
 
 
 @dataclass
@@ -52,70 +41,66 @@ class Document:
             (folder / name).write_bytes(data)
 
     def piece(self, kind: str, text: str, **attributes) -> None:
-        self.blocks.append(_code(text, [kind], attributes))
+        self.blocks.append(_code(text, kind, attributes))
+
+    def fold(self, code: list) -> None:
+        """Add code cells and empty `code`; those that nothing separates fold together."""
+        if code and self.blocks and self.blocks[-1]["t"] == "Div":
+            self.blocks[-1]["c"][1].extend(code)
+        elif code:
+            self.blocks.append({"t": "Div", "c": [["", ["fmnist-code"], []], list(code)]})
+        code.clear()
 
     def resource(self, data: bytes, suffix: str) -> str:
         name = f"{hashlib.sha256(data).hexdigest()[:16]}.{suffix}"
         self.resources[name] = data
         return name
 
-    def unpack(self, text: str) -> str:
-        """`text` with its data URIs of images turned into resources (Typst reads files, not URIs)."""
-
-        def store(match):
-            try:
-                return self.resource(base64.b64decode(match[2]), IMAGES[match[1]])
-            except (KeyError, binascii.Error):
-                return match[0]
-
-        return DATA_URI.sub(store, text)
-
 
 def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Document:
     """The document of notebook `nb`, called `name`, lying in `folder`.
 
-    Metadata come from ``nb.metadata["fmnist"]``; a notebook without them is *foreign*: its first heading is its title,
-    its sections keep their own numbers, its code is printed. Raises UserError where the bibliography is missing.
+    Code of our notebooks stands folded beneath what it made, with the code of cells before it that made text or
+    nothing. A notebook without metadata of ours is *foreign*: its first heading is its title, its sections keep their
+    own numbers, its code is printed above its output. Raises UserError where the bibliography is missing.
     """
-    folder = Path(folder or ".").resolve()
-    metadata = {key: value for key, value in nb.metadata.get("fmnist", {}).items() if value}
-    ours = bool(metadata) or any(_mark(output) for cell in nb.cells for output in cell.get("outputs", []))
-    document = Document(metadata | {"ours": ours, "report": "title" in metadata, "folder": str(folder), "lang": "en"})
-    appendix, _ = document.metadata.pop("appendix", ""), document.metadata.pop("values", {})
-    document.metadata["gaps"] = bool(document.metadata.get("gaps"))  # then references may lead to what is missing
-    document.metadata["bibliography"] = _bibliography(metadata.get("bibliography"), folder)
-    if "title" not in metadata:
-        document.metadata["title"] = name.replace("_", " ") or "Notebook"
+    document = Document(_metadata(nb, name, Path(folder or ".").resolve()))
     language = nb.metadata.get("kernelspec", {}).get("language") or "python"
     waiting = []  # code whose place is not yet known
     for number, cell in enumerate(nb.cells):
         tags = {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
-        if "remove_cell" in tags:
-            continue
-        where = {"shift": 0, "notebook": name, "cell": cell.get("id", "")} | dict(cell.metadata.get("fmnist", {}))
-        if cell.cell_type == "markdown":
-            _add_code(document, waiting)
-            text = _attachments(document, cell)
-            if number == 0 and "title" not in metadata:
+        merged = cell.metadata.get("fmnist", {})  # where a cell of a report is from
+        where = {"shift": 0, "notebook": name, "cell": cell.get("id", "")} | merged
+        if cell.cell_type == "markdown" and "remove_cell" not in tags:
+            document.fold(waiting)
+            text = _attachments(cell)
+            if number == 0 and not document.metadata["report"]:
                 document.metadata["title"], text = heading(text, document.metadata["title"])
-            document.piece("markdown", document.unpack(text), **where)
-        elif cell.cell_type == "code":
-            hidden = "remove_input" in tags or cell.get("transient", {}).get("remove_source")
-            if cell.source.strip() and not hidden:
-                waiting.append(_code(cell.source.strip("\n"), [language], _place(cell, tags)))
-            made = Document({})
+            document.piece("markdown", text, **where)
+        elif cell.cell_type == "code" and "remove_cell" not in tags:
+            if cell.source.strip() and "remove_input" not in tags:
+                place = {} if "injected_parameters" in tags else merged  # which are in no notebook
+                waiting.append(_code(cell.source.strip("\n"), language, place))
+            if not document.metadata["ours"]:
+                document.fold(waiting)
+            before = len(document.blocks)
             for output in cell.outputs if "remove_output" not in tags else []:
-                _add_output(made, output, where)
-            if made.blocks and not ours:
-                _add_code(document, waiting)
-            document.blocks += made.blocks
-            document.resources |= made.resources
-            if ours and any(block["c"][0][1] != ["markdown"] for block in made.blocks):
-                _add_code(document, waiting)
-    _add_code(document, waiting)
-    if appendix:
+                _add_output(document, output, where)
+            if any(block["c"][0][1] != ["markdown"] for block in document.blocks[before:]):
+                document.fold(waiting)
+    document.fold(waiting)
+    if appendix := nb.metadata.get("fmnist", {}).get("appendix"):
         document.piece("appendix", appendix)
     return document
+
+
+def _metadata(nb: NotebookNode, name: str, folder: Path) -> dict:
+    about = {key: value for key, value in nb.metadata.get("fmnist", {}).items() if value}
+    ours = bool(about) or any(_mark(output) for cell in nb.cells for output in cell.get("outputs", []))
+    facts = {"ours": ours, "report": "title" in about, "gaps": "gaps" in about, "folder": str(folder), "lang": "en"}
+    facts["bibliography"] = _bibliography(about.get("bibliography"), folder)
+    shown = {key: value for key, value in about.items() if key not in ("appendix", "values")}
+    return {"title": name.replace("_", " ") or "Notebook", **shown, **facts}
 
 
 def values(nb: NotebookNode) -> dict:
@@ -128,113 +113,80 @@ def _mark(output: NotebookNode) -> dict:
     return output.get("metadata", {}).get("fmnist", {})
 
 
-def _code(text: str, classes: list, attributes: dict | None = None) -> dict:
-    pairs = [[key, str(value)] for key, value in (attributes or {}).items()]
-    return {"t": "CodeBlock", "c": [["", classes, pairs], text]}
-
-
-def _place(cell: NotebookNode, tags: set) -> dict:
-    """Where a cell of a merged report is to be seen; parameters that papermill put in are in no notebook."""
-    where = cell.metadata.get("fmnist", {})
-    return {} if "injected_parameters" in tags else {key: where[key] for key in ("notebook", "cell") if key in where}
-
-
-def _add_code(document: Document, blocks: list) -> None:
-    """Put code cells into the document and empty `blocks`; those that nothing separates fold together."""
-    last = document.blocks[-1] if document.blocks else {}
-    if blocks and last.get("t") == "Div":
-        last["c"][1].extend(blocks)
-    elif blocks:
-        document.blocks.append({"t": "Div", "c": [["", ["fmnist-code"], []], list(blocks)]})
-    blocks.clear()
+def _code(text: str, kind: str, attributes: dict) -> dict:
+    return {"t": "CodeBlock", "c": [["", [kind], [[key, str(value)] for key, value in attributes.items()]], text]}
 
 
 def _add_output(document: Document, output: NotebookNode, where: dict) -> None:
+    """An output that prints: stderr, widgets and progress bars do not."""
     mark = _mark(output)
     if output.output_type == "stream":
         if output.name == "stdout" and (text := _terminal(output.text)):
             document.piece("output", text)
     elif output.output_type == "error":
         document.piece("error", _terminal("\n".join(output.traceback) or f"{output.ename}: {output.evalue}"))
-    elif mark.get("role") in ("caption", "values"):
-        return
-    elif mark.get("role") == "figure":
-        picture = document.resource(_text(output.data["image/svg+xml"]).encode(), "svg")
-        about = {"label": mark["label"], "alt": mark["alt"], "src": picture}
-        document.piece("figure", mark["caption"], **about, **_beside(document, mark), **where)
-    elif mark.get("role") == "table":
-        about = {"label": mark["label"], "caption": mark["caption"]}
-        document.piece("table", _text(output.data["text/markdown"]), **about, **_beside(document, mark), **where)
-    elif WIDGET not in output.data:
+    elif mark.get("role") in ("figure", "table"):
+        _add_published(document, output, where)
+    elif mark.get("role") not in ("caption", "values") and WIDGET not in output.data:
         _add_result(document, output, where)
 
 
-def _beside(document: Document, mark: dict) -> dict:
-    """The note below a figure or table (Markdown), and the file with its data; where there are any."""
-    found = {"note": mark["note"]} if mark.get("note") else {}
+def _add_published(document: Document, output: NotebookNode, where: dict) -> None:
+    """A figure or table of `publish`, where there are any with its note (Markdown) and the file with its data."""
+    mark = _mark(output)
+    about = where | {key: mark[key] for key in ("label", "note", "alt") if mark.get(key)}
     if mark.get("data"):
-        found["data"] = f"{mark['label']}.csv"
-        document.resources[found["data"]] = mark["data"].encode()
-    return found
+        about["data"] = f"{mark['label']}.csv"
+        document.resources[about["data"]] = mark["data"].encode()
+    if mark["role"] == "figure":
+        picture = document.resource(output.data["image/svg+xml"].encode(), "svg")
+        document.piece("figure", mark["caption"], src=picture, **about)
+    else:
+        document.piece("table", output.data["text/markdown"], caption=mark["caption"], **about)
 
 
 def _add_result(document: Document, output: NotebookNode, where: dict) -> None:
     """The richest printable form of a display or an execution result."""
-    forms = {form: _text(output.data[form]) for form in FORMS if output.data.get(form)}
+    forms = {form: output.data[form] for form in FORMS if output.data.get(form)}
     if re.search(r"<(script|iframe)\b", forms.get("text/html", ""), re.IGNORECASE):
         del forms["text/html"]  # interactive: what it shows is made by a browser
-    form = next(iter(forms), None)
+    form, data = next(iter(forms.items()), ("", ""))
     if form in IMAGES:
-        data = forms[form].encode() if form == "image/svg+xml" else base64.b64decode(forms[form])
         details = output.metadata.get(form, {})
         alt = output.metadata.get("alt") or details.get("alt") or "Figure made by the code above"
-        document.piece(
-            "image", "", src=document.resource(data, IMAGES[form]), alt=alt, width=details.get("width", ""), **where
-        )
+        picture = document.resource(data.encode() if "svg" in form else base64.b64decode(data), IMAGES[form])
+        document.piece("image", "", src=picture, alt=alt, width=details.get("width", ""))
     elif form == "text/latex":
-        text = re.sub(r"^\s*\$(?!\$)([^$]+)\$\s*$", r"$$\1$$", forms[form])
-        document.piece("markdown", text, **where)
+        document.piece("markdown", re.sub(r"^\s*\$(?!\$)([^$]+)\$\s*$", r"$$\1$$", data), **where)
     elif form in ("text/markdown", "text/html"):
-        document.piece(form.removeprefix("text/"), document.unpack(forms[form]), **where)
-    elif form and (text := _terminal(forms[form])):
+        document.piece(form.removeprefix("text/"), data, **where)
+    elif text := _terminal(data):
         document.piece("output", text)
-
-
-def _text(data) -> str:
-    return "".join(data) if isinstance(data, list) else data
 
 
 def _terminal(text: str) -> str:
     """What a terminal would show in the end: colours off, lines overwritten by carriage returns gone."""
-    lines = (line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in strip_ansi(_text(text)).split("\n"))
+    lines = (line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in strip_ansi(text).split("\n"))
     return "\n".join(lines).strip("\n")
 
 
-def _attachments(document: Document, cell: NotebookNode) -> str:
-    """The cell's Markdown with ``attachment:`` images as resources."""
-    names = {}
-    for name, bundle in cell.get("attachments", {}).items():
-        form, data = next(iter(bundle.items()))
-        if form in IMAGES:
-            names[name] = document.resource(base64.b64decode(_text(data)), IMAGES[form])
-    return re.sub(r"attachment:([^\s)\"'>]+)", lambda match: names.get(unquote(match[1]), match[1]), cell.source)
+def _attachments(cell: NotebookNode) -> str:
+    """The cell's Markdown with data URIs for ``attachment:…``."""
+    attached = [(name, *next(iter(bundle.items()))) for name, bundle in cell.get("attachments", {}).items()]
+    uris = {name: f"data:{form};base64,{data}" for name, form, data in attached}
+    return re.sub(r"attachment:([^\s)\"'>]+)", lambda match: uris.get(unquote(match[1]), match[1]), cell.source)
 
 
 def heading(text: str, default: str) -> tuple[str, str]:
     """The heading a notebook opens with, and the text without it."""
     match = re.match(r"\s*#\s+(.+?)\s*#*\s*(?:\n|$)", text)
     match = match or re.match(r"\s*<h1\b[^>]*>\s*([^<]+?)\s*</h1>", text, re.IGNORECASE)
-    if not match:
-        return default, text
-    return re.sub(r"\s*\{[^{}]*\}$", "", match[1]), text[match.end() :]
+    return (re.sub(r"\s*\{[^{}]*\}$", "", match[1]), text[match.end() :]) if match else (default, text)
 
 
 def _bibliography(path: str | None, folder: Path) -> str:
     """The bibliography's full path; a notebook that names none takes one nearby; else empty."""
-    if path:
-        found = folder / path
-        if not found.is_file():
-            raise UserError(f"bibliography {found} does not exist: correct `bibliography` in the report's YAML")
-        return str(found)
-    nearby = (folder / "references.bib", *(above / "report" / "references.bib" for above in folder.parents))
-    return next((str(found) for found in nearby if found.is_file()), "")
+    if path and not (folder / path).is_file():
+        raise UserError(f"bibliography {folder / path} does not exist: correct `bibliography` in the report's YAML")
+    nearby = ("references.bib", *(above / "report" / "references.bib" for above in folder.parents))
+    return next((str(folder / found) for found in ([path] if path else nearby) if (folder / found).is_file()), "")

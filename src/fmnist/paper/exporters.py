@@ -1,15 +1,14 @@
 """nbconvert exporters that render a notebook as a paper: one self-contained HTML file, or a PDF.
 
-``jupyter nbconvert --to homework_html`` (or ``homework_pdf``) and JupyterLab's export menu find them by their entry
-points. Pandoc reads the `document`, two Lua filters in ``templates/`` parse, number and cross-reference it, and Pandoc
-writes HTML with MathML, or Typst source, which Typst sets. No TeX, browser or network takes part, and equal notebooks
-give equal bytes.
+Pandoc reads the `document`, two Lua filters in ``templates/`` parse, number and cross-reference it, and Pandoc writes
+HTML with MathML, or Typst source, which Typst sets. No TeX, browser or network takes part; equal notebooks give equal
+bytes. Entry points make them known to ``jupyter nbconvert --to homework_html`` (or ``_pdf``) and to JupyterLab.
 """
 
-import contextlib
 import json
 import re
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,29 +16,17 @@ import pypandoc
 import typst
 from nbconvert.exporters import Exporter
 from nbformat import NotebookNode
-from traitlets import default
+from traitlets import Unicode
 
 from fmnist.config import UserError
 from fmnist.paper.document import read
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-PANDOC = [
-    "--from=json",
-    f"--lua-filter={TEMPLATES / 'pieces.lua'}",
-    f"--lua-filter={TEMPLATES / 'filter.lua'}",
-    f"--csl={TEMPLATES / 'numeric.csl'}",
-    "--metadata-file=metadata.json",
-    "--metadata=link-citations",
-    "--standalone",
-    "--columns=100000",
-]
 FUNCTION = re.compile("(<m(?:sub|sup|under|over)+>)?<mrow><mi[^>]*>\\w+</mi><mo>(?:\u2061|&#8289;)</mo></mrow>(<mo)?")
 OPERAND = re.compile(r"</m(?:i|n|sub|sup|subsup|frac)>$")
 PRIME = re.compile(r"<msup>(<mi>.</mi>)(<mo>[′″]</mo>|<mrow>(?:<mi>′</mi>)+</mrow>)</msup>")
 ACCENT = re.compile('<mover>(<mi[^>]*>.</mi><mo) accent="true">([\u0302\u0303\u0307\u0308])')
 SPACING = {"\u0302": "ˆ", "\u0303": "˜", "\u0307": "˙", "\u0308": "¨"}
-EMPTY_HEAD = re.compile(r"<th( style=\"[^\"]*\")?></th>")
-USER_ERROR = 70  # filter.lua's exit status for a mistake in the text
 
 
 class HomeworkExporter(Exporter):
@@ -48,8 +35,7 @@ class HomeworkExporter(Exporter):
     def from_notebook_node(self, nb: NotebookNode, resources=None, **kwargs):
         """Raises UserError where labels, references or the bibliography are wrong, or Pandoc or Typst fail."""
         nb, resources = super().from_notebook_node(nb, resources, **kwargs)
-        about = resources["metadata"]
-        document = read(nb, about.get("name", ""), about.get("path") or None)
+        document = read(nb, resources["metadata"].get("name", ""), resources["metadata"].get("path"))
         with TemporaryDirectory() as folder:
             document.write(Path(folder))
             return self.render(Path(folder)), resources
@@ -60,10 +46,7 @@ class HomeworkHTML(HomeworkExporter):
 
     export_from_notebook = "Homework paper (HTML)"
     output_mimetype = "text/html"
-
-    @default("file_extension")
-    def _html(self) -> str:
-        return ".html"
+    file_extension = Unicode(".html")
 
     def render(self, folder: Path) -> str:
         return _mathematics(write_page(folder, "homework.html", "--mathml", "--toc", "--toc-depth=3"))
@@ -77,24 +60,22 @@ class HomeworkPDF(HomeworkExporter):
 
     export_from_notebook = "Homework paper (PDF)"
     output_mimetype = "application/pdf"
-
-    @default("file_extension")
-    def _pdf(self) -> str:
-        return ".pdf"
+    file_extension = Unicode(".pdf")
 
     def render(self, folder: Path) -> bytes:
         source = folder / "document.typ"
         about = json.loads((folder / "metadata.json").read_text("utf-8"))
         source.write_bytes(_pandoc(folder, "--to=typst-citations", f"--template={TEMPLATES / 'homework.typ'}"))
         setting = dict(root=folder, ignore_system_fonts=True, timestamp=about.get("timestamp", 0))
-        archive = ["a-3a"] * ("timestamp" in about)
-        try:  # notebooks that are no report of ours may lack what the standards ask for
-            with contextlib.nullcontext() if about["report"] else contextlib.suppress(typst.TypstError):
-                return typst.compile(source, pdf_standards=[*archive, "ua-1"], **setting)
-            return typst.compile(source, **setting)
+        standards = ["a-3a", "ua-1"] if "timestamp" in about else ["ua-1"]
+        if not about["report"]:  # notebooks that are no report of ours may lack what the standards ask for
+            with suppress(typst.TypstError):
+                return typst.compile(source, pdf_standards=standards, **setting)
+            standards = []
+        try:
+            return typst.compile(source, pdf_standards=standards, **setting)
         except typst.TypstError as error:
-            line = _where(error, source)
-            raise UserError(f"Typst cannot set the PDF: {error.message}{line}") from error
+            raise UserError(f"Typst cannot set the PDF: {error.message}") from error
 
 
 def write_page(folder: Path, template: str, *options: str) -> str:
@@ -102,7 +83,9 @@ def write_page(folder: Path, template: str, *options: str) -> str:
     look = [f"--template={TEMPLATES / template}", f"--css={TEMPLATES / 'homework.css'}"]
     script = f"--variable=script:{TEMPLATES / 'homework.js'}"
     page = _pandoc(folder, "--to=html5", "--embed-resources", script, *look, *options).decode()
-    return EMPTY_HEAD.sub(r"<td\1></td>", page)  # as pandas leaves above an index; it is the head of nothing
+    return re.sub(
+        r"<th( style=\"[^\"]*\")?></th>", r"<td\1></td>", page
+    )  # as pandas leaves above an index; it is the head of nothing
 
 
 def _mathematics(page: str) -> str:
@@ -119,19 +102,12 @@ def _mathematics(page: str) -> str:
     return re.sub('<mo stretchy="true"( form="[a-z]+")>‖', r'<mo stretchy="false"\1>‖', page)
 
 
-def _where(error: typst.TypstError, source: Path) -> str:
-    """The source line a Typst error points at, when it says so."""
-    number = re.search(r"document\.typ:(\d+)", getattr(error, "diagnostic", "") or "")
-    return f' at "{source.read_text().splitlines()[int(number[1]) - 1].strip()[:100]}"' if number else ""
-
-
 def _pandoc(folder: Path, *options: str) -> bytes:
-    command = [pypandoc.get_pandoc_path(), "document.json", *PANDOC, *options]
+    command = [pypandoc.get_pandoc_path(), "document.json", f"--defaults={TEMPLATES / 'pandoc.yaml'}", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True)
     complaint = done.stderr.decode(errors="replace").strip()
-    if done.returncode == USER_ERROR:
+    if done.returncode == 70:  # from filter.lua: a mistake in the text
         raise UserError(complaint.split("USER: ", 1)[-1])
     if done.returncode:
-        title = json.loads((folder / "metadata.json").read_text("utf-8"))["title"]
-        raise UserError(f"Pandoc cannot render {title!r}: {complaint or 'no reason given'}".splitlines()[0])
+        raise UserError(f"Pandoc cannot render the paper: {complaint}".splitlines()[0])
     return done.stdout

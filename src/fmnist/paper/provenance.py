@@ -1,23 +1,21 @@
 """Where every figure and table comes from: notebook and cell, parameters, code, runs, and what those runs record.
 
-All of it is read from the runs' own records in the store and from the executed notebooks, nothing from the moment of
-rendering, so that the same runs give the same bytes. In HTML it is a note below the figure or table, in the PDF an
-appendix, and in report/<name>.json (`record`) what `verify` starts from.
+All of it is read from the store and the executed notebooks, so that the same runs give the same bytes. In HTML it is a
+note below the figure or table, in the PDF an appendix, and in report/<name>.json (`record`) what `verify` starts from.
 """
 
 import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from nbformat import NotebookNode
 
 from fmnist import store
-from fmnist.config import RunConfig, project_root
+from fmnist.config import FASHION, project_root
 from fmnist.store import git
 from fmnist.words import count, joined
 
@@ -25,19 +23,15 @@ UNKNOWN = "not recorded"
 
 
 def code(name: str, folder: Path) -> str:
-    """The commit that last changed what the notebook `name` of the report in `folder` shows, runs apart.
+    """The last commit of what notebook `name` of the report in `folder` rests on: package, notebook, parameters.
 
-    That is the package, the notebook and its parameters, where they are in the project's repository; " (clean)" says
-    that all of them are as committed, " (with changes)" that they are not. Without git "not recorded".
+    "1f0c… (clean)", or "1f0c… (with changes)" where some are not as committed; without git "not recorded".
     """
     root, package = project_root(), Path(__file__).parents[1]
     paths = [root / "notebooks" / f"{name}.ipynb", folder / "report.yaml", folder / f"{name}.yaml"]
-    paths += [package] * package.is_relative_to(root)
-
-    files = ["--", *map(str, paths)]
+    files = ["--", *map(str, paths + [package] * package.is_relative_to(root))]
     try:
-        commit, changed = git(root, "log", "-1", "--format=%H", *files), git(root, "status", "--porcelain", *files)
-        return f"{commit} ({'with changes' if changed else 'clean'})" if commit else UNKNOWN
+        return _state(git(root, "log", "-1", "--format=%H", *files), not git(root, "status", "--porcelain", *files))
     except (OSError, subprocess.CalledProcessError):
         return UNKNOWN
 
@@ -46,41 +40,34 @@ def note(executed: Mapping[str, NotebookNode], folder: Path) -> None:
     """Put at each figure and table of the executed notebooks of the report in `folder` where it comes from."""
     stored = {run_id: store.load(run_id) for run_id in runs(executed.values())}
     for name, notebook in executed.items():
-        number, given = 0, folder / f"{name}.yaml"  # report.yaml sets what notebooks share: base and seeds
-        parameters = f"params/{folder.name}/{given.name if given.exists() else 'report.yaml'}"
-        for cell in notebook.cells:
-            number += "injected-parameters" not in cell.metadata.get("tags", [])  # the cell that papermill puts in
+        given = f"params/{folder.name}/{name if (folder / f'{name}.yaml').exists() else 'report'}.yaml"
+        own = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+        for number, cell in enumerate(own, 1):  # as in the notebook, without the cell that papermill puts in
+            source = {"notebook": f"notebooks/{name}.ipynb", "cell": number, "id": cell.get("id", "")}
+            source |= {"parameters": given, "code": notebook.metadata.get("code", UNKNOWN)}
+            made = "cell {cell} (`{id}`) of `{notebook}` with `{parameters}`, commit {code}".format_map(source)
             for mark in _marks([cell]):
                 facts = _facts([stored[run_id].record for run_id in mark["runs"] if stored[run_id]])
-                source = {"notebook": f"notebooks/{name}.ipynb", "cell": number, "id": cell.get("id", "")}
-                source |= {"parameters": parameters, "code": notebook.metadata.get("code", UNKNOWN)}
                 mark |= {"source": source, "digest": digest(mark["runs"]), "facts": facts}
-                made = f"cell {number} (`{source['id']}`) of `{source['notebook']}` with `{parameters}`"
-                mark["note"] = f"Made by {made}, {_commit(source['code'])}. {_rests(mark)}"
+                mark["note"] = _brief(f"Made by {made}. {_rests(mark)}")
 
 
 def appendix(cells: Iterable[NotebookNode]) -> str:
     """The notes of all figures and tables for the PDF, as Markdown: what made each, and below what the runs record."""
-    marks = list(_marks(cells))
-    if not marks:
-        return ""
-    lines = ["| Shown | Made by | Parameters | Runs | Data |", "|:--|:--|:--|:--|:--|"]
-    codes, sets = {}, {}
-    for mark in marks:
-        source, data = mark["source"], f"`{mark['label']}.csv`" if mark["data"] else "–"
-        name = Path(source["notebook"]).stem
-        what = f"`{mark['digest']}`" if mark["facts"] else "other reports" if mark.get("reports") else "none"
-        lines.append(
-            f"| @{mark['label']} | `{name}`, cell {source['cell']} | `{source['parameters']}` | {what} | {data} |"
-        )
-        codes.setdefault(_commit(source["code"]), {})[f"`{name}`"] = None
-        if mark["facts"] or mark.get("reports"):
-            sets[mark["digest"], *(other["name"] for other in mark.get("reports", []))] = _rests(mark)
-    said = [f"Package, notebook and parameters of {joined(list(names))}: {text}." for text, names in codes.items()]
-    intro = (
-        "Notebooks are in `notebooks/`. The data are attached to this PDF; the JSON file beside it has the runs' ids."
-    )
-    return "\n\n".join(["# Provenance {#provenance .unnumbered}", intro, "\n".join(lines), *said, *sets.values()])
+    intro = "Notebooks are in `notebooks/`, the data attached to this PDF, the runs' ids in the JSON file beside it."
+    lines, codes, sets = ["| Shown | Made by | Parameters | Runs | Data |", "|:--|:--|:--|:--|:--|"], {}, {}
+    for mark in _marks(cells):
+        source, others = mark["source"], [other["name"] for other in mark.get("reports", [])]
+        name, data = f"`{Path(source['notebook']).stem}`", f"`{mark['label']}.csv`" if mark["data"] else "–"
+        what = f"`{mark['digest']}`" if mark["facts"] else "other reports" if others else "none"
+        made = f"{name}, cell {source['cell']} | `{source['parameters']}`"
+        lines.append(f"| @{mark['label']} | {made} | {what} | {data} |")
+        codes.setdefault(source["code"], {})[name] = None
+        if what != "none":
+            sets[mark["digest"], *others] = _rests(mark)
+    said = [f"Package, notebook and parameters of {joined(list(names))}: commit {c}." for c, names in codes.items()]
+    parts = ["# Provenance {#provenance .unnumbered}", intro, "\n".join(lines), *said, *sets.values()]
+    return _brief("\n\n".join(parts)) if codes else ""
 
 
 def record(cells: Iterable[NotebookNode], trials: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
@@ -92,18 +79,21 @@ def record(cells: Iterable[NotebookNode], trials: Mapping[str, Mapping[str, str]
     for mark in _marks(cells):
         data = mark["data"]
         about = {"rows": data.count("\n") - 1, "sha256": hashlib.sha256(data.encode()).hexdigest()} if data else None
-        shown.append({"label": mark["label"], **mark["source"], "runs": mark["digest"], "data": about})
-        shown[-1] |= {"reports": mark["reports"]} if mark.get("reports") else {}
+        others = {"reports": mark["reports"]} if mark.get("reports") else {}
+        shown.append({"label": mark["label"], **mark["source"], "runs": mark["digest"], "data": about, **others})
         sets[mark["digest"]] = {**mark["facts"], "ids": mark["runs"]}
-    ids = dict.fromkeys([*trials, *(run_id for found in sets.values() for run_id in found["ids"])])
-    stored = {run_id: _run(run, trials.get(run_id, {})) for run_id in ids if (run := store.load(run_id))}
+    stored = {}
+    for run_id in dict.fromkeys([*trials, *(run_id for found in sets.values() for run_id in found["ids"])]):
+        if run := store.load(run_id):
+            config = run.config.model_dump(mode="json", exclude_defaults=True)
+            stored[run_id] = {"trials": trials.get(run_id, {}), "config": config}
+            stored[run_id]["test_accuracy"] = run.metrics["test_accuracy"]
     return {"shown": shown, "run_sets": sets, "runs": stored}
 
 
 def written(about: dict[str, Any]) -> str:
     """`about` as JSON, in which each run and whatever else is two levels deep has a line."""
-    text = json.dumps(about, indent=1, ensure_ascii=False)
-    return re.sub(r"\n(?: {3,}|  (?=[}\]]))", " ", text) + "\n"
+    return re.sub(r"\n(?: {3,}|  (?=[}\]]))", " ", json.dumps(about, indent=1, ensure_ascii=False)) + "\n"
 
 
 def runs(notebooks: Iterable[NotebookNode]) -> set[str]:
@@ -118,66 +108,43 @@ def digest(ids: Iterable[str]) -> str:
 
 def _marks(cells: Iterable[NotebookNode]) -> Iterator[dict]:
     """What `publish` wrote at each figure and table."""
-    for cell in cells:
-        for output in cell.get("outputs", []):
-            mark = output.get("metadata", {}).get("fmnist", {})
-            if mark.get("role") in ("figure", "table"):
-                yield mark
+    marks = (output.get("metadata", {}).get("fmnist", {}) for cell in cells for output in cell.get("outputs", []))
+    return (mark for mark in marks if mark.get("role") in ("figure", "table"))
 
 
 def _facts(records: list[dict]) -> dict[str, Any]:
     """What the records of runs say, each thing that occurs once; {} for no runs."""
     if not records:
         return {}
-
-    def each(say: Callable[[dict], str]) -> list[str]:
-        return sorted({say(record) for record in records})
-
-    finished = each(lambda record: record["finished"])
     return {
         "count": len(records),
-        "commits": each(_run_commit),
-        "data": each(lambda r: f"{r['config'].get('dataset', 'FashionMNIST')} {r.get('data_checksum', UNKNOWN)}"),
-        "devices": each(lambda record: record["device"]),
-        "precision": each(lambda record: record["config"]["precision"]),
-        "versions": each(lambda r: ", ".join(f"{k} {v}" for k, v in r.get("versions", {}).items()) or UNKNOWN),
-        "seconds": round(sum(record["metrics"]["seconds"] for record in records), 1),
-        "finished": [finished[0], finished[-1]],
+        "commits": sorted({_state(**run.get("code", {})) for run in records}),  # earlier versions did not record it
+        "data": sorted({f"{run['config'].get('dataset', FASHION)} {run['data_checksum']}" for run in records}),
+        "devices": sorted({run["device"] for run in records}),
+        "precision": sorted({run["config"]["precision"] for run in records}),
+        "versions": sorted({", ".join(map(" ".join, run["versions"].items())) for run in records}),
+        "seconds": round(sum(run["metrics"]["seconds"] for run in records), 1),
+        "finished": [min(run["finished"] for run in records), max(run["finished"] for run in records)],
     }
 
 
-def _run_commit(record: dict) -> str:
-    found = record.get("code") or {}  # runs of earlier versions do not have it
-    state = {True: " (clean)", False: " (with changes)"}.get(found.get("clean"), "")
-    return f"{found['commit']}{state}" if found.get("commit") else UNKNOWN
+def _state(commit: str = "", clean: bool | None = None) -> str:
+    return f"{commit} ({'clean' if clean else 'with changes'})" if commit else UNKNOWN
 
 
-def _commit(text: str) -> str:
-    """ "1f0c… (clean)" → "commit `1f0c…` (clean)", twelve digits of it."""
-    commit, _, state = text.partition(" ")
-    return f"commit {UNKNOWN}" if text == UNKNOWN else f"commit `{commit[:12]}` {state}".strip()
+def _brief(text: str) -> str:
+    """Commits and checksums by their first twelve digits."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}", r"`\1`", text)
 
 
 def _rests(mark: dict) -> str:
     """What a figure or table rests on: other reports, and what the records of its runs say (Markdown)."""
-    others = [
-        f"`{other['name']}` of {other['date'] or 'no date'} (SHA-256 `{other['sha256'][:12]}`)"
-        for other in mark.get("reports", [])
-    ]
-    said = [f"It rests on the {'reports' if len(others) > 1 else 'report'} {joined(others)}."] * bool(others)
-    if not (facts := mark["facts"]):
-        return " ".join(said) or "No trained run was read for it."
-    data = [f"{name} `{checksum[:12]}`" for name, _, checksum in (text.partition(" ") for text in facts["data"])]
-    days = list(dict.fromkeys(f"{pd.Timestamp(moment):%Y-%m-%d}" for moment in facts["finished"]))
-    parts = [joined([_commit(text) for text in facts["commits"]]), f"data {joined(data)}"]
-    parts += [f"device {joined(facts['devices'])}", f"precision {joined(facts['precision'])}"]
-    parts += ["; or ".join(facts["versions"])]
-    parts += [f"{facts['seconds'] / 60:.1f} minutes of training, finished {' to '.join(days)}"]
-    said += [f"{count(facts['count'], 'run').capitalize()} (`{mark['digest']}`): {'; '.join(parts)}."]
-    return " ".join(said)
-
-
-def _run(run: store.Run, trials: Mapping[str, str]) -> dict[str, Any]:
-    usual = RunConfig().model_dump(mode="json")
-    config = {key: value for key, value in run.config.model_dump(mode="json").items() if value != usual[key]}
-    return {"trials": trials, "config": config, "test_accuracy": run.metrics["test_accuracy"]}
+    others = [f"`{r['name']}` of {r['date'] or 'no date'} (SHA-256 {r['sha256']})" for r in mark.get("reports", [])]
+    said = [f"It rests on the {'reports' if len(others) > 1 else 'report'} {joined(others)}."] if others else []
+    if facts := mark["facts"]:
+        parts = [joined([f"commit {state}" for state in facts["commits"]]), f"data {joined(facts['data'])}"]
+        parts += [f"device {joined(facts['devices'])}", f"precision {joined(facts['precision'])}"]
+        days = " to ".join(dict.fromkeys(moment[:10] for moment in facts["finished"]))
+        parts += ["; or ".join(facts["versions"]), f"{facts['seconds'] / 60:.1f} minutes of training, finished {days}"]
+        said += [f"{count(facts['count'], 'run').capitalize()} (`{mark['digest']}`): {'; '.join(parts)}."]
+    return " ".join(said) or "No trained run was read for it."

@@ -8,6 +8,16 @@ local INLINE_TAGS = { b = 1, strong = 1, i = 1, em = 1, sub = 1, sup = 1, u = 1,
 local PRINTABLE = { svg = 1, png = 1, jpg = 1, jpeg = 1, gif = 1, webp = 1 }
 local folder, pdf
 
+-- The name of a new file beside the document.
+local function written(data, suffix)
+  local name = pandoc.utils.sha1(data):sub(1, 16) .. "." .. suffix
+  local copy = io.open(name, "wb")
+  if not copy then return nil end
+  copy:write(data)
+  copy:close()
+  return name
+end
+
 -- The file of a local image, copied beside the document when it lies in the notebook's folder; nil when there is none.
 local function local_file(src)
   local path = src:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
@@ -18,12 +28,14 @@ local function local_file(src)
   local data = there:read("a")
   there:close()
   if not data then return nil end -- a folder
-  local name = pandoc.utils.sha1(data):sub(1, 16) .. "." .. (path:match("%.(%w+)$") or "img"):lower()
-  local copy = io.open(name, "wb")
-  if not copy then return nil end
-  copy:write(data)
-  copy:close()
-  return name
+  return written(data, (path:match("%.(%w+)$") or "img"):lower())
+end
+
+-- The file of an image in a data URI (Typst reads files, not URIs); nil when it is none.
+local function unpacked(uri)
+  local readable, mime, data = pcall(pandoc.mediabag.fetch, uri)
+  local form = readable and mime and mime:match("^image/(%a+)")
+  return form and written(data, form)
 end
 
 local function image(element)
@@ -31,7 +43,7 @@ local function image(element)
   if element.src:match("^%a[%w+.-]*://") or element.src:match("^//") then
     return pandoc.Link(caption, element.src)
   end
-  local file = local_file(element.src)
+  local file = element.src:match("^data:") and unpacked(element.src) or local_file(element.src)
   if not file or not PRINTABLE[(file:match("%.(%w+)$") or ""):lower()] then
     return { pandoc.Str("[image not found: "), pandoc.Span(caption), pandoc.Str("]") }
   end
