@@ -1,16 +1,9 @@
 """What a published report says, held against our runs: its numbers, its claims, and what it leaves unsaid.
 
-A *number* is of one training, so it is held against one more run of ours: the 95 % prediction interval mean ±
-t(0.975, n − 1) s √(1 + 1/n) (Meeker, Hahn, Escobar, Statistical Intervals, 2nd ed., Wiley 2017, chapter 4). A *claim*
-comes down to differences paired by seed. One without a size is decided by the paired t test, Holm-corrected over all
-such of the report; one with a size by where the 95 % interval lies (for equality: two one-sided tests, Schuirmann,
-J. Pharmacokinet. Biopharm. 15, 1987). A network that diverged counts as one that guesses. How far a *choice* of what is
-unsaid lies from the numbers is the root mean square of ours − published, seed by seed.
-
-`runs` and `history` are those of `Study`, several studies in one frame with a column `study`.
+`runs` and `history` are those of `Study`, several studies in one frame with a column `study`. A network that diverged
+counts in a claim, and in the distance of a choice, as one that guesses.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise, product
 from pathlib import Path
@@ -48,24 +41,21 @@ def select(
     """Labels of the trials whose fields are as `where` says; `settings` is `Study.settings()` or `Study.runs()`.
 
     {optimizer: Adam, lr: [0.1, 0.01]} asks for the first rate, then for the second; of `hidden_sizes`, a list of widths
-    is one value and a list of lists several. A list of such mappings is one after the other. Raises UserError, which
-    begins with `place`, for an unknown field, where nothing matches, and, unless `several` may, where two trials do.
+    is one value. A list of mappings is one after the other. Raises UserError, which begins with `place`, for an unknown
+    field, where nothing matches, and, unless `several` may, where two trials do.
     """
     found = []
     for one in [where] if isinstance(where, Mapping) else where:
         if unknown := [key for key in one if key not in FIELDS]:
             raise UserError(f"{place}: {unknown[0]}: no such field{nearest(unknown[0], list(FIELDS))}")
         for values in product(*(_alternatives(*item) for item in one.items())):
-            match = pd.Series(True, settings.index)
-            for key, value in zip(one, values, strict=True):
-                match &= settings[key] == value
-            labels = list(dict.fromkeys(settings.loc[match, "trial"]))
+            asked = dict(zip(one, values, strict=True))
+            match = (settings[list(asked)] == pd.Series(asked, dtype=object)).all(axis=1)
+            labels = list(settings.loc[match, "trial"].unique())
             if not labels or (len(labels) > 1 and not several):
-                there = {key: dict.fromkeys(map(str, settings[key])) for key in FIELDS if key in settings}
-                varied = "; ".join(f"{key}: {', '.join(some)}" for key, some in there.items() if len(some) > 1)
-                asked = ", ".join(f"{key}: {value}" for key, value in zip(one, values, strict=True))
-                many = "; ".join(labels) or "none; there are " + varied
-                raise UserError(f"{place}: {{{asked}}} should be of one trial, and is of {many}")
+                these = ", ".join(f"{key}: {value}" for key, value in asked.items())
+                many = "; ".join(labels) or f"none of {'; '.join(settings['trial'].unique())}"
+                raise UserError(f"{place}: {{{these}}} should be of one trial, and is of {many}")
             found += labels
     return list(dict.fromkeys(found))
 
@@ -146,8 +136,8 @@ class ClaimTest(Strict):
     over: Trials | None = None
     within: Annotated[float, Field(gt=0)] | Literal["batches"] | None = None
     to: One | None = None
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: float = np.nan
+    at_most: float = np.nan
     metrics: list[MetricName] = Field(["test_accuracy"], min_length=1)
     at: Epochs = []
     over_at: Epochs | None = None  # left out: as `at`
@@ -155,14 +145,14 @@ class ClaimTest(Strict):
     @property
     def form(self) -> str:
         """The key of FORMS that says what is asked; "" for none."""
-        return next((key for key in FORMS if getattr(self, key) is not None), "")
+        return next((key for key in FORMS if key in self.model_fields_set), "")
 
     @model_validator(mode="after")
     def _consistent(self) -> "ClaimTest":
-        given = {key for key, value in self if value is not None} - {"study", "metrics", "at", self.form}
-        if not self.form or (self.form == "of" and not given):
+        beside = self.model_fields_set - {"study", "metrics", "at", self.form}
+        if not self.form or (self.form == "of" and not beside):
             raise ValueError("asks nothing; allowed: best, rising, falling, of with over, within, at_least, at_most")
-        if odd := sorted(given - FORMS[self.form]):
+        if odd := sorted(beside - FORMS[self.form]):
             raise ValueError(f"{odd[0]}: does not stand beside {self.form}; allowed: {', '.join(FORMS[self.form])}")
         if self.form in ("over", "within") and not self.of:
             raise ValueError(f"of: is required beside {self.form}")
@@ -173,31 +163,25 @@ class ClaimTest(Strict):
             raise ValueError("within: for a loss a number is required")
         return self
 
-    def bounds(self, metric: str, spread: float) -> tuple[float, float]:
-        """At least and at most, as in data, NaN for none; `spread` is that of accuracy over test batches."""
-        if self.within:
-            margin = spread if self.within == "batches" else self.within / metric_of(metric).scale
-            return -margin, margin
-        return tuple(np.nan if end is None else end / metric_of(metric).scale for end in (self.at_least, self.at_most))
+    def pairs(self, settings: pd.DataFrame, place: str = "claims") -> list[tuple[str, str]]:
+        """Labels of the trials to compare, (A, B); (A, "") where a mean by itself is asked for."""
 
-    def pairs(self, settings: pd.DataFrame, place: str = "claims") -> list[tuple[str, str | None]]:
-        """Labels of the trials to compare, (A, B); (A, None) where a mean by itself is asked for."""
-        asked = {key: getattr(self, key) for key in ("best", "among", "rising", "of", "over", "to")}
-        named = {
-            key: select(settings, where, f"{place}.{key}", several=key in ("among", "of", "over"))
-            for key, where in asked.items()
-            if where is not None
-        }
-        every = list(dict.fromkeys(settings["trial"]))
-        of, others = named.get("of", every), named.get("over") or named.get("to")
+        def named(key: str, several: bool = False) -> list[str]:
+            where = getattr(self, key)
+            return [] if where is None else select(settings, where, f"{place}.{key}", several)
+
+        every, of, to = list(settings["trial"].unique()), named("of", several=True), named("to")
         if self.form in ("of", "falling"):
-            return [(one, None) for one in of]
-        if self.best:
-            found = [(one, other) for one, other in product(named["best"], named.get("among", every)) if one != other]
-        elif self.rising:
-            found = [(later, earlier) for earlier, later in pairwise(named["rising"])]
+            return [(trial, "") for trial in of or every]
+        if self.form == "best":
+            others = named("among", several=True) or every
+            found = [pair for pair in product(named("best"), others) if pair[0] != pair[1]]
+        elif self.form == "rising":
+            found = [(later, earlier) for earlier, later in pairwise(named("rising"))]
+        elif self.form == "within" and not to:
+            found = list(combinations(of, 2))
         else:
-            found = list(product(of, others) if others else combinations(of, 2))
+            found = list(product(of, to or named("over", several=True)))
         if not found or (self.over_at is None and any(one == other for one, other in found)):
             raise UserError(f"{place}: {self.form}: needs two different trials, or epochs under over_at")
         return found
@@ -249,7 +233,10 @@ def read(folder: Path, settings: Mapping[str, pd.DataFrame], required: bool = Tr
 
 
 def prediction(values: Sequence[float] | np.ndarray, extra: float = 0.0) -> tuple[float, float]:
-    """Where one further value would lie: mean ± t √(s² (1 + 1/n) + extra²) of the finite `values`; NaN for one."""
+    """Where one further value would lie: mean ± t √(s² (1 + 1/n) + extra²) of the finite `values`; NaN for one.
+
+    The 95 % prediction interval: Meeker, Hahn, Escobar, Statistical Intervals, 2nd ed., Wiley 2017, chapter 4.
+    """
     (mean, _, high), n = interval(values), int(np.isfinite(values).sum())
     half = np.hypot((high - mean) * np.sqrt(n + 1), stats.t.ppf((1 + LEVEL) / 2, n - 1) * extra)
     return float(mean - half), float(mean + half)
@@ -277,9 +264,8 @@ def verdict(value: float, n: int, low: float, high: float, unit: str) -> str:
 def judge(table: NumberTable, runs: pd.DataFrame) -> pd.DataFrame:
     """Published numbers beside ours, which are multiplied by the table's `scale`, in the unit of print: a row each.
 
-    Columns: study, trial, metric, scale, published, pm, note, n (finite), diverged, runs, mean, low, high (95 % t
-    interval over seeds), one_low, one_high (prediction interval of one run), batch_std (mean over seeds), difference
-    (ours − published), verdict.
+    n are finite runs; low, high the 95 % t interval over seeds; one_low, one_high the prediction interval of one run;
+    batch_std the spread over test batches, a mean over seeds; difference is ours − published.
     """
     rows, measure = [], metric_of(table.metric)
     factor, uneven = table.scale * measure.scale, table.test_batch if measure.unit == "points" else None
@@ -292,21 +278,14 @@ def judge(table: NumberTable, runs: pd.DataFrame) -> pd.DataFrame:
         (mean, low, high), n = map(float, interval(values)), int(np.isfinite(values).sum())
         one = prediction(values, factor * averaging(mean / factor, uneven) if uneven else 0.0)
         one = (np.nan, np.nan) if measure.unit == "s" else one
-        about = [study, trial, table.metric, table.scale, row.value, np.nan if row.pm is None else row.pm, row.note]
-        found = [n, int(ours["diverged"].sum()), len(ours), mean, low, high, *one, factor * spread.mean()]
-        rows.append([*about, *found, mean - row.value, verdict(row.value, n, *one, measure.unit)])
-    names = ["study", "trial", "metric", "scale", "published", "pm", "note", "n", "diverged", "runs", "mean", "low"]
-    names += ["high", "one_low", "one_high", "batch_std", "difference", "verdict"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def distinct(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """All `tables` of `judge` in one, each number once: reports print that of their baseline in several tables.
-
-    The same number is one of the same metric beside the same mean of ours, which only the same runs have.
-    """
-    both = pd.concat(tables, ignore_index=True)
-    return both[both["mean"].isna() | ~both.duplicated(["metric", "published", "mean"])].reset_index(drop=True)
+        rows.append({
+            "study": study, "trial": trial, "metric": table.metric, "scale": table.scale, "published": row.value,
+            "pm": np.nan if row.pm is None else row.pm, "note": row.note, "n": n,
+            "diverged": int(ours["diverged"].sum()), "runs": len(ours), "mean": mean, "low": low, "high": high,
+            "one_low": one[0], "one_high": one[1], "batch_std": factor * spread.mean(), "difference": mean - row.value,
+            "verdict": verdict(row.value, n, *one, measure.unit),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def tally(verdicts: pd.Series, noun: str) -> str:
@@ -316,35 +295,16 @@ def tally(verdicts: pd.Series, noun: str) -> str:
     return f"of {count(len(verdicts), noun)}, {joined(said)}"
 
 
-def across_reports(folder: Path, names: Sequence[str]) -> pd.DataFrame:
-    """What the reports `names` found when they were last written to `folder`, as <name>.json: one row a report.
-
-    Columns: report, title, date, author, numbers, claims, and how many of either have each verdict; NaN, where a report
-    has no published numbers and claims, or was not written yet (then title is empty, too).
-    """
-    rows = []
-    for name in names:
-        path = folder / f"{name}.json"
-        about = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        found = about.get("values", {}).get("reproduction", {})
-        row = {"report": name, **{key: about.get(key, "") for key in ("title", "date")}}
-        row["author"] = found.get("author", name.capitalize())
-        for kind, counts in found.get("counts", {}).items():
-            row |= {kind: sum(counts.values()), **counts}
-        rows.append(row)
-    kinds = ["numbers", *VERDICTS, "claims", *ANSWERS.values()]
-    return pd.DataFrame(rows).reindex(columns=["report", "title", "date", "author", *kinds])
-
-
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
 def evidence(published: Published, runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
-    """Every comparison that the claims ask for, a row each; accuracies in [0, 1].
+    """Every comparison that the claims ask for, a row each, paired by seed; accuracies in [0, 1].
 
-    Columns: claim, test (their places), form, at_least, at_most (NaN where none; where both are, p decides), metric,
-    trial, baseline ("" for a mean by itself), guessed (diverged runs in it), n (seeds), difference (trial − baseline),
-    low, high (95 % interval), p, p_holm, verdict (of `statistics.together`), status (1 as claimed, −1 not, 0 open).
+    Without bounds the paired t test decides, Holm-corrected over all such rows; with bounds (at_least, at_most, NaN for
+    none) where the 95 % interval lies; for equality these are two one-sided tests (Schuirmann, J. Pharmacokinet.
+    Biopharm. 15, 1987). claim and test are places; difference is trial − baseline, or a mean by itself where baseline
+    is ""; guessed counts diverged runs in it; status is 1 as claimed, −1 not, 0 open.
     """
     rows = []
     for i, claim in enumerate(published.claims):
@@ -353,35 +313,35 @@ def evidence(published: Published, runs: pd.DataFrame, history: pd.DataFrame) ->
             pairs = test.pairs(mine)
             spread = mine.loc[mine["trial"].isin({*sum(pairs, ())}), "test_accuracy_std"].mean()
             for metric, pair in product([test.falling] if test.falling else test.metrics, pairs):
-                low, high = test.bounds(metric, spread)
-                better = test.form != "best" or metric_of(metric).higher_is_better  # of a loss the best is below
+                measure, ends = metric_of(metric), np.array([test.at_least, test.at_most])
+                if test.form == "within":
+                    ends = np.array([-1, 1]) * (test.within if test.within != "batches" else spread * measure.scale)
+                low, high = ends / measure.scale
+                better = test.form != "best" or measure.higher_is_better  # of a loss the best is below
                 row = {"claim": i, "test": j, "form": test.form, "at_least": low, "at_most": high, "metric": metric}
                 rows.append(row | _compared(test, pair if better else pair[::-1], mine, then, metric))
-    table = pd.DataFrame(rows).assign(p_holm=np.nan, verdict="")
+    table = pd.DataFrame(rows)
     by_p = table[["at_least", "at_most"]].isna().all(axis=1) & (table["form"] != "falling")
-    if by_p.any():
-        corrected = together([table.loc[by_p, ["n", "p", "difference"]]])
-        table.loc[by_p, ["p_holm", "verdict"]] = corrected[["p_holm", "verdict"]].to_numpy()
+    corrected = together([table[by_p]]).set_index(table.index[by_p])[["p_holm", "verdict"]]
+    table = table.join(corrected).fillna({"verdict": ""})
     return table.assign(status=[_status(row) for row in table.itertuples()])
 
 
-def _compared(test: ClaimTest, pair: tuple, runs: pd.DataFrame, history: pd.DataFrame, metric: str) -> dict[str, Any]:
-    """One trial against another, paired by seed; of one alone, its mean under the name `difference`."""
+def _compared(test: ClaimTest, pair: tuple[str, str], runs: pd.DataFrame, history: pd.DataFrame, metric: str) -> dict:
+    """One trial against another, paired by seed; against "", its mean under the name `difference`."""
     sides, epochs = [], [test.at, test.at if test.over_at is None else test.over_at]
-    for trial, when in zip([name for name in pair if name], epochs, strict=False):
-        mine = runs[runs["trial"] == trial].set_index("seed")
-        values = _values(mine, history, metric, when, test.form)
+    for trial, when in zip(pair, epochs, strict=True):
+        mine = runs[runs["trial"] == (trial or pair[0])].set_index("seed")
+        values = _values(mine, history, metric, when, test.form) if trial else pd.Series(0.0, mine.index)
         lost = mine["diverged"].astype(bool) & values.isna() & (metric_of(metric).unit == "points")
         read = f"epochs {when[0]} to {when[-1]}" if when[1:] else f"epoch {when[0]}" if when else "the end"
-        name = f"{trial} at {read}" if any(epochs) else trial
+        name = f"{trial} at {read}" if trial and any(epochs) else trial
         sides.append(pd.DataFrame({metric: values.mask(lost, GUESS), "guessed": lost, "trial": name}).reset_index())
-    names = [side["trial"].iloc[0] for side in sides]
-    found = dict(zip(("difference", "low", "high"), interval(sides[0][metric]), strict=True))
-    found |= {"baseline": "", "n": int(sides[0][metric].notna().sum()), "p": np.nan}
-    if len(sides) == 2:
-        found = compare(pd.concat(sides), names[1], metric=metric).iloc[0]
-    row = {"trial": names[0], "guessed": int(sum(side["guessed"].sum() for side in sides))}
-    return row | {key: found[key] for key in ("baseline", "n", "difference", "low", "high", "p")}
+    both = pd.concat(sides)
+    found = compare(both, sides[1]["trial"].iloc[0], metric=metric).iloc[0]
+    row = {"trial": found["trial"], "guessed": int(both["guessed"].sum())}
+    row |= {key: found[key] for key in ("baseline", "n", "difference", "low", "high", "p")}
+    return row if pair[1] else row | {"p": np.nan}
 
 
 def _values(mine: pd.DataFrame, history: pd.DataFrame, metric: str, when: list[int], form: str) -> pd.Series:
@@ -402,28 +362,22 @@ def _status(row: Any) -> int:
         return int(row.n >= MIN_PAIRS) if row.difference == 1 else -1
     if row.n < MIN_PAIRS:
         return 0
-    if np.isnan([row.at_least, row.at_most]).all():
+    if row.verdict:
         measure = metric_of(row.metric)
         excluded = row.form != "best" and measure.unit == "points" and measure.scale * row.high < WORTH
-        return {"higher": 1, "lower": -1}.get(row.verdict, -1 if excluded else 0)
-    return inside(row.low, row.high, row.at_least, row.at_most)
-
-
-def inside(low: float, high: float, at_least: float, at_most: float) -> int:
-    """1 where an interval lies inside bounds (NaN for none), −1 where it lies outside, 0 where it lies across one."""
-    if high < at_least or low > at_most:
+        return {"higher": 1, "lower": -1}.get(row.verdict, -int(excluded))
+    if row.high < row.at_least or row.low > row.at_most:
         return -1
-    return 0 if low < at_least or high > at_most else 1
+    return 0 if row.low < row.at_least or row.high > row.at_most else 1
 
 
 def answers(published: Published, found: pd.DataFrame) -> pd.DataFrame:
     """Claims with what their `evidence` comes to, a row each: says, because, answer (see ANSWERS), otherwise."""
-    status = found.groupby("claim")["status"].min()
-    rows = [
-        (claim.says, claim.because, ANSWERS[worst], claim.otherwise if worst < 0 else "")
-        for claim, worst in zip(published.claims, status, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["says", "because", "answer", "otherwise"])
+    rows = []
+    for claim, worst in zip(published.claims, found.groupby("claim")["status"].min(), strict=True):
+        why = claim.otherwise if worst < 0 else ""
+        rows.append({"says": claim.says, "because": claim.because, "answer": ANSWERS[worst], "otherwise": why})
+    return pd.DataFrame(rows)
 
 
 # --- choices ----------------------------------------------------------------------------------------------------------
@@ -437,33 +391,31 @@ def check_choices(
     Raises UserError for a wrong type, for a number that is not of one trial of each choice, and a trial without one.
     """
     given = {"study": "choices", "caption": "", "metric": metric, "rows": list(published)}
-    rows = validate(NumberTable, given, where).rows
-    variants = list(dict.fromkeys(settings["variant"]))
-    each = [row.model_copy(update={"of": {"variant": name} | row.of}) for row in rows for name in variants]
+    table, variants = validate(NumberTable, given, where), settings["variant"].unique()
+    each = [row.model_copy(update={"of": {"variant": name} | row.of}) for row in table.rows for name in variants]
     found = [select(settings, row.of, f"{where}: published", several=False)[0] for row in each]
     if bare := [trial for trial in settings["trial"].unique() if found.count(trial) != 1]:
         raise UserError(f"{where}: published: needs one number for {bare[0]!r}; add it or take it from the grid")
-    return NumberTable(study="choices", caption="", metric=metric, rows=each)
+    return table.model_copy(update={"rows": each})
 
 
 def distances(judged: pd.DataFrame, runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """How far each choice is from the published numbers, in points: a row each, in order of appearance.
 
-    Columns: choice, agree, differs, seeds, diverged, runs, rms (mean over seeds of the root mean square of ours −
-    published), absolute (of the mean absolute difference), and against `baseline`, paired by seed: difference of rms,
-    low, high (simultaneous, Bonferroni), verdict ("closer", "farther", "cannot tell", "" for the baseline itself).
+    rms is the mean over seeds of the root mean square of ours − published, absolute of the mean absolute difference;
+    difference is that of rms to `baseline`, paired by seed; low, high its simultaneous interval (Bonferroni); verdict
+    "closer", "farther", "cannot tell", or "" for the baseline itself.
     """
-    metric, names = judged["metric"].iloc[0], list(dict.fromkeys(runs["variant"]))
+    metric, groups = judged["metric"].iloc[0], runs.groupby("variant", sort=False)
     ours = 100 * runs[metric].mask(runs["diverged"].astype(bool) | runs[metric].isna(), GUESS)
     off = ours - runs["trial"].map(judged.set_index("trial")["published"])
     by_seed = pd.DataFrame({"squared": off**2, "absolute": off.abs()}).groupby([runs["variant"], runs["seed"]]).mean()
-    rms = np.sqrt(by_seed["squared"]).unstack("seed").loc[names]
-    seen = pd.crosstab(judged["trial"].map(runs.groupby("trial")["variant"].first()), judged["verdict"])
-    groups = runs.groupby("variant")
-    table = groups.agg(seeds=("seed", "nunique"), diverged=("diverged", "sum"), runs=("seed", "size")).loc[names]
-    table = table.join(seen.reindex(columns=["agrees", "differs"], fill_value=0))
-    mean, low, high = interval(rms - rms.loc[baseline], 1 - (1 - LEVEL) / max(len(names) - 1, 1))
-    table = table.assign(rms=rms.mean(axis=1), absolute=by_seed["absolute"].groupby("variant").mean())
+    table = groups.agg(seeds=("seed", "nunique"), diverged=("diverged", "sum"), runs=("seed", "size"))
+    variants = judged["trial"].map(runs.drop_duplicates("trial").set_index("trial")["variant"])
+    seen = pd.crosstab(variants, judged["verdict"]).reindex(columns=["agrees", "differs"], fill_value=0)
+    rms = np.sqrt(by_seed["squared"]).unstack("seed").loc[table.index]
+    mean, low, high = interval(rms - rms.loc[baseline], 1 - (1 - LEVEL) / max(len(rms) - 1, 1))
+    table = table.join(seen).assign(rms=rms.mean(axis=1), absolute=by_seed["absolute"].groupby("variant").mean())
     table = table.assign(difference=mean, low=low, high=high, verdict=np.where(mean < 0, "closer", "farther"))
     table.loc[(table["seeds"] < MIN_SEEDS) | ~((low > 0) | (high < 0)), "verdict"] = "cannot tell"
     table.loc[baseline, "verdict"] = ""
