@@ -16,7 +16,7 @@ from scipy import stats
 
 from fmnist.config import GUESS, TEST_IMAGES, TRIAL_FIELDS, Strict, UserError, nearest, read_yaml, sizes_text, validate
 from fmnist.statistics import LEVEL, MIN_PAIRS, compare, interval, together
-from fmnist.words import METRICS, count, joined, metric_of
+from fmnist.words import METRICS, metric_of
 
 FIELDS = ("variant", *TRIAL_FIELDS)  # what a trial may be named by
 MIN_SEEDS = 3  # finite runs below which no prediction is made
@@ -24,20 +24,9 @@ WIDEST = {"points": 10.0, "nats": 1.0}  # a wider prediction interval agrees wit
 WORTH = 0.5  # points: where the interval excludes a lead of this size, "over" does not hold
 ANSWERS = {1: "holds", 0: "cannot be decided", -1: "does not hold"}
 VERDICTS = ("agrees", "differs", "cannot tell")  # and "another machine" for a time
-IN_WORDS = {  # a verdict as said of one, and of several
-    "agrees": ("agrees", "agree"),
-    "differs": ("differs", "differ"),
-    "cannot tell": ("cannot be judged", "cannot be judged"),
-    "another machine": ("is a time of another machine", "are times of another machine"),
-    "holds": ("holds", "hold"),
-    "does not hold": ("does not hold", "do not hold"),
-    "cannot be decided": ("cannot be decided", "cannot be decided"),
-}
 
 
-def select(
-    settings: pd.DataFrame, where: Mapping | Sequence[Mapping], place: str = "select", several: bool = True
-) -> list[str]:
+def select(settings: pd.DataFrame, where: dict | list[dict], place: str = "select", several: bool = True) -> list[str]:
     """Labels of the trials whose fields are as `where` says; `settings` is `Study.settings()` or `Study.runs()`.
 
     {optimizer: Adam, lr: [0.1, 0.01]} asks for the first rate, then for the second; of `hidden_sizes`, a list of widths
@@ -45,7 +34,7 @@ def select(
     field, where nothing matches, and, unless `several` may, where two trials do.
     """
     found = []
-    for one in [where] if isinstance(where, Mapping) else where:
+    for one in [where] if isinstance(where, dict) else where:
         if unknown := [key for key in one if key not in FIELDS]:
             raise UserError(f"{place}: {unknown[0]}: no such field{nearest(unknown[0], list(FIELDS))}")
         for values in product(*(_alternatives(*item) for item in one.items())):
@@ -53,9 +42,8 @@ def select(
             match = (settings[list(asked)] == pd.Series(asked, dtype=object)).all(axis=1)
             labels = list(settings.loc[match, "trial"].unique())
             if not labels or (len(labels) > 1 and not several):
-                these = ", ".join(f"{key}: {value}" for key, value in asked.items())
                 many = "; ".join(labels) or f"none of {'; '.join(settings['trial'].unique())}"
-                raise UserError(f"{place}: {{{these}}} should be of one trial, and is of {many}")
+                raise UserError(f"{place}: {asked} should be of one trial, and is of {many}")
             found += labels
     return list(dict.fromkeys(found))
 
@@ -65,8 +53,6 @@ def _alternatives(field: str, value: Any) -> list:
         return [sizes_text(tuple(sizes)) for sizes in (value if value and isinstance(value[0], list) else [value])]
     return value if isinstance(value, list) else [value]
 
-
-# --- published.yaml ---------------------------------------------------------------------------------------------------
 
 One = dict[str, Any]  # a trial by its fields, see `select`
 Trials = Annotated[list[One], BeforeValidator(lambda value: [value] if isinstance(value, dict) else value)]
@@ -99,10 +85,6 @@ class NumberTable(Strict):
     test_batch: PositiveInt | None = None  # accuracies are means over test batches of so many images, the last smaller
     rows: list[Number] = Field(min_length=1)
 
-    def where(self, row: Number) -> tuple[str, One]:
-        """Study and fields of the trial that a row is about."""
-        return (row.study, row.of) if row.study else (self.study, self.of | row.of)
-
 
 FORMS = {  # what a test asks, by the key that says so, and what may stand beside it
     "best": {"among"},
@@ -115,32 +97,22 @@ FORMS = {  # what a test asks, by the key that says so, and what may stand besid
 
 
 class ClaimTest(Strict):
-    """One test on our runs. A, B, C are trials by their fields, see `select`, or lists of such.
-
-    best: A [among: B]               A is better than every other trial, or than those of B
-    rising: [A, B, C]                each is above the one before
-    of: A, over: B                   A is above B; at_least, at_most by so many points (nats, for a loss)
-    of: A, within: 1 [to: B]         all pairs of A, or each A and B, differ by no more than so many points;
-                                     `within: batches` is our spread over test batches, what a published ± is
-    of: A, at_least: 75              each A has a mean so high; with at_most so low
-    falling: train_loss [of: A]      in every epoch of every run
-    `metrics` are read at the end, `at` an epoch, or averaged over epochs such as [1, 9]; those of B at `over_at`.
-    """
+    """One test on our runs; trials are given by their fields, see `select`, and `of` left out is every trial."""
 
     study: str
-    best: One | None = None
+    best: One | None = None  # better than every other trial, or than those `among`
     among: Trials | None = None
-    rising: Trials | None = None
-    falling: Literal["train_loss", "val_loss"] | None = None
+    rising: Trials | None = None  # each above the one before
+    falling: Literal["train_loss", "val_loss"] | None = None  # in every epoch of every run of each `of`
     of: Trials | None = None
-    over: Trials | None = None
-    within: Annotated[float, Field(gt=0)] | Literal["batches"] | None = None
-    to: One | None = None
-    at_least: float = np.nan
+    over: Trials | None = None  # each `of` is above each of these; by so much, with at_least, at_most
+    within: Annotated[float, Field(gt=0)] | Literal["batches"] | None = None  # all pairs of `of`, or each and `to`,
+    to: One | None = None  # differ by no more; "batches" is our spread over test batches, what a published ± is
+    at_least: float = np.nan  # points, for a loss nats; by itself, of the mean of each `of`
     at_most: float = np.nan
     metrics: list[MetricName] = Field(["test_accuracy"], min_length=1)
-    at: Epochs = []
-    over_at: Epochs | None = None  # left out: as `at`
+    at: Epochs = []  # where the metrics are read
+    over_at: Epochs | None = None  # where those of `over` are; left out: as `at`
 
     @property
     def form(self) -> str:
@@ -154,8 +126,6 @@ class ClaimTest(Strict):
             raise ValueError("asks nothing; allowed: best, rising, falling, of with over, within, at_least, at_most")
         if odd := sorted(beside - FORMS[self.form]):
             raise ValueError(f"{odd[0]}: does not stand beside {self.form}; allowed: {', '.join(FORMS[self.form])}")
-        if self.form in ("over", "within") and not self.of:
-            raise ValueError(f"of: is required beside {self.form}")
         late = [name for name in self.metrics if not name.startswith(("train", "val"))]
         if late and (self.at or self.over_at):
             raise ValueError(f"at: {late[0]} is read at the end only, unlike training and validation metrics")
@@ -165,26 +135,24 @@ class ClaimTest(Strict):
 
     def pairs(self, settings: pd.DataFrame, place: str = "claims") -> list[tuple[str, str]]:
         """Labels of the trials to compare, (A, B); (A, "") where a mean by itself is asked for."""
-
-        def named(key: str, several: bool = False) -> list[str]:
-            where = getattr(self, key)
-            return [] if where is None else select(settings, where, f"{place}.{key}", several)
-
-        every, of, to = list(settings["trial"].unique()), named("of", several=True), named("to")
+        named = {
+            key: select(settings, getattr(self, key), f"{place}.{key}", several=key in ("of", "over", "among"))
+            for key in ("of", "best", "rising", "over", "to", "among")
+            if getattr(self, key) is not None
+        }
+        every = list(settings["trial"].unique())
+        first = named.get("of") or named.get("best") or every
         if self.form in ("of", "falling"):
-            return [(trial, "") for trial in of or every]
-        if self.form == "best":
-            others = named("among", several=True) or every
-            found = [pair for pair in product(named("best"), others) if pair[0] != pair[1]]
-        elif self.form == "rising":
-            found = [(later, earlier) for earlier, later in pairwise(named("rising"))]
-        elif self.form == "within" and not to:
-            found = list(combinations(of, 2))
+            return [(trial, "") for trial in first]
+        if self.form == "rising":
+            found = [(later, earlier) for earlier, later in pairwise(named["rising"])]
+        elif self.form == "within" and not self.to:
+            found = combinations(first, 2)
         else:
-            found = list(product(of, to or named("over", several=True)))
-        if not found or (self.over_at is None and any(one == other for one, other in found)):
-            raise UserError(f"{place}: {self.form}: needs two different trials, or epochs under over_at")
-        return found
+            found = product(first, named.get("over") or named.get("to") or named.get("among") or every)
+        if pairs := [(one, other) for one, other in found if one != other or self.over_at is not None]:
+            return pairs
+        raise UserError(f"{place}: {self.form}: needs two different trials, or epochs under over_at")
 
 
 class Claim(Strict):
@@ -217,25 +185,23 @@ def read(folder: Path, settings: Mapping[str, pd.DataFrame], required: bool = Tr
     if not path.exists() and not required:
         return None
     found = validate(Published, read_yaml(path), where)
-    asked = [(f"numbers.{i}", *table.where(row)) for i, table in enumerate(found.numbers) for row in table.rows]
-    asked += [(f"claims.{i}", test.study, test) for i, claim in enumerate(found.claims) for test in claim.tests]
-    for key, study, one in asked:
+    tables, claims = enumerate(found.numbers), enumerate(found.claims)
+    asked = [(f"{where}: numbers.{i}", row.study or t.study, t.of | row.of) for i, t in tables for row in t.rows]
+    asked += [(f"{where}: claims.{i}", test.study, test) for i, claim in claims for test in claim.tests]
+    for place, study, one in asked:
         if study not in settings:
-            raise UserError(f"{where}: {key}: the report has no study {study!r}{nearest(study, list(settings))}")
+            raise UserError(f"{place}: the report has no study {study!r}{nearest(study, list(settings))}")
         if isinstance(one, ClaimTest):
-            one.pairs(settings[study], f"{where}: {key}")
+            one.pairs(settings[study], place)
         else:
-            select(settings[study], one, f"{where}: {key}", several=False)
+            select(settings[study], one, place, several=False)
     return found
 
 
-# --- numbers ----------------------------------------------------------------------------------------------------------
-
-
 def prediction(values: Sequence[float] | np.ndarray, extra: float = 0.0) -> tuple[float, float]:
-    """Where one further value would lie: mean ± t √(s² (1 + 1/n) + extra²) of the finite `values`; NaN for one.
+    """Where 95 % of further values lie: mean ± t √(s² (1 + 1/n) + extra²) of the finite `values`; NaN for one.
 
-    The 95 % prediction interval: Meeker, Hahn, Escobar, Statistical Intervals, 2nd ed., Wiley 2017, chapter 4.
+    Source: Meeker, Hahn, Escobar, Statistical Intervals, 2nd ed., Wiley 2017, chapter 4.
     """
     (mean, _, high), n = interval(values), int(np.isfinite(values).sum())
     half = np.hypot((high - mean) * np.sqrt(n + 1), stats.t.ppf((1 + LEVEL) / 2, n - 1) * extra)
@@ -252,50 +218,34 @@ def averaging(q: float, batch: int, images: int = TEST_IMAGES) -> float:
     return float(np.sqrt(q * (1 - q) * (sizes * weights**2).sum()))
 
 
-def verdict(value: float, n: int, low: float, high: float, unit: str) -> str:
-    """Of a published value beside the prediction interval of `n` runs."""
-    if unit == "s":
-        return "another machine"
-    if n < MIN_SEEDS or high - low > WIDEST[unit]:
-        return "cannot tell"
-    return "agrees" if low <= value <= high else "differs"
-
-
 def judge(table: NumberTable, runs: pd.DataFrame) -> pd.DataFrame:
     """Published numbers beside ours, which are multiplied by the table's `scale`, in the unit of print: a row each.
 
     n are finite runs; low, high the 95 % t interval over seeds; one_low, one_high the prediction interval of one run;
     batch_std the spread over test batches, a mean over seeds; difference is ours − published.
     """
-    rows, measure = [], metric_of(table.metric)
-    factor, uneven = table.scale * measure.scale, table.test_batch if measure.unit == "points" else None
+    rows, metric, unit = [], table.metric, metric_of(table.metric).unit
+    factor, uneven = table.scale * metric_of(metric).scale, unit == "points" and table.test_batch
     for row in table.rows:
-        study, where = table.where(row)
-        ours = runs[runs["study"] == study]
-        (trial,) = select(ours, where, study, several=False)
+        ours = runs[runs["study"] == (row.study or table.study)]
+        (trial,) = select(ours, table.of | row.of, table.study, several=False)
         ours = ours[ours["trial"] == trial].assign(seconds_per_epoch=lambda r: r["seconds"] / r["epochs"].clip(1))
-        values, spread = factor * ours[table.metric].to_numpy(float), ours.get(f"{table.metric}_std", pd.Series(np.nan))
+        values, spread = factor * ours[metric].to_numpy(float), ours.get(f"{metric}_std", pd.Series(np.nan))
         (mean, low, high), n = map(float, interval(values)), int(np.isfinite(values).sum())
-        one = prediction(values, factor * averaging(mean / factor, uneven) if uneven else 0.0)
-        one = (np.nan, np.nan) if measure.unit == "s" else one
+        one_low, one_high = prediction(values, factor * averaging(mean / factor, uneven) if uneven else 0.0)
+        said = "agrees" if one_low <= row.value <= one_high else "differs"
+        if unit == "s":
+            one_low, one_high, said = np.nan, np.nan, "another machine"
+        elif n < MIN_SEEDS or one_high - one_low > WIDEST[unit]:
+            said = "cannot tell"
         rows.append({
-            "study": study, "trial": trial, "metric": table.metric, "scale": table.scale, "published": row.value,
-            "pm": np.nan if row.pm is None else row.pm, "note": row.note, "n": n,
-            "diverged": int(ours["diverged"].sum()), "runs": len(ours), "mean": mean, "low": low, "high": high,
-            "one_low": one[0], "one_high": one[1], "batch_std": factor * spread.mean(), "difference": mean - row.value,
-            "verdict": verdict(row.value, n, *one, measure.unit),
+            "study": row.study or table.study, "trial": trial, "metric": metric, "scale": table.scale,
+            "published": row.value, "pm": np.nan if row.pm is None else row.pm, "note": row.note,
+            "n": n, "diverged": int(ours["diverged"].sum()), "runs": len(ours), "mean": mean, "low": low, "high": high,
+            "one_low": one_low, "one_high": one_high, "batch_std": factor * spread.mean(),
+            "difference": mean - row.value, "verdict": said,
         })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def tally(verdicts: pd.Series, noun: str) -> str:
-    """Such as "of ten published numbers, six agree, one differs, and three cannot be judged"."""
-    found = {key: int((verdicts == key).sum()) for key in IN_WORDS}
-    said = [f"{count(n)} {IN_WORDS[key][n > 1]}" for key, n in found.items() if n]
-    return f"of {count(len(verdicts), noun)}, {joined(said)}"
-
-
-# --- claims -----------------------------------------------------------------------------------------------------------
 
 
 def evidence(published: Published, runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
@@ -306,54 +256,50 @@ def evidence(published: Published, runs: pd.DataFrame, history: pd.DataFrame) ->
     Biopharm. 15, 1987). claim and test are places; difference is trial − baseline, or a mean by itself where baseline
     is ""; guessed counts diverged runs in it; status is 1 as claimed, −1 not, 0 open.
     """
-    rows = []
-    for i, claim in enumerate(published.claims):
-        for j, test in enumerate(claim.tests):
-            mine, then = (frame[frame["study"] == test.study] for frame in (runs, history))
-            pairs = test.pairs(mine)
-            spread = mine.loc[mine["trial"].isin({*sum(pairs, ())}), "test_accuracy_std"].mean()
-            for metric, pair in product([test.falling] if test.falling else test.metrics, pairs):
-                measure, ends = metric_of(metric), np.array([test.at_least, test.at_most])
-                if test.form == "within":
-                    ends = np.array([-1, 1]) * (test.within if test.within != "batches" else spread * measure.scale)
-                low, high = ends / measure.scale
-                better = test.form != "best" or measure.higher_is_better  # of a loss the best is below
-                row = {"claim": i, "test": j, "form": test.form, "at_least": low, "at_most": high, "metric": metric}
-                rows.append(row | _compared(test, pair if better else pair[::-1], mine, then, metric))
-    table = pd.DataFrame(rows)
+    tests = [(i, j, test) for i, claim in enumerate(published.claims) for j, test in enumerate(claim.tests)]
+    found = [_compared(test, runs, history).assign(claim=i, test=j, form=test.form) for i, j, test in tests]
+    table = pd.concat(found, ignore_index=True).drop(columns=["diverged", "family"])
     by_p = table[["at_least", "at_most"]].isna().all(axis=1) & (table["form"] != "falling")
-    corrected = together([table[by_p]]).set_index(table.index[by_p])[["p_holm", "verdict"]]
-    table = table.join(corrected).fillna({"verdict": ""})
+    family = together([table[by_p]]).set_index(table.index[by_p])
+    table = table.assign(
+        p_holm=family["p_holm"], verdict=family["verdict"], p=table["p"].where(table["baseline"] != "")
+    )
+    table["verdict"] = table["verdict"].fillna("")
     return table.assign(status=[_status(row) for row in table.itertuples()])
 
 
-def _compared(test: ClaimTest, pair: tuple[str, str], runs: pd.DataFrame, history: pd.DataFrame, metric: str) -> dict:
-    """One trial against another, paired by seed; against "", its mean under the name `difference`."""
-    sides, epochs = [], [test.at, test.at if test.over_at is None else test.over_at]
-    for trial, when in zip(pair, epochs, strict=True):
-        mine = runs[runs["trial"] == (trial or pair[0])].set_index("seed")
-        values = _values(mine, history, metric, when, test.form) if trial else pd.Series(0.0, mine.index)
-        lost = mine["diverged"].astype(bool) & values.isna() & (metric_of(metric).unit == "points")
-        read = f"epochs {when[0]} to {when[-1]}" if when[1:] else f"epoch {when[0]}" if when else "the end"
-        name = f"{trial} at {read}" if trial and any(epochs) else trial
-        sides.append(pd.DataFrame({metric: values.mask(lost, GUESS), "guessed": lost, "trial": name}).reset_index())
-    both = pd.concat(sides)
-    found = compare(both, sides[1]["trial"].iloc[0], metric=metric).iloc[0]
-    row = {"trial": found["trial"], "guessed": int(both["guessed"].sum())}
-    row |= {key: found[key] for key in ("baseline", "n", "difference", "low", "high", "p")}
-    return row if pair[1] else row | {"p": np.nan}
+def _compared(test: ClaimTest, runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
+    """A row of `statistics.compare` for each metric and pair of trials; a trial by itself is compared with zero."""
+    runs, history = (frame[frame["study"] == test.study] for frame in (runs, history))
+    rows, pairs, over_at = [], test.pairs(runs), test.at if test.over_at is None else test.over_at
+    spread = runs.loc[runs["trial"].isin({*sum(pairs, ())}), "test_accuracy_std"].mean()
+    for metric, (trial, other) in product([test.falling] if test.falling else test.metrics, pairs):
+        ours = _values(test, metric, test.at, runs[runs["trial"] == trial], history)
+        zero = ours.assign(**{metric: 0.0}, guessed=False, trial="")
+        sides = [ours, _values(test, metric, over_at, runs[runs["trial"] == other], history) if other else zero]
+        if test.form == "best" and not metric_of(metric).higher_is_better:  # of a loss the best is below
+            sides.reverse()
+        both, scale, ends = pd.concat(sides), metric_of(metric).scale, np.array([test.at_least, test.at_most])
+        if test.within:
+            ends = np.array([-1, 1]) * (scale * spread if test.within == "batches" else test.within)
+        row = compare(both, sides[1]["trial"].iloc[0], metric=metric)
+        rows.append(row.assign(guessed=both["guessed"].sum(), at_least=ends[0] / scale, at_most=ends[1] / scale))
+    return pd.concat(rows)
 
 
-def _values(mine: pd.DataFrame, history: pd.DataFrame, metric: str, when: list[int], form: str) -> pd.Series:
-    """The metric of a trial's runs by seed: at the end, or averaged over epochs; or whether it falls in every epoch."""
-    if not when and form != "falling":
-        return mine[metric].astype(float)
-    part = history[history["run_id"].isin(mine["run_id"]) & (history["epoch"] > 0)].sort_values("epoch")
-    if form == "falling":
-        falls = part.groupby("seed")[metric].agg(lambda loss: float((loss.diff()[1:] < 0).all()))
-        return falls.reindex(mine.index).mask(mine["diverged"].astype(bool), 0.0)
-    whole = part[part["epoch"].between(when[0], when[-1])].groupby("seed")[metric]
-    return whole.mean().where(whole.count() == when[-1] - when[0] + 1).reindex(mine.index).astype(float)
+def _values(test: ClaimTest, metric: str, when: list[int], runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
+    """Runs of a trial with a metric at the end, or averaged over epochs; of what should fall, 1 where it always does."""
+    trained, values, lost = history[history["epoch"] > 0], runs[metric], runs["diverged"].astype(bool)
+    if test.falling:
+        losses = trained.sort_values("epoch").groupby("run_id")[metric]
+        values = runs["run_id"].map(losses.agg(lambda loss: float((loss.diff()[1:] < 0).all()))).mask(lost, 0.0)
+    elif when:
+        part = trained[trained["epoch"].between(when[0], when[-1])].groupby("run_id")[metric]
+        values = runs["run_id"].map(part.mean().where(part.count() == when[-1] - when[0] + 1))
+    lost &= values.isna() & (metric_of(metric).unit == "points")
+    read = f" at epochs {when[0]} to {when[-1]}" if when[1:] else f" at epoch {when[0]}" if when else " at the end"
+    trial = runs["trial"] + (read if test.at or test.over_at else "")
+    return pd.DataFrame({"trial": trial, "seed": runs["seed"], metric: values.mask(lost, GUESS), "guessed": lost})
 
 
 def _status(row: Any) -> int:
@@ -372,25 +318,18 @@ def _status(row: Any) -> int:
 
 
 def answers(published: Published, found: pd.DataFrame) -> pd.DataFrame:
-    """Claims with what their `evidence` comes to, a row each: says, because, answer (see ANSWERS), otherwise."""
-    rows = []
-    for claim, worst in zip(published.claims, found.groupby("claim")["status"].min(), strict=True):
-        why = claim.otherwise if worst < 0 else ""
-        rows.append({"says": claim.says, "because": claim.because, "answer": ANSWERS[worst], "otherwise": why})
-    return pd.DataFrame(rows)
+    """Claims with what their `evidence` comes to, a row each: says, because, otherwise, answer (see ANSWERS)."""
+    worst = found.groupby("claim")["status"].min()
+    table = pd.DataFrame([claim.model_dump(exclude={"tests"}) for claim in published.claims])
+    return table.assign(answer=worst.map(ANSWERS), otherwise=table["otherwise"].where(worst < 0, ""))
 
 
-# --- choices ----------------------------------------------------------------------------------------------------------
-
-
-def check_choices(
-    published: Sequence[Mapping], metric: str, settings: pd.DataFrame, where: str = "choices"
-) -> NumberTable:
+def check_choices(published: list[dict], metric: str, settings: pd.DataFrame, where: str = "choices") -> NumberTable:
     """The `published` numbers, records such as {of: {lr: 0.1}, value: 86.4}, for every choice, a variant of the study.
 
     Raises UserError for a wrong type, for a number that is not of one trial of each choice, and a trial without one.
     """
-    given = {"study": "choices", "caption": "", "metric": metric, "rows": list(published)}
+    given = {"study": "choices", "caption": "", "metric": metric, "rows": published}
     table, variants = validate(NumberTable, given, where), settings["variant"].unique()
     each = [row.model_copy(update={"of": {"variant": name} | row.of}) for row in table.rows for name in variants]
     found = [select(settings, row.of, f"{where}: published", several=False)[0] for row in each]
