@@ -23,21 +23,24 @@ MIN_SEEDS = 3  # finite runs below which no prediction is made
 WIDEST = {"points": 10.0, "nats": 1.0}  # a wider prediction interval agrees with too much to tell anything
 WORTH = 0.5  # points: where the interval excludes a lead of this size, "over" does not hold
 ANSWERS = {1: "holds", 0: "cannot be decided", -1: "does not hold"}
-VERDICTS = ("agrees", "differs", "cannot tell")  # and "another machine" for a time
 
 
 def select(settings: pd.DataFrame, where: dict | list[dict], place: str = "select", several: bool = True) -> list[str]:
     """Labels of the trials whose fields are as `where` says; `settings` is `Study.settings()` or `Study.runs()`.
 
     {optimizer: Adam, lr: [0.1, 0.01]} asks for the first rate, then for the second; of `hidden_sizes`, a list of widths
-    is one value. A list of mappings is one after the other. Raises UserError, which begins with `place`, for an unknown
-    field, where nothing matches, and, unless `several` may, where two trials do.
+    is one value. Raises UserError, which begins with `place`, for an unknown field, where nothing matches, and, unless
+    `several` may, where two trials do.
     """
     found = []
     for one in [where] if isinstance(where, dict) else where:
         if unknown := [key for key in one if key not in FIELDS]:
             raise UserError(f"{place}: {unknown[0]}: no such field{nearest(unknown[0], list(FIELDS))}")
-        for values in product(*(_alternatives(*item) for item in one.items())):
+        options = {key: value if isinstance(value, list) else [value] for key, value in one.items()}
+        if "hidden_sizes" in options:
+            sizes = options["hidden_sizes"]
+            options["hidden_sizes"] = list(map(sizes_text, sizes if isinstance([*sizes, 0][0], list) else [sizes]))
+        for values in product(*options.values()):
             asked = dict(zip(one, values, strict=True))
             match = (settings[list(asked)] == pd.Series(asked, dtype=object)).all(axis=1)
             labels = list(settings.loc[match, "trial"].unique())
@@ -46,12 +49,6 @@ def select(settings: pd.DataFrame, where: dict | list[dict], place: str = "selec
                 raise UserError(f"{place}: {asked} should be of one trial, and is of {many}")
             found += labels
     return list(dict.fromkeys(found))
-
-
-def _alternatives(field: str, value: Any) -> list:
-    if field == "hidden_sizes" and isinstance(value, list):
-        return [sizes_text(tuple(sizes)) for sizes in (value if value and isinstance(value[0], list) else [value])]
-    return value if isinstance(value, list) else [value]
 
 
 One = dict[str, Any]  # a trial by its fields, see `select`
@@ -87,13 +84,9 @@ class NumberTable(Strict):
 
 
 FORMS = {  # what a test asks, by the key that says so, and what may stand beside it
-    "best": {"among"},
-    "rising": set(),
-    "falling": {"of"},
-    "over": {"of", "over_at", "at_least", "at_most"},
-    "within": {"of", "to"},
-    "of": {"at_least", "at_most"},
-}
+    "best": {"among"}, "rising": set(), "falling": {"of"}, "over": {"of", "over_at", "at_least", "at_most"},
+    "within": {"of", "to"}, "of": {"at_least", "at_most"},
+}  # fmt: skip
 
 
 class ClaimTest(Strict):
@@ -126,9 +119,8 @@ class ClaimTest(Strict):
             raise ValueError("asks nothing; allowed: best, rising, falling, of with over, within, at_least, at_most")
         if odd := sorted(beside - FORMS[self.form]):
             raise ValueError(f"{odd[0]}: does not stand beside {self.form}; allowed: {', '.join(FORMS[self.form])}")
-        late = [name for name in self.metrics if not name.startswith(("train", "val"))]
-        if late and (self.at or self.over_at):
-            raise ValueError(f"at: {late[0]} is read at the end only, unlike training and validation metrics")
+        if (self.at or self.over_at) and not all(name.startswith(("train", "val")) for name in self.metrics):
+            raise ValueError("at: training and validation metrics are read at an epoch, others at the end only")
         if self.within == "batches" and any(metric_of(name).unit != "points" for name in self.metrics):
             raise ValueError("within: for a loss a number is required")
         return self
@@ -199,22 +191,17 @@ def read(folder: Path, settings: Mapping[str, pd.DataFrame], required: bool = Tr
 
 
 def prediction(values: Sequence[float] | np.ndarray, extra: float = 0.0) -> tuple[float, float]:
-    """Where 95 % of further values lie: mean ± t √(s² (1 + 1/n) + extra²) of the finite `values`; NaN for one.
-
-    Source: Meeker, Hahn, Escobar, Statistical Intervals, 2nd ed., Wiley 2017, chapter 4.
-    """
+    """Where 95 % of further values lie: mean ± t √(s² (1 + 1/n) + extra²) of the finite `values`; NaN for one."""
+    # Meeker, Hahn, Escobar, Statistical Intervals, 2nd ed., Wiley 2017, chapter 4
     (mean, _, high), n = interval(values), int(np.isfinite(values).sum())
     half = np.hypot((high - mean) * np.sqrt(n + 1), stats.t.ppf((1 + LEVEL) / 2, n - 1) * extra)
     return float(mean - half), float(mean + half)
 
 
-def averaging(q: float, batch: int, images: int = TEST_IMAGES) -> float:
-    """Standard deviation of mean accuracy over batches, the last one smaller, minus accuracy over all images.
-
-    The network is right for a fraction `q` of the images; in random order, those of the last batch have more weight.
-    """
-    sizes = np.array([batch] * (images // batch) + [images % batch] * (images % batch > 0))
-    weights = 1 / (len(sizes) * sizes) - 1 / images  # of an image, beyond its equal share
+def averaging(q: float, batch: int) -> float:
+    """Standard deviation of mean accuracy over test batches minus accuracy; `q` of the images are right, in any order."""
+    sizes = np.diff([*range(0, TEST_IMAGES, batch), TEST_IMAGES])
+    weights = 1 / (len(sizes) * sizes) - 1 / TEST_IMAGES  # of an image, beyond its equal share
     return float(np.sqrt(q * (1 - q) * (sizes * weights**2).sum()))
 
 
@@ -258,13 +245,10 @@ def evidence(published: Published, runs: pd.DataFrame, history: pd.DataFrame) ->
     """
     tests = [(i, j, test) for i, claim in enumerate(published.claims) for j, test in enumerate(claim.tests)]
     found = [_compared(test, runs, history).assign(claim=i, test=j, form=test.form) for i, j, test in tests]
-    table = pd.concat(found, ignore_index=True).drop(columns=["diverged", "family"])
+    table = pd.concat(found, ignore_index=True).drop(columns=["diverged", "family", "p_holm", "verdict"])
     by_p = table[["at_least", "at_most"]].isna().all(axis=1) & (table["form"] != "falling")
-    family = together([table[by_p]]).set_index(table.index[by_p])
-    table = table.assign(
-        p_holm=family["p_holm"], verdict=family["verdict"], p=table["p"].where(table["baseline"] != "")
-    )
-    table["verdict"] = table["verdict"].fillna("")
+    family = together([table[by_p]]).set_index(table.index[by_p])[["p_holm", "verdict"]]
+    table = table.join(family).fillna({"verdict": ""})
     return table.assign(status=[_status(row) for row in table.itertuples()])
 
 
@@ -282,13 +266,13 @@ def _compared(test: ClaimTest, runs: pd.DataFrame, history: pd.DataFrame) -> pd.
         both, scale, ends = pd.concat(sides), metric_of(metric).scale, np.array([test.at_least, test.at_most])
         if test.within:
             ends = np.array([-1, 1]) * (scale * spread if test.within == "batches" else test.within)
-        row = compare(both, sides[1]["trial"].iloc[0], metric=metric)
-        rows.append(row.assign(guessed=both["guessed"].sum(), at_least=ends[0] / scale, at_most=ends[1] / scale))
+        row = compare(both, sides[1]["trial"].iloc[0], metric=metric).assign(guessed=both["guessed"].sum())
+        rows.append(row.assign(at_least=ends[0] / scale, at_most=ends[1] / scale, p=row["p"] if other else np.nan))
     return pd.concat(rows)
 
 
 def _values(test: ClaimTest, metric: str, when: list[int], runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
-    """Runs of a trial with a metric at the end, or averaged over epochs; of what should fall, 1 where it always does."""
+    """Runs of a trial with a metric at the end or averaged over epochs; of what should fall, 1 where it always does."""
     trained, values, lost = history[history["epoch"] > 0], runs[metric], runs["diverged"].astype(bool)
     if test.falling:
         losses = trained.sort_values("epoch").groupby("run_id")[metric]
@@ -346,16 +330,16 @@ def distances(judged: pd.DataFrame, runs: pd.DataFrame, baseline: str) -> pd.Dat
     "closer", "farther", "cannot tell", or "" for the baseline itself.
     """
     metric, groups = judged["metric"].iloc[0], runs.groupby("variant", sort=False)
-    ours = 100 * runs[metric].mask(runs["diverged"].astype(bool) | runs[metric].isna(), GUESS)
-    off = ours - runs["trial"].map(judged.set_index("trial")["published"])
-    by_seed = pd.DataFrame({"squared": off**2, "absolute": off.abs()}).groupby([runs["variant"], runs["seed"]]).mean()
-    table = groups.agg(seeds=("seed", "nunique"), diverged=("diverged", "sum"), runs=("seed", "size"))
+    ours = 100 * runs[metric].mask(runs["diverged"].astype(bool), GUESS).fillna(GUESS)
+    off = (ours - runs["trial"].map(judged.set_index("trial")["published"])).groupby([runs["variant"], runs["seed"]])
+    rms = off.agg(lambda points: np.sqrt((points**2).mean())).unstack("seed")
+    absolute = off.agg(lambda points: points.abs().mean()).groupby("variant").mean()
     variants = judged["trial"].map(runs.drop_duplicates("trial").set_index("trial")["variant"])
     seen = pd.crosstab(variants, judged["verdict"]).reindex(columns=["agrees", "differs"], fill_value=0)
-    rms = np.sqrt(by_seed["squared"]).unstack("seed").loc[table.index]
-    mean, low, high = interval(rms - rms.loc[baseline], 1 - (1 - LEVEL) / max(len(rms) - 1, 1))
-    table = table.join(seen).assign(rms=rms.mean(axis=1), absolute=by_seed["absolute"].groupby("variant").mean())
-    table = table.assign(difference=mean, low=low, high=high, verdict=np.where(mean < 0, "closer", "farther"))
-    table.loc[(table["seeds"] < MIN_SEEDS) | ~((low > 0) | (high < 0)), "verdict"] = "cannot tell"
+    table = groups.agg(seeds=("seed", "nunique"), diverged=("diverged", "sum"), runs=("seed", "size")).join(seen)
+    mean, low, high = interval((rms - rms.loc[baseline]).loc[table.index], 1 - (1 - LEVEL) / max(len(rms) - 1, 1))
+    table = table.assign(rms=rms.mean(axis=1), absolute=absolute, difference=mean, low=low, high=high)
+    table["verdict"] = np.where(low > 0, "farther", np.where(high < 0, "closer", "cannot tell"))
+    table.loc[table["seeds"] < MIN_SEEDS, "verdict"] = "cannot tell"
     table.loc[baseline, "verdict"] = ""
     return table.rename_axis("choice").reset_index()
