@@ -4,7 +4,6 @@
 counts in a claim, and in the distance of a choice, as one that guesses.
 """
 
-from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +20,7 @@ from fmnist.words import METRICS, metric_of
 FIELDS = ("variant", *TRIAL_FIELDS)  # what a trial may be named by
 MIN_SEEDS = 3  # finite runs below which no prediction is made
 WIDEST = {"points": 10.0, "nats": 1.0}  # a wider prediction interval agrees with too much to tell anything
-WORTH = 0.5  # points: where the interval excludes a lead of this size, "over" does not hold
-ANSWERS = {1: "holds", 0: "cannot be decided", -1: "does not hold"}
+WORTH = 0.005  # of accuracy: where the interval excludes a lead of this size, "over" does not hold
 
 
 def select(settings: pd.DataFrame, where: dict | list[dict], place: str = "select", several: bool = True) -> list[str]:
@@ -39,7 +37,8 @@ def select(settings: pd.DataFrame, where: dict | list[dict], place: str = "selec
         options = {key: value if isinstance(value, list) else [value] for key, value in one.items()}
         if "hidden_sizes" in options:
             sizes = options["hidden_sizes"]
-            options["hidden_sizes"] = list(map(sizes_text, sizes if isinstance([*sizes, 0][0], list) else [sizes]))
+            nested = sizes and isinstance(sizes[0], list)
+            options["hidden_sizes"] = [sizes_text(widths) for widths in (sizes if nested else [sizes])]
         for values in product(*options.values()):
             asked = dict(zip(one, values, strict=True))
             match = (settings[list(asked)] == pd.Series(asked, dtype=object)).all(axis=1)
@@ -109,7 +108,6 @@ class ClaimTest(Strict):
 
     @property
     def form(self) -> str:
-        """The key of FORMS that says what is asked; "" for none."""
         return next((key for key in FORMS if key in self.model_fields_set), "")
 
     @model_validator(mode="after")
@@ -157,8 +155,6 @@ class Claim(Strict):
 
 
 class Published(Strict):
-    """published.yaml."""
-
     author: str  # as in a sentence
     cite: str  # key in references.bib
     protocol: str  # a sentence: what the report states
@@ -167,11 +163,10 @@ class Published(Strict):
     claims: list[Claim] = Field(min_length=1)
 
 
-def read(folder: Path, settings: Mapping[str, pd.DataFrame], required: bool = True) -> Published | None:
+def read(folder: Path, settings: dict[str, pd.DataFrame], required: bool = True) -> Published | None:
     """The checked `published.yaml` of a report's folder, None if it has none and none is `required`.
 
-    `settings` has `Study.settings()` of each study. Raises UserError for what is missing, misspelt or of a wrong type,
-    for a study that the report lacks, and for fields that no trial has, or several where one is meant.
+    `settings` has `Study.settings()` of each study. Raises UserError for anything wrong in it.
     """
     path, where = folder / "published.yaml", f"params/{folder.name}/published.yaml"
     if not path.exists() and not required:
@@ -190,7 +185,7 @@ def read(folder: Path, settings: Mapping[str, pd.DataFrame], required: bool = Tr
     return found
 
 
-def prediction(values: Sequence[float] | np.ndarray, extra: float = 0.0) -> tuple[float, float]:
+def prediction(values: np.ndarray, extra: float = 0.0) -> tuple[float, float]:
     """Where 95 % of further values lie: mean ± t √(s² (1 + 1/n) + extra²) of the finite `values`; NaN for one."""
     # Meeker, Hahn, Escobar, Statistical Intervals, 2nd ed., Wiley 2017, chapter 4
     (mean, _, high), n = interval(values), int(np.isfinite(values).sum())
@@ -199,7 +194,7 @@ def prediction(values: Sequence[float] | np.ndarray, extra: float = 0.0) -> tupl
 
 
 def averaging(q: float, batch: int) -> float:
-    """Standard deviation of mean accuracy over test batches minus accuracy; `q` of the images are right, in any order."""
+    """Standard deviation of mean accuracy over test batches minus accuracy, where `q` of the images are right."""
     sizes = np.diff([*range(0, TEST_IMAGES, batch), TEST_IMAGES])
     weights = 1 / (len(sizes) * sizes) - 1 / TEST_IMAGES  # of an image, beyond its equal share
     return float(np.sqrt(q * (1 - q) * (sizes * weights**2).sum()))
@@ -238,10 +233,9 @@ def judge(table: NumberTable, runs: pd.DataFrame) -> pd.DataFrame:
 def evidence(published: Published, runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     """Every comparison that the claims ask for, a row each, paired by seed; accuracies in [0, 1].
 
-    Without bounds the paired t test decides, Holm-corrected over all such rows; with bounds (at_least, at_most, NaN for
-    none) where the 95 % interval lies; for equality these are two one-sided tests (Schuirmann, J. Pharmacokinet.
-    Biopharm. 15, 1987). claim and test are places; difference is trial − baseline, or a mean by itself where baseline
-    is ""; guessed counts diverged runs in it; status is 1 as claimed, −1 not, 0 open.
+    Without bounds the paired t test decides, Holm-corrected over all such rows; with bounds (at_least, at_most), where
+    the 95 % interval lies: for equality two one-sided tests (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987). Columns
+    beside those of `compare`: claim, test (places), guessed (diverged runs), status (1 as claimed, −1 not, 0 open).
     """
     tests = [(i, j, test) for i, claim in enumerate(published.claims) for j, test in enumerate(claim.tests)]
     found = [_compared(test, runs, history).assign(claim=i, test=j, form=test.form) for i, j, test in tests]
@@ -293,19 +287,11 @@ def _status(row: Any) -> int:
     if row.n < MIN_PAIRS:
         return 0
     if row.verdict:
-        measure = metric_of(row.metric)
-        excluded = row.form != "best" and measure.unit == "points" and measure.scale * row.high < WORTH
+        excluded = row.form != "best" and metric_of(row.metric).unit == "points" and row.high < WORTH
         return {"higher": 1, "lower": -1}.get(row.verdict, -int(excluded))
     if row.high < row.at_least or row.low > row.at_most:
         return -1
     return 0 if row.low < row.at_least or row.high > row.at_most else 1
-
-
-def answers(published: Published, found: pd.DataFrame) -> pd.DataFrame:
-    """Claims with what their `evidence` comes to, a row each: says, because, otherwise, answer (see ANSWERS)."""
-    worst = found.groupby("claim")["status"].min()
-    table = pd.DataFrame([claim.model_dump(exclude={"tests"}) for claim in published.claims])
-    return table.assign(answer=worst.map(ANSWERS), otherwise=table["otherwise"].where(worst < 0, ""))
 
 
 def check_choices(published: list[dict], metric: str, settings: pd.DataFrame, where: str = "choices") -> NumberTable:
@@ -325,9 +311,8 @@ def check_choices(published: list[dict], metric: str, settings: pd.DataFrame, wh
 def distances(judged: pd.DataFrame, runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """How far each choice is from the published numbers, in points: a row each, in order of appearance.
 
-    rms is the mean over seeds of the root mean square of ours − published, absolute of the mean absolute difference;
-    difference is that of rms to `baseline`, paired by seed; low, high its simultaneous interval (Bonferroni); verdict
-    "closer", "farther", "cannot tell", or "" for the baseline itself.
+    rms and absolute are means over seeds, of root mean squares and mean absolutes of ours − published; difference that
+    of rms to `baseline`, paired by seed, in a simultaneous interval (Bonferroni); verdict "" is that of the baseline.
     """
     metric, groups = judged["metric"].iloc[0], runs.groupby("variant", sort=False)
     ours = 100 * runs[metric].mask(runs["diverged"].astype(bool), GUESS).fillna(GUESS)
@@ -339,7 +324,6 @@ def distances(judged: pd.DataFrame, runs: pd.DataFrame, baseline: str) -> pd.Dat
     table = groups.agg(seeds=("seed", "nunique"), diverged=("diverged", "sum"), runs=("seed", "size")).join(seen)
     mean, low, high = interval((rms - rms.loc[baseline]).loc[table.index], 1 - (1 - LEVEL) / max(len(rms) - 1, 1))
     table = table.assign(rms=rms.mean(axis=1), absolute=absolute, difference=mean, low=low, high=high)
-    table["verdict"] = np.where(low > 0, "farther", np.where(high < 0, "closer", "cannot tell"))
-    table.loc[table["seeds"] < MIN_SEEDS, "verdict"] = "cannot tell"
-    table.loc[baseline, "verdict"] = ""
+    cases = [table.index == baseline, table["seeds"] < MIN_SEEDS, low > 0, high < 0]
+    table["verdict"] = np.select(cases, ["", "cannot tell", "farther", "closer"], "cannot tell")
     return table.rename_axis("choice").reset_index()
