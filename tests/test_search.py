@@ -55,7 +55,7 @@ def test_trials_lie_in_the_space_and_cover_it():
 def test_no_config_is_drawn_twice_and_an_exhausted_space_is_named():
     space = {"optimizer": ["SGD", "Adam"], "momentum": [0.0, 0.9]}  # Adam has no momentum: three configs
     assert len(set(ids({}, space, 3))) == 3
-    with pytest.raises(UserError, match="only three different configs were found in the space; ask for fewer than 4"):
+    with pytest.raises(UserError, match="only three different configs were found in the space; ask for no more"):
         Search({}, space, 4)
 
 
@@ -107,8 +107,6 @@ def test_every_trial_comes_back_and_the_best_train_again_with_other_seeds(traine
     found = [store.load_run(run_id).config for run_id in best["run_id"][:2]]
     wanted = [config.model_copy(update={"seed": seed}) for config in found for seed in (7, 8)]
     assert search.again(search.finalists(2), [7, 8]).configs == wanted
-    with pytest.raises(UserError, match="no trial is called 'trial 7'; did you mean 'trial"):
-        search.again(["trial 7"], [1])
 
 
 def test_optuna_proposes_in_rounds_better_ones_and_the_same_again(monkeypatch):
