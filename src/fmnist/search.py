@@ -10,20 +10,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import CategoricalDistribution, FloatDistribution
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 from scipy import stats
 
 from fmnist import store
 from fmnist.config import GUESS, RunConfig, Strict, UserError, nearest, validate, validate_field, without_unused
 from fmnist.study import Overrides, Seed, Study, setting, train
-from fmnist.words import AXES, count
+from fmnist.words import AXES
 
 ROUND = 32  # trials that Optuna proposes together, so that stacks have several runs
 ATTEMPTS = 100  # draws for each trial that is wanted, before the space counts as exhausted
 SHAPE = ["layers", "width"]  # axes of their own: so many hidden layers, each of this width
-CHANCE = "chance"
-
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -36,10 +33,8 @@ class Range(Strict):
 
     @model_validator(mode="after")
     def _ordered(self) -> "Range":
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low:g} should be below high {self.high:g}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low {self.low:g} should be above 0 where log is true")
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError("low should be below high, and above 0 where log is true")
         return self
 
     def at(self, share: float) -> float:
@@ -50,7 +45,7 @@ class Range(Strict):
 
 
 Axis = Annotated[  # choices or a range; told apart so that messages speak of one of the two
-    Annotated[Annotated[list[Any], Field(min_length=1)], Tag("choices")] | Annotated[Range, Tag("range")],
+    Annotated[list[Any], Field(min_length=1), Tag("choices")] | Annotated[Range, Tag("range")],
     Discriminator(lambda value: "range" if isinstance(value, dict | Range) else "choices"),
 ]
 
@@ -70,15 +65,23 @@ class Search:
     """`Search(space={"layers": [1, 2], "width": [64], "lr": {"low": 1e-4, "high": 1, "log": True}}, trials=20).run()`.
 
     An axis of the space is a field of `RunConfig` with a list of choices or a range; `layers` and `width` together make
-    `hidden_sizes`. What does not apply (Adam has no momentum) is left out, and no config is drawn twice. More random
-    trials extend fewer; Optuna's TPE sampler proposes in rounds from the results before, and `configs` and `trials` are
-    those so far. Raises `UserError` for a key, type or value that is not allowed, before anything is trained.
+    `hidden_sizes`. What does not apply (Adam has no momentum) is left out, and no config is drawn twice. `configs` and
+    `trials` are those so far: Optuna's TPE sampler proposes in rounds. Raises `UserError` before anything is trained.
     """
 
     def __init__(self, base=None, space=None, trials=40, method="random", seed=0, where: str = "search"):
         given = {"base": base or {}, "space": space or {}, "trials": trials, "method": method, "seed": seed}
         self.spec, self.where = validate(SearchSpec, given, where), where
-        self._check_space()
+        fields, place = [*SHAPE, *(name for name in RunConfig.model_fields if name != "seed")], f"{where}: space"
+        for key, axis in self.spec.space.items():
+            if key not in fields:
+                raise UserError(f"{place}.{key}: unknown key{nearest(key, fields)}")
+            if isinstance(axis, Range) and (key in SHAPE or RunConfig.model_fields[key].annotation is not float):
+                raise UserError(f"{place}.{key}: takes a list of choices, not a range")
+            for value in [axis.low, axis.high] if isinstance(axis, Range) else axis:
+                validate_field(*(("hidden_sizes", [value]) if key in SHAPE else (key, value)), place)
+        if len({*SHAPE} & {*self.spec.space}) == 1 or {*SHAPE, "hidden_sizes"} <= {*self.spec.space}:
+            raise UserError(f"{place}: layers and width go together, and not with hidden_sizes")
         self._found: dict[str, Overrides] = {}  # run id → what the trial overrides, in order
         self._asked: list[tuple[optuna.Trial, str]] = []  # proposals of this round, with their run ids
         sampler = optuna.samplers.TPESampler(seed=self.spec.seed, n_startup_trials=ROUND, constant_liar=True)
@@ -91,7 +94,7 @@ class Search:
         while len(self._found) < self.spec.trials:
             for proposal, run_id in self._asked:  # a diverged run is worth nothing
                 self._optuna.tell(proposal, store.load_run(run_id).metrics["val_accuracy"] or 0.0)
-            self._asked = []
+            self._asked.clear()
             self._draw(len(self._found) + ROUND)
             train(self.configs, device, memory)
         return self
@@ -106,29 +109,10 @@ class Search:
         return runs.assign(config=config, rank=rank)
 
     def finalists(self, n: int) -> list[str]:
-        """Names of the `n` trials best on validation, for `again`."""
         return list(self.runs().nsmallest(n, "rank")["trial"])
 
     def again(self, trials: list[str], seeds: list[int]) -> Study:
-        """Some trials as a study of their own with other seeds."""
-        variants = {name: self.study.spec.variants[name] for name in trials}
-        return Study(self.spec.base, variants, {}, seeds, self.where)
-
-    def _check_space(self) -> None:
-        space, place = self.spec.space, f"{self.where}: space"
-        fields = [*SHAPE, *(name for name in RunConfig.model_fields if name != "seed")]
-        for key, axis in space.items():
-            if key not in fields:
-                raise UserError(f"{place}.{key}: unknown key{nearest(key, fields)}")
-            if isinstance(axis, Range) and (key in SHAPE or RunConfig.model_fields[key].annotation is not float):
-                raise UserError(f"{place}.{key}: takes a list of choices, not a range")
-            for value in [axis.low, axis.high] if isinstance(axis, Range) else axis:
-                if key not in SHAPE:
-                    validate_field(key, value, place)
-                elif type(value) is not int or value < 1:
-                    raise UserError(f"{place}.{key}: should be whole numbers from 1 (got {value!r})")
-        if len({*SHAPE} & {*space}) == 1 or {*SHAPE, "hidden_sizes"} <= {*space}:
-            raise UserError(f"{place}: layers and width go together, and not with hidden_sizes")
+        return Study(self.spec.base, {name: self.study.spec.variants[name] for name in trials}, {}, seeds, self.where)
 
     def _draw(self, wanted: int) -> None:
         """Add trials until there are `wanted`, or as many as the search has."""
@@ -146,19 +130,16 @@ class Search:
             self._found.setdefault(config.run_id, fields)
             self._asked.append((proposal, config.run_id))
         if len(self._found) < wanted:
-            found = count(len(self._found), "different config was", "different configs were")
-            raise UserError(f"{self.where}: trials: only {found} found in the space; ask for no more")
+            raise UserError(f"{self.where}: trials: the space has {len(self._found)} different configs; ask for fewer")
         names = {f"trial {i}": fields for i, fields in enumerate(self._found.values(), 1)}
         self.study = Study(self.spec.base, names, {}, [self.spec.seed], self.where)
         self.configs, self.trials = self.study.configs, self.study.trials
 
 
 def _drawn(key: str, axis: list[Any] | Range, random: np.random.Generator, proposal: optuna.Trial | None) -> Any:
-    """A value of an axis, at random or as Optuna proposes."""
     if isinstance(axis, Range):
         return axis.at(proposal.suggest_float(key, 0, 1) if proposal else random.random())
-    places = list(range(len(axis)))
-    return axis[proposal.suggest_categorical(key, places) if proposal else int(random.random() * len(axis))]
+    return axis[proposal.suggest_categorical(key, range(len(axis))) if proposal else int(random.random() * len(axis))]
 
 
 def configuration(row: dict[str, Any], axes: list[str]) -> str:
@@ -178,10 +159,10 @@ def importance(runs: pd.DataFrame, space: dict[str, Axis], seed: int = 0) -> pd.
     """
     random, limits, columns = np.random.default_rng(seed), {}, {}
     for key, axis in space.items():  # what does not apply (Adam's momentum) may lie outside of the space
-        values, shuffled = runs[key].tolist(), f"{CHANCE} {key}"
-        limit = CategoricalDistribution(sorted(set(values)))
+        values, shuffled = runs[key].tolist(), f"chance {key}"
+        limit = optuna.distributions.CategoricalDistribution(sorted(set(values)))
         if isinstance(axis, Range):
-            limit = FloatDistribution(min(values), max(values), axis.log)
+            limit = optuna.distributions.FloatDistribution(min(values), max(values), axis.log)
         limits |= {key: limit, shuffled: limit}
         columns |= {key: values, shuffled: random.permutation(values).tolist()}
     study, depths = optuna.create_study(), -np.log10((1 - runs["val_accuracy"].fillna(GUESS)).clip(1e-4))
@@ -190,16 +171,16 @@ def importance(runs: pd.DataFrame, space: dict[str, Axis], seed: int = 0) -> pd.
     evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=seed)
     found = pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator))
     shares = found[[*space]].rename(lambda axis: AXES.get(axis, axis).replace("_", " "))
-    shares[CHANCE] = found.drop([*space]).max()
+    shares["chance"] = found.drop([*space]).max()
     return shares.sort_values(ascending=False, kind="stable")
 
 
 def budget(runs: pd.DataFrame, resamples: int = 400, seed: int = 0) -> pd.DataFrame:
     """What the best of the first n trials has, for n = 1 … N; accuracies in [0, 1], that of guessing where diverged.
 
-    own_val, own_test: in the order in which the trials came. val, test: the exact mean over all orders, of the trial
-    selected on validation (equal ones share their test accuracy); val_low, val_high: 90 % of the orders. inflation: by
-    how much validation overstates test for the selected, with a 95 % percentile interval over resampled trials.
+    own_: in the order in which the trials came. val, test: the exact mean over all orders, of the trial selected on
+    validation (equal ones share their test accuracy); val_low, val_high: 90 % of the orders. inflation: how much too
+    good validation is for the selected, with a 95 % percentile interval over resampled trials.
     """
     came = runs[["val_accuracy", "test_accuracy"]].fillna(GUESS)
     place = came["val_accuracy"].rank(ascending=False, method="first").to_numpy(int) - 1
