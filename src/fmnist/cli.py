@@ -79,8 +79,10 @@ def new(name: str, title: str, author: str) -> None:
 
 @commands.command()
 @path
-@click.option("--sample", default=5, show_default=True, help="how many runs")
-@click.option("--seed", default=0, show_default=True, help="of the sample, which is the same each time")
+@click.option("--sample", default=5, type=click.IntRange(1), show_default=True, help="how many runs")
+@click.option(
+    "--seed", default=0, type=click.IntRange(0), show_default=True, help="of the sample, which is the same each time"
+)
 @device
 def verify(path: Path, sample: int, seed: int, device: str) -> int:
     """Train a sample of the runs behind report/NAME.json again and say whether its numbers hold."""
@@ -113,12 +115,18 @@ def train(path: Path, device: str, memory: int | None) -> None:
 
 
 @commands.command()
-def results() -> None:
+@click.option("--format", default="table", type=click.Choice(["table", "csv", "json"]), show_default=True)
+def results(format: str) -> None:
     """Print one row per finished run."""
     from fmnist.store import results
 
     columns = ["run_id", "hidden_sizes", "optimizer", "lr", "seed", "epochs", "val_accuracy", "test_accuracy"]
-    print(results().to_string(index=False, columns=columns))
+    runs = results()
+    print({
+        "table": lambda: runs.to_string(index=False, columns=columns),
+        "csv": lambda: runs.to_csv(index=False),
+        "json": lambda: runs.to_json(orient="records", indent=1),
+    }[format]())  # fmt: skip
 
 
 @commands.command()

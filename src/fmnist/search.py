@@ -1,8 +1,7 @@
 """A search over all hyperparameters at once: trials drawn from a space, trained as one study, and what they say.
 
-A trial is a run config like any other and its run is in the store, so config, learning curve and network of every trial
-come back: `load_run(id).config`, `.history()`, `.model()`. All trials have one seed: they share split and batch order,
-and the engine trains those of one architecture as a stack, which is why widths and depths are choices, not ranges.
+A trial is a run config like any other, and its run is in the store. All trials have one seed: they share split and
+batch order, and the engine trains those of one architecture as a stack, so widths and depths are choices, not ranges.
 """
 
 import math
@@ -11,20 +10,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import CategoricalDistribution, FloatDistribution
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 from scipy import stats
 
 from fmnist import store
 from fmnist.config import GUESS, RunConfig, Strict, UserError, nearest, validate, validate_field, without_unused
 from fmnist.study import Overrides, Seed, Study, setting, train
-from fmnist.words import AXES, count
+from fmnist.words import AXES
 
 ROUND = 32  # trials that Optuna proposes together, so that stacks have several runs
 ATTEMPTS = 100  # draws for each trial that is wanted, before the space counts as exhausted
 SHAPE = ["layers", "width"]  # axes of their own: so many hidden layers, each of this width
-CHANCE = "chance"
-
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -37,10 +33,8 @@ class Range(Strict):
 
     @model_validator(mode="after")
     def _ordered(self) -> "Range":
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low:g} should be below high {self.high:g}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low {self.low:g} should be above 0 where log is true")
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError("low should be below high, and above 0 where log is true")
         return self
 
     def at(self, share: float) -> float:
@@ -51,15 +45,13 @@ class Range(Strict):
 
 
 Axis = Annotated[  # choices or a range; told apart so that messages speak of one of the two
-    Annotated[Annotated[list[Any], Field(min_length=1)], Tag("choices")] | Annotated[Range, Tag("range")],
+    Annotated[list[Any], Field(min_length=1), Tag("choices")] | Annotated[Range, Tag("range")],
     Discriminator(lambda value: "range" if isinstance(value, dict | Range) else "choices"),
 ]
 
 
 class SearchSpec(Strict):
-    """What a user writes of a search; the fields inside are checked as run configs by `Search`."""
-
-    base: Overrides = {}
+    base: Overrides = {}  # its fields, and those of the space, are checked by `Search`
     space: dict[str, Axis] = Field(min_length=1)
     trials: PositiveInt = 40
     method: Literal["random", "optuna"] = "random"
@@ -73,22 +65,28 @@ class Search:
     """`Search(space={"layers": [1, 2], "width": [64], "lr": {"low": 1e-4, "high": 1, "log": True}}, trials=20).run()`.
 
     An axis of the space is a field of `RunConfig` with a list of choices or a range; `layers` and `width` together make
-    `hidden_sizes`. What does not apply (Adam has no momentum) is left out, and no config is drawn twice. With method
-    "random" the first n trials do not depend on how many follow. With "optuna" the TPE sampler proposes them in rounds
-    from the results before; `configs` and `trials` are those proposed so far, `axes` the columns of `runs()` in which
-    they can differ. Raises `UserError` for a key, type or value that is not allowed, before anything is trained.
+    `hidden_sizes`. What does not apply (Adam has no momentum) is left out, and no config is drawn twice. `configs` and
+    `trials` are those so far: Optuna's TPE sampler proposes in rounds. Raises `UserError` before anything is trained.
     """
 
     def __init__(self, base=None, space=None, trials=40, method="random", seed=0, where: str = "search"):
         given = {"base": base or {}, "space": space or {}, "trials": trials, "method": method, "seed": seed}
         self.spec, self.where = validate(SearchSpec, given, where), where
-        self._check_space()
+        fields, place = [*SHAPE, *(name for name in RunConfig.model_fields if name != "seed")], f"{where}: space"
+        for key, axis in self.spec.space.items():
+            if key not in fields:
+                raise UserError(f"{place}.{key}: unknown key{nearest(key, fields)}")
+            if isinstance(axis, Range) and (key in SHAPE or RunConfig.model_fields[key].annotation is not float):
+                raise UserError(f"{place}.{key}: takes a list of choices, not a range")
+            for value in [axis.low, axis.high] if isinstance(axis, Range) else axis:
+                validate_field(*(("hidden_sizes", [value]) if key in SHAPE else (key, value)), place)
+        if len({*SHAPE} & {*self.spec.space}) == 1 or {*SHAPE, "hidden_sizes"} <= {*self.spec.space}:
+            raise UserError(f"{place}: layers and width go together, and not with hidden_sizes")
         self._found: dict[str, Overrides] = {}  # run id → what the trial overrides, in order
         self._asked: list[tuple[optuna.Trial, str]] = []  # proposals of this round, with their run ids
         sampler = optuna.samplers.TPESampler(seed=self.spec.seed, n_startup_trials=ROUND, constant_liar=True)
         self._optuna = optuna.create_study(direction="maximize", sampler=sampler)
         self._draw(self.spec.trials if method == "random" else ROUND)
-        self.axes = [key for key, axis in self.spec.space.items() if isinstance(axis, Range) or len(axis) > 1]
 
     def run(self, device: str = "auto", memory: int | None = None) -> "Search":
         """Train what the store lacks, with Optuna round by round, as `study.train`; returns the search."""
@@ -96,140 +94,93 @@ class Search:
         while len(self._found) < self.spec.trials:
             for proposal, run_id in self._asked:  # a diverged run is worth nothing
                 self._optuna.tell(proposal, store.load_run(run_id).metrics["val_accuracy"] or 0.0)
-            self._asked = []
+            self._asked.clear()
             self._draw(len(self._found) + ROUND)
             train(self.configs, device, memory)
         return self
 
     def runs(self) -> pd.DataFrame:
-        """`Study.runs`, a row a trial, with layers and width (of the widest layer), config (its settings in words) and
-        rank (1 is best on validation; equal ones as they came, diverged ones last)."""
+        """`Study.runs` with layers, width (of the widest), config in words, rank (1 is best on validation)."""
         runs, sizes = self.study.runs(), [config.hidden_sizes for config in self.configs]
         runs = runs.assign(layers=list(map(len, sizes)), width=[max(widths, default=0) for widths in sizes])
-        config = [configuration(row, self.axes) for row in runs.to_dict("records")]
+        varied = [key for key, axis in self.spec.space.items() if isinstance(axis, Range) or len(axis) > 1]
+        config = [configuration(row, varied) for row in runs.to_dict("records")]
         rank = runs["val_accuracy"].rank(ascending=False, method="first", na_option="bottom").astype(int)
         return runs.assign(config=config, rank=rank)
 
-    def history(self) -> pd.DataFrame:
-        """One row a trial and epoch, as `Study.history`."""
-        return self.study.history()
-
     def finalists(self, n: int) -> list[str]:
-        """Names of the `n` trials best on validation, for `again`."""
         return list(self.runs().nsmallest(n, "rank")["trial"])
 
     def again(self, trials: list[str], seeds: list[int]) -> Study:
-        """Some trials as a study of their own with other seeds."""
-        known = self.study.spec.variants
-        if unknown := [name for name in trials if name not in known]:
-            raise UserError(f"{self.where}: no trial is called {unknown[0]!r}{nearest(unknown[0], list(known)[:12])}")
-        return Study(self.spec.base, {name: known[name] for name in trials}, {}, seeds, self.where)
-
-    def describe(self) -> str:
-        """What all runs share, what varies, and how the trials were drawn (Markdown)."""
-        how = {"random": "drawn at random, each value independently of the others",
-               "optuna": f"proposed by Optuna's TPE sampler in rounds of {ROUND}"}[self.spec.method]  # fmt: skip
-        return f"{self.study.describe()} The {count(len(self.trials), 'config')} were {how}."
-
-    def _check_space(self) -> None:
-        space, place = self.spec.space, f"{self.where}: space"
-        fields = [*SHAPE, *(name for name in RunConfig.model_fields if name != "seed")]
-        for key, axis in space.items():
-            if key not in fields:
-                raise UserError(f"{place}.{key}: unknown key{nearest(key, fields)}")
-            if isinstance(axis, Range) and (key in SHAPE or RunConfig.model_fields[key].annotation is not float):
-                raise UserError(f"{place}.{key}: takes a list of choices, not a range")
-            for value in [axis.low, axis.high] if isinstance(axis, Range) else axis:
-                if key not in SHAPE:
-                    validate_field(key, value, place)
-                elif type(value) is not int or value < 1:
-                    raise UserError(f"{place}.{key}: should be whole numbers from 1 (got {value!r})")
-        if len({*SHAPE} & {*space}) == 1 or {*SHAPE, "hidden_sizes"} <= {*space}:
-            raise UserError(f"{place}: layers and width go together, and not with hidden_sizes")
+        return Study(self.spec.base, {name: self.study.spec.variants[name] for name in trials}, {}, seeds, self.where)
 
     def _draw(self, wanted: int) -> None:
         """Add trials until there are `wanted`, or as many as the search has."""
-        wanted, space = min(wanted, self.spec.trials), self.spec.space
+        wanted = min(wanted, self.spec.trials)
         for i in range(ATTEMPTS * wanted):
-            if self.spec.method == "random":  # each draw has a random stream of its own: more trials extend fewer
-                shares = np.random.default_rng([self.spec.seed, i]).random(len(space))
-                self._add({key: _at(axis, share) for (key, axis), share in zip(space.items(), shares, strict=True)})
-            else:
-                proposal = self._optuna.ask()
-                point = {key: _suggest(proposal, key, axis) for key, axis in space.items()}
-                self._asked.append((proposal, self._add(point)))
             if len(self._found) == wanted:
                 break
-        else:
-            found = count(len(self._found), "different config was", "different configs were")
-            fewer = f"ask for fewer than {self.spec.trials}"
-            raise UserError(f"{self.where}: trials: only {found} found in the space; {fewer}")
+            proposal = self._optuna.ask() if self.spec.method == "optuna" else None
+            random = np.random.default_rng([self.spec.seed, i])  # of its own: more trials extend fewer
+            point = {key: _drawn(key, axis, random, proposal) for key, axis in self.spec.space.items()}
+            if "layers" in point:
+                point["hidden_sizes"] = [point.pop("width")] * point.pop("layers")
+            fields = without_unused({**self.spec.base, **point})
+            config = validate(RunConfig, {**fields, "seed": self.spec.seed}, self.where)
+            self._found.setdefault(config.run_id, fields)
+            self._asked.append((proposal, config.run_id))
+        if len(self._found) < wanted:
+            raise UserError(f"{self.where}: trials: the space has {len(self._found)} different configs; ask for fewer")
         names = {f"trial {i}": fields for i, fields in enumerate(self._found.values(), 1)}
         self.study = Study(self.spec.base, names, {}, [self.spec.seed], self.where)
         self.configs, self.trials = self.study.configs, self.study.trials
 
-    def _add(self, point: dict[str, Any]) -> str:
-        """Keep a point of the space as a trial, unless it is one already; returns the run id."""
-        if "layers" in point:
-            point["hidden_sizes"] = [point.pop("width")] * point.pop("layers")
-        fields = without_unused({**self.spec.base, **point})
-        config = validate(RunConfig, {**fields, "seed": self.spec.seed}, self.where)
-        self._found.setdefault(config.run_id, fields)
-        return config.run_id
 
-
-def _at(axis: list[Any] | Range, share: float) -> Any:
-    return axis.at(share) if isinstance(axis, Range) else axis[int(share * len(axis))]
-
-
-def _suggest(proposal: optuna.Trial, key: str, axis: list[Any] | Range) -> Any:
+def _drawn(key: str, axis: list[Any] | Range, random: np.random.Generator, proposal: optuna.Trial | None) -> Any:
     if isinstance(axis, Range):
-        return axis.at(proposal.suggest_float(key, 0, 1))
-    return axis[proposal.suggest_categorical(key, list(range(len(axis))))]
+        return axis.at(proposal.suggest_float(key, 0, 1) if proposal else random.random())
+    return axis[proposal.suggest_categorical(key, range(len(axis))) if proposal else int(random.random() * len(axis))]
 
 
 def configuration(row: dict[str, Any], axes: list[str]) -> str:
     """The settings of a trial in words: "2 × 256, Adam, lr 0.0012, dropout 0.2, batch norm, init zeros"."""
     parts = [f"{row['layers']} × {row['width']}"] if {*SHAPE} & {*axes} else []
-    for axis in axes:
-        if axis not in SHAPE and (axis != "momentum" or row[axis]):
-            parts.append("init " * (axis == "init") + setting(axis, row[axis]))
+    axes = [axis for axis in axes if axis not in SHAPE and (axis != "momentum" or row[axis])]
+    parts += ["init " * (axis == "init") + setting(axis, row[axis]) for axis in axes]
     return ", ".join(parts).replace("_", " ")
 
 
 def importance(runs: pd.DataFrame, space: dict[str, Axis], seed: int = 0) -> pd.Series:
     """The share of the differences between trials that lies in each axis alone, greatest first: Optuna's fANOVA.
 
-    Of the variance of a random forest fitted to −log10 of the validation error, so that 80 → 90 % counts as much as
-    90 → 95 % (Hutter, Hoos and Leyton-Brown, ICML 2014). The forest is given each axis a second time, shuffled among
-    the trials; "chance" is the greatest of their shares (Kursa and Rudnicki, J. Stat. Softw. 36, 2010).
+    Of the variance of a random forest fitted to −log10 of the validation error (Hutter, Hoos and Leyton-Brown, ICML
+    2014). It is given each axis a second time, shuffled among the trials; "chance" is the greatest of their shares
+    (Kursa and Rudnicki, J. Stat. Softw. 36, 2010).
     """
     random, limits, columns = np.random.default_rng(seed), {}, {}
     for key, axis in space.items():  # what does not apply (Adam's momentum) may lie outside of the space
-        values, shuffled = runs[key].tolist(), f"{CHANCE} {key}"
+        values, shuffled = runs[key].tolist(), f"chance {key}"
+        limit = optuna.distributions.CategoricalDistribution(sorted(set(values)))
         if isinstance(axis, Range):
-            limit = FloatDistribution(min(values), max(values), axis.log)
-        else:
-            limit = CategoricalDistribution(sorted(set(values)))
+            limit = optuna.distributions.FloatDistribution(min(values), max(values), axis.log)
         limits |= {key: limit, shuffled: limit}
         columns |= {key: values, shuffled: random.permutation(values).tolist()}
-    study, error = optuna.create_study(), 1 - runs["val_accuracy"].fillna(GUESS)
-    for row, depth in zip(pd.DataFrame(columns).to_dict("records"), -np.log10(error.clip(1e-4)), strict=True):
+    study, depths = optuna.create_study(), -np.log10((1 - runs["val_accuracy"].fillna(GUESS)).clip(1e-4))
+    for row, depth in zip(pd.DataFrame(columns).to_dict("records"), depths, strict=True):
         study.add_trial(optuna.create_trial(params=row, distributions=limits, value=depth))
     evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=seed)
     found = pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator))
     shares = found[[*space]].rename(lambda axis: AXES.get(axis, axis).replace("_", " "))
-    shares[CHANCE] = found.drop([*space]).max()
+    shares["chance"] = found.drop([*space]).max()
     return shares.sort_values(ascending=False, kind="stable")
 
 
 def budget(runs: pd.DataFrame, resamples: int = 400, seed: int = 0) -> pd.DataFrame:
     """What the best of the first n trials has, for n = 1 … N; accuracies in [0, 1], that of guessing where diverged.
 
-    own_val, own_test: in the order in which the trials came. val, test: the exact mean over all orders, of the trial
-    selected on validation (equal ones share their test accuracy); val_low, val_high: between them lie 90 % of the
-    orders. inflation = val − test: how much too good the validation accuracy of the selected is; inflation_low,
-    inflation_high: 95 % percentile interval over resamples of the trials (bootstrap), for a search that drew others.
+    own_: in the order in which the trials came. val, test: the exact mean over all orders, of the trial selected on
+    validation (equal ones share their test accuracy); val_low, val_high: 90 % of the orders. inflation: how much too
+    good validation is for the selected, with a 95 % percentile interval over resampled trials.
     """
     came = runs[["val_accuracy", "test_accuracy"]].fillna(GUESS)
     place = came["val_accuracy"].rank(ascending=False, method="first").to_numpy(int) - 1

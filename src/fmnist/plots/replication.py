@@ -34,9 +34,8 @@ def forest(judged: pd.DataFrame, author: str, runs: pd.DataFrame | None = None) 
         ax.set_yticks(rows, judged["trial"] + [f" ({note})" if note else "" for note in judged["note"]])
         ax.set_ylim(len(judged) - 0.4, -0.6)
         ax.grid(axis="y", visible=False)
-        percent_axis(
-            ax, np.concatenate([judged["mean"], published - pm, published + pm, *ends.to_numpy().T]), metric, "x"
-        )
+        values = np.concatenate([judged["mean"], published - pm, published + pm, *ends.to_numpy().T])
+        percent_axis(ax, values, metric, "x")
         if scale != 1:
             ax.set_xlabel(f"{metric_of(metric).axis[:-1]} × {scale:g})")
         ours = Line2D([], [], marker="D", ms=4.5, color=COLORS[0], mec="white", ls="none")

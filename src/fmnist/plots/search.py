@@ -1,5 +1,7 @@
 """The figures of a search: which configuration each curve is, what mattered, what more trials bought."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
@@ -13,10 +15,7 @@ EDGE = {"mec": "white", "mew": 0.5}
 
 
 def trial_curves(runs: pd.DataFrame, history: pd.DataFrame, shown: int = 10) -> Figure:
-    """Validation accuracy over epochs, a curve a trial of `Search.runs()`: all in grey, the best with colour and rank.
-
-    The legend says which configuration each rank is.
-    """
+    """Validation accuracy over epochs, a curve a trial of `Search.runs()`: all grey, the best with colour and rank."""
     best = runs.nsmallest(shown, "rank")
     wide = history.pivot(index="epoch", columns="run_id", values="val_accuracy")[runs["run_id"]] * 100
     with style():
@@ -31,9 +30,7 @@ def trial_curves(runs: pd.DataFrame, history: pd.DataFrame, shown: int = 10) -> 
         percent_axis(ax, wide.iloc[1:].to_numpy().ravel(), "val_accuracy", pad=0.02)
         ax.set(xlabel="epoch", xlim=(0, wide.index[-1]))
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        fold_legend(
-            fig, handles, [f"{rank}: {config}" for rank, config in zip(best["rank"], best["config"], strict=True)]
-        )
+        fold_legend(fig, handles, (best["rank"].astype(str) + ": " + best["config"]).tolist())
     return drawn(fig, runs, "run_id", "trial", "rank", "config", "val_accuracy", "test_accuracy")
 
 
@@ -73,7 +70,6 @@ def budget_curves(curve: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ax.xaxis.set_minor_formatter(NullFormatter())
-        over, own = "mean over orders", "this search"
-        names = [f"{what}, {how}" for what in ("validation", "test of the selected") for how in (over, own)]
-        fold_legend(fig, handles, names)
+        which = product(("validation", "test of the selected"), ("mean over orders", "this search"))
+        fold_legend(fig, handles, list(map(", ".join, which)))
     return drawn(fig, curve, runs=runs)
