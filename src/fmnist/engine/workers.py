@@ -24,7 +24,6 @@ import torch
 
 from fmnist.config import TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
 from fmnist.data import load
-from fmnist.engine.optim import constants
 from fmnist.engine.stack import SLOPES
 from fmnist.engine.train import CHUNK, Result, train_stack
 
@@ -67,7 +66,9 @@ def pack(configs: Iterable[RunConfig], device: torch.device, workers: int = 1, m
 
     A stack holds equally many runs of each of its seeds; on the CPU one seed, unless its steps are small.
     """
-    ordered = sorted(configs, key=lambda c: (alike(c), c.seed, c.input_scaling, c.optimizer, constants(c), c.run_id))
+    ordered = sorted(
+        configs, key=lambda c: (alike(c), c.seed, c.input_scaling, c.optimizer, c.momentum, c.weight_decay, c.run_id)
+    )
     share, stacks = sum(map(work, ordered)) / workers, []
     for _, members in groupby(ordered, key=alike):
         groups = [list(group) for _, group in groupby(members, key=lambda c: (c.seed, c.input_scaling))]
