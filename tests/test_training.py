@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from reference import OPTIMIZERS
+from reference import OPTIMIZERS, plain_evaluation
 from torch.utils.data import DataLoader, TensorDataset
 
 from fmnist.config import RunConfig, UserError
@@ -23,7 +23,7 @@ from fmnist.engine import workers
 from fmnist.engine.stack import Stack
 from fmnist.engine.train import Feed, Result, Trainer, evaluate, train_stack
 from fmnist.engine.workers import STACK_RUNS, footprint, pack, plan, resolve_device, work
-from fmnist.model import MLP, images_and_labels, plain_evaluation, plain_training
+from fmnist.model import MLP, images_and_labels, plain_training
 
 torch.set_num_threads(1)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
