@@ -633,7 +633,7 @@ def test_graphed_equals_eager(precision, small):
                 one, other = (trainer.epoch(epoch, threading.Event()) for trainer in (eager, graphed))
                 torch.testing.assert_close(one, other, rtol=0, atol=0)
         assert gap(eager.stack.state, graphed.stack.state) == 0
-        assert len(graphed.run.captured) == 2 and all(graphed.run.captured.values())
+        assert len(graphed.replay.captured) == 2 and all(graphed.replay.captured.values())
 
 
 @needs_cuda
