@@ -28,8 +28,8 @@ class Rule:
             column = torch.tensor(values, dtype=parameter.dtype, device=parameter.device)
             return column.view(-1, *[1] * (parameter.dim() - 1)) if any(values) else None
 
-        hyperparameters = ("lr", "momentum", "weight_decay", "nesterov")
-        self.lr, self.momentum, self.weight_decay, self.nesterov = map(spread, hyperparameters)
+        self.lr, self.momentum = spread("lr"), spread("momentum")
+        self.weight_decay, self.nesterov = spread("weight_decay"), spread("nesterov")
         self.parameter, self.config = parameter, configs[0]
         self.alone = len(configs) == 1 and parameter.device.type == "cpu"  # torch.optim's fused kernels do for one run
         self.state = [torch.zeros_like(parameter) for _ in self.state_names]

@@ -37,9 +37,8 @@ class Feed:
         self.groups = [stack.configs[start] for start in stack.starts]
         parts = [split(len(data.train_labels), first.val_size, config.seed) for config in self.groups]
         train, val = (torch.stack(part).to(device) for part in zip(*parts, strict=True))
-        scalings = [
-            scaling(data.train_images, own[0], c.input_scaling) for own, c in zip(parts, self.groups, strict=True)
-        ]
+        kinds = [config.input_scaling for config in self.groups]
+        scalings = [scaling(data.train_images, own, kind) for (own, _), kind in zip(parts, kinds, strict=True)]
         self.scale, self.shift = torch.tensor(scalings, dtype=stack.dtype, device=device).t()[:, :, None, None]
         self.shifted = any(shift for _, shift in scalings)
         test = torch.arange(len(data.test_labels), device=device)
@@ -93,17 +92,14 @@ class Trainer:
         """An update for each batch of the images at `rows` [groups, images]; `keys` [hidden layers][steps, runs]."""
         x, labels = self.feed.batch(rows)
         batches = zip(x.split(self.batch_size, 1), labels.split(self.batch_size, 1), strict=True)
-        logits = [self.update(*batch, [key[step] for key in keys]) for step, batch in enumerate(batches)]
-        loss, predicted = cross_entropy(torch.cat(logits, 2), labels)
+        found = []
+        for step, (inputs, classes) in enumerate(batches):
+            found.append(logits := self.stack.forward(inputs, [key[step] for key in keys], training=True))
+            dlogits = cross_entropy_gradient(logits, classes, self.scales[classes.shape[1]])
+            self.optimizer.step(self.stack.backward(inputs, dlogits))
+        loss, predicted = cross_entropy(torch.cat(found, 2), labels)
         self.loss += loss
         self.correct += (predicted == labels).sum(1)
-
-    def update(self, x: Tensor, labels: Tensor, keys: Sequence[Tensor]) -> Tensor:
-        """One update of every run from x [groups, batch, 784]; the logits before it. `keys` draw dropout's masks."""
-        logits = self.stack.forward(x, keys, training=True)
-        dlogits = cross_entropy_gradient(logits, labels, self.scales[labels.shape[1]])
-        self.optimizer.step(self.stack.backward(x, dlogits))
-        return logits
 
 
 class Graphs:
@@ -138,13 +134,8 @@ class Result:
     predictions: np.ndarray  # uint8 [2, test images]: with the last weights, with the best validation epoch's
     weights: dict[str, np.ndarray]  # MLP's state_dict after the last epoch
     best_weights: dict[str, np.ndarray]  # at the best validation epoch
-    device: str
+    device: str  # in words: "cpu", "cuda (NVIDIA H200)"
     data_checksum: str
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words, as stored with a run: "cpu", "cuda (NVIDIA H200)"."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def evaluate(stack: Stack, feed: Feed, part: str) -> Measured:
@@ -158,11 +149,6 @@ def evaluate(stack: Stack, feed: Feed, part: str) -> Measured:
         correct.append((predicted == labels).sum(1))
     predicted = torch.cat(predictions, 1)
     return sum(losses) / predicted.shape[1], sum(correct).to(losses[0]) / predicted.shape[1], predicted
-
-
-def batch_spread(correct: Tensor) -> Tensor:
-    """Standard deviation (n - 1) of accuracy over batches of TEST_BATCH, [runs, images] → [runs]; NaN for one batch."""
-    return torch.stack([batch.double().mean(1) for batch in correct.cpu().split(TEST_BATCH, 1)], 1).std(1)
 
 
 class Record:
@@ -195,8 +181,11 @@ class Record:
 
     def metrics(self, train: Measured, test: Measured, best: Measured, labels: Tensor) -> dict[str, Tensor]:
         """Every metric but the time, [runs] each on the host; NaN where a diverged run has none."""
-        last = torch.stack(self.rows)[self.epochs_seen, torch.arange(len(self.alive), device=self.alive.device)].T  # [columns, runs]
-        spread, best_spread = (batch_spread(predictions == labels) for *_, predictions in (test, best))
+        last = torch.stack(self.rows)[
+            self.epochs_seen, torch.arange(len(self.alive), device=self.alive.device)
+        ].T  # [columns, runs]
+        batches = (torch.stack([test[2], best[2]]) == labels).cpu().split(TEST_BATCH, 2)
+        spread, best_spread = torch.stack([batch.double().mean(2) for batch in batches], 2).std(2)  # NaN for one batch
         at_last = [*train[:2], *last[3:5], *test[:2], spread]
         at_best = [self.best_accuracy, *best[:2], best_spread]
         found = {}
@@ -251,13 +240,14 @@ class Training:
         predictions = torch.stack([test[2] for test in measured[1:]], 1).cpu().numpy()  # [runs, 2, test images]
         table, metrics = record.table(), record.metrics(*measured, feed.data.test_labels)
         seconds = (time.perf_counter() - self.begin) / len(stack.configs)
-        about, results = (device_name(feed.data.train_images.device), feed.data.checksum), []
+        device, results = record.alive.device, []
+        called = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
         for run, (config, end) in enumerate(zip(stack.configs, record.epochs_seen.tolist(), strict=True)):
             history = dict(zip(HISTORY, table[: end + 1, run].T.copy(), strict=True))
             history["epoch"] = history["epoch"].astype(np.int64)
             own = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
             states = ({name: array[run].copy() for name, array in state.items()} for state in (last, best))
-            results.append(Result(config, history, own, predictions[run], *states, *about))
+            results.append(Result(config, history, own, predictions[run], *states, called, feed.data.checksum))
         return results
 
 
