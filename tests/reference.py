@@ -1,4 +1,11 @@
-"""Optimizers and their settings that tests go through."""
+"""What tests hold runs to: optimizers and their settings, and a network's evaluation as PyTorch users write it."""
+
+import torch
+from torch import Tensor, nn
+
+from fmnist.config import RunConfig
+from fmnist.data import Data
+from fmnist.model import MLP, images_and_labels
 
 OPTIMIZERS = {
     "SGD": {"lr": 0.1},
@@ -18,3 +25,13 @@ OPTIMIZERS = {
     "Adadelta": {"optimizer": "Adadelta", "lr": 1.0},
     "Adadelta, weight decay": {"optimizer": "Adadelta", "lr": 0.5, "weight_decay": 0.01},
 }
+
+
+@torch.no_grad()
+def plain_evaluation(model: MLP, config: RunConfig, data: Data, part: str) -> tuple[float, float, Tensor]:
+    """Mean loss, accuracy and predictions on "train", "val" or "test", in evaluation mode."""
+    x, labels = images_and_labels(config, data, part)
+    logits = model.eval()(x)
+    predicted = logits.argmax(1)
+    loss = nn.functional.cross_entropy(logits, labels).item()
+    return loss, (predicted == labels).double().mean().item(), predicted

@@ -239,8 +239,8 @@ def test_parameters_of_other_notebooks(name, text, message, project, refused):
         ("report smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\? Allowed: smoke"),
         ("report .", "no such report in .*. Allowed: smoke"),
         ("report", "params/homework/report.yaml: no such report"),
-        ("report smoke --device nonsense", "device: nonsense: unknown device. Allowed here: auto, cpu"),
-        ("report smoke --device CPU", "device: CPU: unknown device. Allowed here: auto, cpu"),
+        ("report smoke --device nonsense", "device: nonsense: this machine has no such device. Allowed"),
+        ("report smoke --device CPU", "device: CPU: this machine has no such device. Allowed here: auto, cpu"),
         ("report smoke --device cuda:99", "device: cuda:99: this machine has no such device. Allowed here: auto, cpu"),
         ("train params/smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\?"),
         ("train /nowhere/smoke", "/nowhere/smoke.*: no such report"),
@@ -248,7 +248,7 @@ def test_parameters_of_other_notebooks(name, text, message, project, refused):
         ("train params/smoke/theory.yaml", "params/smoke/theory.yaml: no study of this report"),
         ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),
         ("train .", "not a report of this project; they are in "),
-        ("train params/smoke --device gpu", "device: gpu: unknown device"),
+        ("train params/smoke --device gpu", "device: gpu: this machine has no such device"),
         ("report smoke more", "no such report"),  # and nothing is trained for the first
     ],
 )

@@ -30,17 +30,13 @@ class MLP(nn.Module):
 
     def __init__(self, config: RunConfig):
         super().__init__()
-        dtype = PARAMETER_DTYPE[config.precision]
-        draw = generator(config.seed, "weights")
-        sizes = layer_sizes(config.hidden_sizes)
+        dtype, draw = PARAMETER_DTYPE[config.precision], generator(config.seed, "weights")
+        sizes, widths = layer_sizes(config.hidden_sizes), config.hidden_sizes
         self.linears = nn.ModuleList(nn.utils.skip_init(nn.Linear, *size, dtype=dtype) for size in sizes)
-        self.norms = nn.ModuleList(
-            nn.BatchNorm1d(width, dtype=dtype) for width in config.hidden_sizes if config.batch_norm
-        )
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width, dtype=dtype) for width in widths if config.batch_norm)
         self.activation = ACTIVATIONS[config.activation]()
-        self.dropouts = nn.ModuleList(
-            SeededDropout(config.dropout, config.seed, layer) for layer in range(len(config.hidden_sizes))
-        )
+        layers = range(len(widths))
+        self.dropouts = nn.ModuleList(SeededDropout(config.dropout, config.seed, layer) for layer in layers)
         for linear in self.linears:
             initialize(linear, config, draw)
 
@@ -71,34 +67,20 @@ def plain_training(config: RunConfig, data: Data) -> Iterator[tuple[MLP, float, 
         yield model, total / len(labels), correct / len(labels)
 
 
-@torch.no_grad()
-def plain_evaluation(model: MLP, config: RunConfig, data: Data, part: str) -> tuple[float, float, Tensor]:
-    """Mean loss, accuracy and predictions on "train", "val" or "test", in evaluation mode."""
-    x, labels = images_and_labels(config, data, part)
-    logits = model.eval()(x)
-    predicted = logits.argmax(1)
-    loss = nn.functional.cross_entropy(logits, labels).item()
-    return loss, (predicted == labels).double().mean().item(), predicted
-
-
 def images_and_labels(config: RunConfig, data: Data, part: str) -> tuple[Tensor, Tensor]:
     """Of "train", "val" or "test", scaled as the config says, in the type of its weights."""
     train, val = split(len(data.train_labels), config.val_size, config.seed)
     scale, shift = scaling(data.train_images, train, config.input_scaling)
-    rows = {"train": train, "val": val}.get(part)
-    if rows is None:
-        images, labels = data.test_images, data.test_labels
-    else:
+    images, labels = data.test_images, data.test_labels
+    if part != "test":
+        rows = {"train": train, "val": val}[part]
         images, labels = data.train_images[rows], data.train_labels[rows]
     return (images.double() * scale + shift).to(PARAMETER_DTYPE[config.precision]), labels
 
 
 def torch_optimizer(config: RunConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    options = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.momentum:
-        options |= {"momentum": config.momentum}
-    if config.nesterov:
-        options |= {"nesterov": True}
+    options = {"lr": config.lr, "weight_decay": config.weight_decay}  # AdamW's own is not zero
+    options |= {name: getattr(config, name) for name in ("momentum", "nesterov") if getattr(config, name)}
     return getattr(torch.optim, config.optimizer)(parameters, **options)
 
 
@@ -113,7 +95,7 @@ def layer_signals(model: MLP, x: Tensor, labels: Tensor) -> list[tuple[float, fl
     handle = model.activation.register_forward_hook(keep)
     nn.functional.cross_entropy(model(x), labels).backward()
     handle.remove()
-    return [(float(a.std()), float(a.grad.std())) for a in seen]
+    return [(float(a.detach().std()), float(a.grad.std())) for a in seen]
 
 
 @torch.no_grad()
@@ -122,28 +104,20 @@ def initialize(linear: nn.Linear, config: RunConfig, draw: torch.Generator) -> N
 
     `default` is torch.nn.Linear's own: U(-1/√n_in, 1/√n_in) for weights and biases (Kaiming uniform with a = √5).
     """
-    weight, bias = linear.weight.double(), linear.bias.double()
     bound = linear.in_features**-0.5
-    match config.init:
-        case "default":
-            weight.uniform_(-bound, bound, generator=draw)
-        case "normal":
-            weight.normal_(0, config.init_std, generator=draw)
-        case "zeros":
-            weight.zero_()
-        case name if name.startswith("kaiming"):
-            getattr(nn.init, f"{name}_")(weight, nonlinearity="relu", generator=draw)
-        case name:
-            getattr(nn.init, f"{name}_")(weight, generator=draw)
-    match config.bias_init:
-        case "default":
-            bias.uniform_(-bound, bound, generator=draw)
-        case "normal":
-            bias.normal_(0, config.init_std, generator=draw)
-        case "zeros":
-            bias.zero_()
-    linear.weight.copy_(weight)
-    linear.bias.copy_(bias)
+    for parameter, init in ((linear.weight, config.init), (linear.bias, config.bias_init)):
+        exact = parameter.double()
+        match init:
+            case "default":
+                exact.uniform_(-bound, bound, generator=draw)
+            case "normal":
+                exact.normal_(0, config.init_std, generator=draw)
+            case "zeros":
+                exact.zero_()
+            case _:
+                options = {"nonlinearity": "relu"} if init.startswith("kaiming") else {}
+                getattr(nn.init, f"{init}_")(exact, generator=draw, **options)
+        parameter.copy_(exact)
 
 
 class SeededDropout(nn.Module):

@@ -17,26 +17,21 @@ from fmnist.model import wide
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
 
-def constants(config: RunConfig) -> tuple:
-    """The values of CONSTANTS: neighbours in a stack that have them in common can be updated by one call."""
-    return tuple(getattr(config, name) for name in CONSTANTS)
-
-
 class Rule:
     """The update of one parameter of neighbouring runs, in place; each rule says its `direction`, without the rate."""
 
     state_names: tuple[str, ...] = ()
 
     def __init__(self, parameter: Tensor, configs: Sequence[RunConfig]):
-        def spread(values: list[float]) -> Tensor:
+        def spread(name: str) -> Tensor | None:
+            values = [float(getattr(config, name)) for config in configs]
             column = torch.tensor(values, dtype=parameter.dtype, device=parameter.device)
-            return column.view(-1, *[1] * (parameter.dim() - 1))
+            return column.view(-1, *[1] * (parameter.dim() - 1)) if any(values) else None
 
-        self.parameter, self.configs = parameter, configs
-        self.lr = spread([c.lr for c in configs])
-        self.momentum = spread([c.momentum for c in configs]) if any(c.momentum for c in configs) else None
-        self.weight_decay = spread([c.weight_decay for c in configs]) if any(c.weight_decay for c in configs) else None
-        self.nesterov = spread([float(c.nesterov) for c in configs]) if any(c.nesterov for c in configs) else None
+        self.lr, self.momentum = spread("lr"), spread("momentum")
+        self.weight_decay, self.nesterov = spread("weight_decay"), spread("nesterov")
+        self.parameter, self.config = parameter, configs[0]
+        self.alone = len(configs) == 1 and parameter.device.type == "cpu"  # torch.optim's fused kernels do for one run
         self.state = [torch.zeros_like(parameter) for _ in self.state_names]
         self.momentum_buffer = torch.zeros_like(parameter) if self.momentum is not None else None
 
@@ -55,6 +50,13 @@ class Rule:
 
 
 class SGD(Rule):
+    def step(self, gradient: Tensor, correction: "Correction") -> None:
+        if not self.alone or self.momentum is None:
+            return super().step(gradient, correction)
+        constants = {name: getattr(self.config, name) for name in ("lr", "momentum", "nesterov", "weight_decay")}
+        constants |= {"dampening": 0.0, "maximize": False, "is_first_step": False}
+        torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **constants)
+
     def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
         buffer = self.accelerate(gradient)
         if self.nesterov is None:
@@ -85,16 +87,15 @@ class Adadelta(Rule):
 
 class Adam(Rule):
     state_names, eps = ("exp_avg", "exp_avg_sq"), 1e-8
-    fused = torch._fused_adam_  # what torch.optim.Adam(fused=True) calls: one pass instead of eight
+    fused = torch._fused_adam_  # one pass instead of eight
 
     def step(self, gradient: Tensor, correction: "Correction") -> None:
-        if len(self.configs) > 1 or self.parameter.device.type != "cpu":
+        if not self.alone:
             return super().step(gradient, correction)
-        config, (exp_avg, exp_avg_sq) = self.configs[0], self.state
-        constants = {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "weight_decay": config.weight_decay}
-        which = {"lr": config.lr, "amsgrad": False, "maximize": False}
-        kept = [exp_avg], [exp_avg_sq], [], [correction.steps]
-        return type(self).fused([self.parameter], [gradient], *kept, **constants, **which)
+        constants = {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "amsgrad": False, "maximize": False}
+        constants |= {"lr": self.config.lr, "weight_decay": self.config.weight_decay}
+        kept = [[buffer] for buffer in self.state]
+        type(self).fused([self.parameter], [gradient], *kept, [], [correction.steps], **constants)
 
     def direction(self, gradient: Tensor, correction: "Correction") -> Tensor:
         exp_avg, exp_avg_sq = self.state
@@ -114,7 +115,6 @@ class AdamW(Adam):
 
 RULES = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "RMSprop": RMSprop, "Adadelta": Adadelta}
 BETA1, BETA2 = 0.9, 0.999
-CONSTANTS = ("lr", "momentum", "nesterov", "weight_decay")  # of SGD
 
 
 class Correction:
@@ -132,56 +132,15 @@ class Correction:
         self.first, self.second = first, second.sqrt()
 
 
-class Fused:
-    """SGD with momentum for neighbouring runs whose constants are the same: one call of PyTorch's fused SGD for all."""
-
-    def __init__(self, parameters: Sequence[Tensor], part: slice, config: RunConfig):
-        self.part = None if part == slice(0, len(parameters[0])) else part
-        self.parameters = [parameter[part] for parameter in parameters]
-        self.buffers = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.constants = dict(zip(CONSTANTS, constants(config), strict=True))
-        self.constants |= {"dampening": 0.0, "maximize": False, "is_first_step": False}
-
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        own = list(gradients) if self.part is None else [gradient[self.part] for gradient in gradients]
-        torch._fused_sgd_(self.parameters, own, self.buffers, **self.constants)
-
-
 class Optimizer:
     """All rules of a stack: per parameter one for each block of neighbouring runs with the same optimizer."""
 
     def __init__(self, parameters: Sequence[Tensor], configs: Sequence[RunConfig]):
         self.dtype = parameters[0].dtype
         self.gradients: list[Tensor] = []  # in the parameters' type, where they come in another one
-        heavy = all(config.optimizer == "SGD" and config.momentum > 0 for config in configs)
-        fused = heavy and parameters[0].device.type == "cpu"
-        self.fused = self._fused(parameters, configs) if fused else []
-        self.rules = [] if fused else [self._blocks(parameter, configs) for parameter in parameters]
+        self.rules = [blocks(parameter, configs) for parameter in parameters]
         adaptive = any(config.optimizer.startswith("Adam") for config in configs)
         self.correction = Correction(parameters[0]) if adaptive else None
-
-    @staticmethod
-    def _fused(parameters: Sequence[Tensor], configs: Sequence[RunConfig]) -> list[Fused]:
-        alike = groupby(range(len(configs)), key=lambda run: constants(configs[run]))
-        runs = [list(members) for _, members in alike]
-        return [Fused(parameters, slice(some[0], some[-1] + 1), configs[some[0]]) for some in runs]
-
-    @staticmethod
-    def _blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice, Rule]]:
-        large = parameter.device.type == "cpu" and parameter[0].numel() > LARGE
-
-        def alone(config: RunConfig) -> bool:  # plain SGD is a single pass anyway
-            return large and (config.optimizer != "SGD" or config.momentum > 0 or config.weight_decay > 0)
-
-        numbered = groupby(
-            enumerate(configs), key=lambda item: (item[1].optimizer, item[0] if alone(item[1]) else None)
-        )
-        blocks = []
-        for (name, _), members in numbered:
-            runs = [run for run, _ in members]
-            part = slice(runs[0], runs[-1] + 1)
-            blocks.append((part, RULES[name](parameter[part], configs[part])))
-        return blocks
 
     def step(self, gradients: Sequence[Tensor]) -> None:
         """One update; `gradients` in the order of the parameters, of their shapes, in any floating type."""
@@ -191,8 +150,23 @@ class Optimizer:
             self.gradients = self.gradients or [torch.empty_like(g, dtype=self.dtype) for g in gradients]
             torch._foreach_copy_(self.gradients, list(gradients))
             gradients = self.gradients
-        for block in self.fused:
-            block.step(gradients)
-        for gradient, blocks in zip(gradients, self.rules, strict=False):  # no rules where all is fused
-            for part, rule in blocks:
-                rule.step(gradient[part] if len(blocks) > 1 else gradient, self.correction)
+        for gradient, rules in zip(gradients, self.rules, strict=True):
+            for part, rule in rules:
+                rule.step(gradient[part] if len(rules) > 1 else gradient, self.correction)
+
+
+def blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice, Rule]]:
+    """Neighbours of one optimizer and their rule; on the CPU a large parameter's runs each their own."""
+    large = parameter.device.type == "cpu" and parameter[0].numel() > LARGE
+
+    def block(run: int) -> tuple[str, int | None]:
+        config = configs[run]
+        alone = large and (config.optimizer != "SGD" or config.momentum > 0 or config.weight_decay > 0)
+        return config.optimizer, run if alone else None  # plain SGD is a single pass anyway
+
+    found = []
+    for (name, _), members in groupby(range(len(configs)), key=block):
+        first, *more = members
+        part = slice(first, first + 1 + len(more))
+        found.append((part, RULES[name](parameter[part], configs[part])))
+    return found

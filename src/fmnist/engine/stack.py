@@ -21,9 +21,7 @@ from fmnist.model import LEAKY_SLOPE, MLP, PARAMETER_DTYPE, dropout_mask
 
 BN_MOMENTUM, BN_EPS = 0.1, 1e-5  # torch.nn.BatchNorm1d's defaults
 NORM = ("weight", "bias", "running_mean", "running_var")
-
 LARGE = 1 << 20  # multiply-adds of a product that is worth a call of its own
-
 aten = torch.ops.aten
 FORWARD = {
     "relu": torch.relu_,
@@ -110,7 +108,7 @@ def group_starts(configs: Sequence[RunConfig]) -> list[int]:
 
 @dataclass
 class Layer:
-    """What the backward pass needs of one hidden layer; all [runs, width, batch]."""
+    """What the backward pass needs of one hidden layer, each [runs, width, batch]."""
 
     activated: Tensor  # before dropout
     mask: Tensor | None  # dropout's
@@ -119,7 +117,7 @@ class Layer:
 
 
 class Stack:
-    """Networks of one architecture, `len(configs)` of them, initialized as `MLP(config)` each.
+    """Networks of one architecture, initialized as `MLP(config)` each.
 
     `parameters` lists weight, bias and, with batch norm, scale and shift, layer by layer, each [runs, …].
     """
@@ -138,42 +136,33 @@ class Stack:
             for name in states[0]
             if not name.endswith("num_batches_tracked")
         }
+        layers, kinds = range(self.depth + 1), ("weight", "bias")
+        names = [f"{part}.{layer}.{kind}" for layer in layers for part in ("linears", "norms") for kind in kinds]
+        self.parameters = [self.state[name] for name in names if name in self.state]
+        self.exact = [self.state[f"linears.{layer}.{kind}"] for kind in kinds for layer in layers]
+        self.rounded = self.exact  # what the products take
+        if first.precision == "bfloat16":  # each forward brings it up to date
+            self.rounded = [torch.empty_like(tensor, dtype=self.compute_dtype) for tensor in self.exact]
+        self.weights = self.rounded[: self.depth + 1]
+        self.columns = [bias[:, :, None] for bias in self.rounded[self.depth + 1 :]]
         drops = [config.dropout for config in configs]
         self.dropout = torch.tensor(drops, dtype=self.dtype, device=device) if any(drops) else None
-        self.parameters = [self.state[name] for name in self.parameter_names()]
-        self.weights = [self.state[f"linears.{layer}.weight"] for layer in range(self.depth + 1)]
-        biases = [self.state[f"linears.{layer}.bias"] for layer in range(self.depth + 1)]
-        self.exact = [*self.weights, *biases] if first.precision == "bfloat16" else []
-        self.rounded = [torch.empty_like(tensor, dtype=self.compute_dtype) for tensor in self.exact]
-        if self.rounded:  # what the products take, and each forward brings up to date
-            self.weights, biases = self.rounded[: self.depth + 1], self.rounded[self.depth + 1 :]
-        self.columns = [bias[:, :, None] for bias in biases]
         self.tape: list[Layer] = []
 
     def _activation(self, device: torch.device | str) -> tuple[Callable, Callable]:
         """The activation, and the gradient from its output; runs that differ below zero alone each have their own."""
-        kinds = {config.activation for config in self.configs}
-        if len(kinds) == 1:
-            return FORWARD[self.configs[0].activation], BACKWARD[self.configs[0].activation]
+        first, *others = {config.activation for config in self.configs}
+        if not others:
+            return FORWARD[first], BACKWARD[first]
         slopes = [SLOPES[config.activation] for config in self.configs]
         slope = torch.tensor(slopes, dtype=self.compute_dtype, device=device)[:, None, None]
-        return (
-            lambda z: aten._prelu_kernel(z, slope),
-            lambda gradient, a: aten._prelu_kernel_backward(gradient, a, slope)[0],
-        )
-
-    def parameter_names(self) -> list[str]:
-        names = []
-        for layer in range(self.depth + 1):
-            names += [f"linears.{layer}.weight", f"linears.{layer}.bias"]
-            if self.batch_norm and layer < self.depth:
-                names += [f"norms.{layer}.weight", f"norms.{layer}.bias"]
-        return names
+        backward = aten._prelu_kernel_backward
+        return lambda z: aten._prelu_kernel(z, slope), lambda gradient, a: backward(gradient, a, slope)[0]
 
     def weight_norm(self) -> Tensor:
         """Euclidean norm of all weights of all linear layers together, biases left out, [runs]."""
-        layers = [self.state[f"linears.{layer}.weight"].flatten(1) for layer in range(self.depth + 1)]
-        return torch.stack([torch.linalg.vector_norm(weights, dim=1) for weights in layers], 1).norm(dim=1)
+        weights = self.exact[: self.depth + 1]
+        return torch.stack([torch.linalg.vector_norm(each.flatten(1), dim=1) for each in weights], 1).norm(dim=1)
 
     def cast(self, x: Tensor) -> Tensor:
         """`x`, which nobody else needs, as the products take it: in their type, or rounded in place."""
@@ -188,7 +177,7 @@ class Stack:
         if self.stands_in:
             for exact, rounded in zip(self.exact, self.rounded, strict=True):
                 round_bfloat16(exact, rounded)
-        elif self.exact:
+        elif self.rounded is not self.exact:
             torch._foreach_copy_(self.rounded, self.exact)
         runs, width, inputs = self.weights[0].shape
         a = product(self.weights[0].view(len(x), -1, inputs), x).view(runs, width, -1).add_(self.columns[0])
@@ -220,10 +209,7 @@ class Stack:
         return dz.view(dy.shape).to(dy.dtype), dscale.view(len(dy), -1), dshift.view(len(dy), -1)
 
     def backward(self, x: Tensor, dlogits: Tensor) -> list[Tensor]:
-        """Gradients of the parameters, in their order, after a training `forward` of x; dlogits [runs, classes, batch].
-
-        They are in the type of the products.
-        """
+        """Gradients of the parameters, in the products' type, after a training `forward`; dlogits as the logits."""
         dz, gradients = self.cast(dlogits), []
         for layer in reversed(range(self.depth)):
             tape = self.tape[layer]
@@ -239,10 +225,7 @@ class Stack:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and predictions: logits [runs, classes, images], labels [runs, images].
-
-    Returns the sum of the loss over the images [runs] in nats, and the predicted classes [runs, images].
-    """
+    """Sum of the loss in nats [runs] and predicted classes [runs, images] of logits [runs, classes, images]."""
     log_p = logits.log_softmax(1)
     return -log_p.gather(1, labels[:, None]).sum((1, 2)), logits.max(1).indices
 

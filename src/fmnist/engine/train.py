@@ -7,7 +7,7 @@ with those of the best validation epoch.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from fmnist.model import dropout_keys, wide
 CHUNK = 1_000  # images that are gathered at a time: in evaluation, and for one or more batches of training
 STEPS = 64  # most batches of a chunk
 HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "weight_norm")
+LAST = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "test_accuracy_std")
+BEST = ("best_val_accuracy", "best_val_test_loss", "best_val_test_accuracy", "best_val_test_accuracy_std")
 Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
 
 
@@ -31,45 +33,28 @@ class Feed:
 
     def __init__(self, stack: Stack, data: Data):
         first, device = stack.configs[0], data.train_images.device
-        self.stack, self.data, self.device = stack, data, device
+        self.stack, self.data = stack, data
         self.groups = [stack.configs[start] for start in stack.starts]
         parts = [split(len(data.train_labels), first.val_size, config.seed) for config in self.groups]
-        self.train, self.val = (torch.stack(part).to(device) for part in zip(*parts, strict=True))  # [groups, images]
-        scalings = [
-            scaling(data.train_images, own[0], c.input_scaling) for own, c in zip(parts, self.groups, strict=True)
-        ]
+        train, val = (torch.stack(part).to(device) for part in zip(*parts, strict=True))
+        kinds = [config.input_scaling for config in self.groups]
+        scalings = [scaling(data.train_images, own, kind) for (own, _), kind in zip(parts, kinds, strict=True)]
         self.scale, self.shift = torch.tensor(scalings, dtype=stack.dtype, device=device).t()[:, :, None, None]
-        self.alike, self.shifted = len(set(scalings)) == 1, any(shift for _, shift in scalings)
+        self.shifted = any(shift for _, shift in scalings)
+        test = torch.arange(len(data.test_labels), device=device)
+        test = test.expand(1 if len(set(scalings)) == 1 else len(scalings), -1)  # one group where all are scaled alike
+        self.rows = {"train": train, "val": val, "test": test}  # [groups, images] each
 
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [groups, batch, 784] and labels [runs, batch] at rows [groups, batch] of the train images."""
-        flat, data = rows.flatten(), self.data
-        x = self._scaled(data.train_images.index_select(0, flat).view(*rows.shape, -1))
-        return x, self._of_runs(data.train_labels.index_select(0, flat).view(rows.shape))
-
-    def _scaled(self, pixels: Tensor, groups: slice = slice(None)) -> Tensor:
-        x = pixels.to(self.stack.dtype) * self.scale[groups]
-        return self.stack.cast(x.add_(self.shift[groups]) if self.shifted else x)
-
-    def _of_runs(self, labels: Tensor) -> Tensor:
-        """[groups, batch] → [runs, batch]"""
-        groups, runs = len(labels), len(self.stack.configs)
-        return labels.expand(runs, -1) if groups == 1 else labels.repeat_interleave(runs // groups, 0)
-
-    def order(self, epoch: int) -> Tensor:
-        """The rows of the train images in the order in which the groups see them, int64 [groups, images]."""
-        orders = [epoch_order(self.train.shape[1], config.seed, epoch) for config in self.groups]
-        return self.train.gather(1, torch.stack(orders).to(self.device))
-
-    def chunks(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images of "train", "val" or "test" in order, some at a time, as `batch` gives them."""
-        if part != "test":
-            for rows in getattr(self, part).split(CHUNK, 1):
-                yield self.batch(rows)
-            return
-        tests = self.data.test_images.split(CHUNK), self.data.test_labels.split(CHUNK)
-        for pixels, labels in zip(*tests, strict=True):  # one group where all are scaled alike
-            yield self._scaled(pixels[None], slice(0, 1 if self.alike else None)), self._of_runs(labels[None])
+    def batch(self, rows: Tensor, part: str = "train") -> tuple[Tensor, Tensor]:
+        """Images [groups, batch, 784] and labels [runs, batch] at rows [groups, batch] of train or test images."""
+        images, labels = self.data.train_images, self.data.train_labels
+        if part == "test":
+            images, labels = self.data.test_images, self.data.test_labels
+        flat, groups, runs = rows.flatten(), len(rows), len(self.stack.configs)
+        x = images.index_select(0, flat).view(*rows.shape, -1).to(self.stack.dtype) * self.scale[:groups]
+        x = x.add_(self.shift[:groups]) if self.shifted else x
+        labels = labels.index_select(0, flat).view(groups, 1, -1).expand(-1, runs // groups, -1)
+        return self.stack.cast(x), labels.reshape(runs, -1)
 
 
 class Trainer:
@@ -80,16 +65,18 @@ class Trainer:
         self.stack, self.batch_size = Stack(configs, device), configs[0].batch_size
         self.feed, self.optimizer = Feed(self.stack, data), Optimizer(self.stack.parameters, configs)
         scale = torch.tensor([c.loss_scale for c in configs], dtype=self.stack.dtype, device=device)[:, None, None]
-        last = self.feed.train.shape[1] % self.batch_size or self.batch_size
+        last = self.feed.rows["train"].shape[1] % self.batch_size or self.batch_size
         self.scales = {images: scale / images for images in (self.batch_size, last)}  # of the loss of an image
         self.loss, self.correct = (torch.zeros(len(configs), dtype=wide(device), device=device) for _ in range(2))
-        self.run = Graphs(self.steps) if graphs and device.type == "cuda" else self.steps
+        self.replay = Graphs(self.steps) if graphs and device.type == "cuda" else self.steps
 
     def epoch(self, epoch: int, stop: threading.Event) -> tuple[Tensor, Tensor]:
         """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen."""
-        order, size, seeds = self.feed.order(epoch), self.batch_size, [c.seed for c in self.stack.configs]
-        together = min(max(1, CHUNK // (size * len(order))), STEPS)  # few enough to stay in cache
-        images, device = order.shape[1], order.device
+        rows, size, seeds = self.feed.rows["train"], self.batch_size, [c.seed for c in self.stack.configs]
+        (groups, images), device = rows.shape, rows.device
+        orders = [epoch_order(images, config.seed, epoch) for config in self.feed.groups]
+        order = rows.gather(1, torch.stack(orders).to(device))  # in which the groups see their images
+        together = min(max(1, CHUNK // (size * groups)), STEPS)  # few enough to stay in cache
         steps = -(-images // size)
         layers = range(self.stack.depth) if self.stack.dropout is not None else ()
         keys = [dropout_keys(seeds, layer, (epoch - 1) * steps, steps).to(device) for layer in layers]
@@ -98,24 +85,21 @@ class Trainer:
         for chunk, rows in enumerate(order.split(together * size, 1)):
             if stop.is_set():
                 raise KeyboardInterrupt
-            self.run(rows, [key[chunk * together : (chunk + 1) * together] for key in keys])
+            self.replay(rows, [key[chunk * together : (chunk + 1) * together] for key in keys])
         return self.loss / images, self.correct / images
 
     def steps(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
         """An update for each batch of the images at `rows` [groups, images]; `keys` [hidden layers][steps, runs]."""
         x, labels = self.feed.batch(rows)
         batches = zip(x.split(self.batch_size, 1), labels.split(self.batch_size, 1), strict=True)
-        logits = [self.update(*batch, [key[step] for key in keys]) for step, batch in enumerate(batches)]
-        loss, predicted = cross_entropy(torch.cat(logits, 2), labels)
+        found = []
+        for step, (inputs, classes) in enumerate(batches):
+            found.append(logits := self.stack.forward(inputs, [key[step] for key in keys], training=True))
+            dlogits = cross_entropy_gradient(logits, classes, self.scales[classes.shape[1]])
+            self.optimizer.step(self.stack.backward(inputs, dlogits))
+        loss, predicted = cross_entropy(torch.cat(found, 2), labels)
         self.loss += loss
         self.correct += (predicted == labels).sum(1)
-
-    def update(self, x: Tensor, labels: Tensor, keys: Sequence[Tensor]) -> Tensor:
-        """One update of every run from x [groups, batch, 784]; the logits before it. `keys` draw dropout's masks."""
-        logits = self.stack.forward(x, keys, training=True)
-        dlogits = cross_entropy_gradient(logits, labels, self.scales[labels.shape[1]])
-        self.optimizer.step(self.stack.backward(x, dlogits))
-        return logits
 
 
 class Graphs:
@@ -150,19 +134,15 @@ class Result:
     predictions: np.ndarray  # uint8 [2, test images]: with the last weights, with the best validation epoch's
     weights: dict[str, np.ndarray]  # MLP's state_dict after the last epoch
     best_weights: dict[str, np.ndarray]  # at the best validation epoch
-    device: str
+    device: str  # in words: "cpu", "cuda (NVIDIA H200)"
     data_checksum: str
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words, as stored with a run: "cpu", "cuda (NVIDIA H200)"."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def evaluate(stack: Stack, feed: Feed, part: str) -> Measured:
     """Mean loss [runs], accuracy [runs] and predictions uint8 [runs, images] on `part`: "train", "val" or "test"."""
     losses, predictions, correct = [], [], []
-    for x, labels in feed.chunks(part):
+    for rows in feed.rows[part].split(CHUNK, 1):
+        x, labels = feed.batch(rows, part)
         loss, predicted = cross_entropy(stack.forward(x), labels)
         losses.append(loss.to(wide(loss.device)))
         predictions.append(predicted.to(torch.uint8))
@@ -192,13 +172,27 @@ class Record:
         self.best_epoch[better] = epoch
         for name, tensor in self.stack.state.items():
             self.best_state[name][better] = tensor[better]
-        number, took = torch.full_like(loss, epoch), torch.full_like(loss, seconds)
-        row = (number, *trained, *val, took, self.stack.weight_norm().to(loss.dtype))
-        self.rows.append(torch.stack(row, 1))
+        epochs, took = (torch.full_like(loss, value) for value in (epoch, seconds))
+        self.rows.append(torch.stack([epochs, *trained, *val, took, self.stack.weight_norm().to(loss.dtype)], 1))
 
     def table(self) -> np.ndarray:
         """Every curve, float64 [epochs + 1, runs, len(HISTORY)]."""
         return torch.stack(self.rows).cpu().double().numpy()
+
+    def metrics(self, train: Measured, test: Measured, best: Measured, labels: Tensor) -> dict[str, Tensor]:
+        """Every metric but the time, [runs] each on the host; NaN where a diverged run has none."""
+        last = torch.stack(self.rows)[
+            self.epochs_seen, torch.arange(len(self.alive), device=self.alive.device)
+        ].T  # [columns, runs]
+        batches = (torch.stack([test[2], best[2]]) == labels).cpu().split(TEST_BATCH, 2)
+        spread, best_spread = torch.stack([batch.double().mean(2) for batch in batches], 2).std(2)  # NaN for one batch
+        at_last = [*train[:2], *last[3:5], *test[:2], spread]
+        at_best = [self.best_accuracy, *best[:2], best_spread]
+        found = {}
+        for names, values, there in ((LAST, at_last, self.alive), (BEST, at_best, self.best_accuracy >= 0)):
+            for name, value in zip(names, values, strict=True):
+                found[name] = value.cpu().double().where(there.cpu(), math.nan)
+        return found | {"best_epoch": self.best_epoch.cpu(), "diverged": ~self.alive.cpu()}
 
 
 class Training:
@@ -238,21 +232,22 @@ class Training:
     def finish(self) -> list[Result]:
         """Every run's result. Reads the test set, with the last weights and with the best ones."""
         stack, feed, record = self.stack, self.feed, self.record
-        data, last = feed.data, on_host(stack.state)
-        train, test = evaluate(stack, feed, "train"), evaluate(stack, feed, "test")
+        last, best = ({name: t.cpu().numpy().copy() for name, t in s.items()} for s in (stack.state, record.best_state))
+        measured = [evaluate(stack, feed, "train"), evaluate(stack, feed, "test")]
         for name, tensor in stack.state.items():
             tensor.copy_(record.best_state[name])
-        best, weights = evaluate(stack, feed, "test"), on_host(stack.state)
-        predictions = torch.stack([test[2], best[2]], 1).cpu().numpy()  # [runs, 2, test images]
-        table, end, metrics = record.table(), record.epochs_seen.tolist(), measure(record, train, test, best, data)
+        measured.append(evaluate(stack, feed, "test"))
+        predictions = torch.stack([test[2] for test in measured[1:]], 1).cpu().numpy()  # [runs, 2, test images]
+        table, metrics = record.table(), record.metrics(*measured, feed.data.test_labels)
         seconds = (time.perf_counter() - self.begin) / len(stack.configs)
-        about, results = (device_name(data.train_images.device), data.checksum), []
-        for run, config in enumerate(stack.configs):
-            history = dict(zip(HISTORY, table[: end[run] + 1, run].T.copy(), strict=True))
+        device, results = record.alive.device, []
+        called = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+        for run, (config, end) in enumerate(zip(stack.configs, record.epochs_seen.tolist(), strict=True)):
+            history = dict(zip(HISTORY, table[: end + 1, run].T.copy(), strict=True))
             history["epoch"] = history["epoch"].astype(np.int64)
-            measured = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
-            states = ({name: array[run].copy() for name, array in state.items()} for state in (last, weights))
-            results.append(Result(config, history, measured, predictions[run], *states, *about))
+            own = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
+            states = ({name: array[run].copy() for name, array in state.items()} for state in (last, best))
+            results.append(Result(config, history, own, predictions[run], *states, called, feed.data.checksum))
         return results
 
 
@@ -272,32 +267,3 @@ def train_stack(
         accuracy = training.epoch(stop)
         watch(training.epochs, accuracy)
     return training.finish()
-
-
-def measure(record: Record, train: Measured, test: Measured, best: Measured, data: Data) -> dict[str, np.ndarray]:
-    """Every metric but the time, [runs] each; NaN where a diverged run has none."""
-    table, alive, labels = record.table(), record.alive.cpu().numpy(), data.test_labels
-    end, best_accuracy = record.epochs_seen.cpu().numpy(), record.best_accuracy.cpu().double().numpy()
-    val_loss, val_accuracy = table[end, np.arange(len(end)), 3:5].T
-    spread, best_spread = batch_spread(test[2] == labels), batch_spread(best[2] == labels)
-    at_end = {"train_loss": train[0], "train_accuracy": train[1], "val_loss": val_loss, "val_accuracy": val_accuracy}
-    at_end |= {"test_loss": test[0], "test_accuracy": test[1], "test_accuracy_std": spread}
-    at_best = {"best_val_accuracy": best_accuracy, "best_val_test_loss": best[0]}
-    at_best |= {"best_val_test_accuracy": best[1], "best_val_test_accuracy_std": best_spread}
-    kept = [(name, values, alive) for name, values in at_end.items()]
-    kept += [(name, values, best_accuracy >= 0) for name, values in at_best.items()]
-    metrics = {name: np.where(there, torch.as_tensor(v).cpu().double().numpy(), np.nan) for name, v, there in kept}
-    return metrics | {"best_epoch": record.best_epoch.cpu().numpy(), "diverged": ~alive}
-
-
-def on_host(state: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """A copy of the stack's tensors in the host's memory."""
-    return {name: tensor.cpu().numpy().copy() for name, tensor in state.items()}
-
-
-def batch_spread(correct: Tensor) -> Tensor:
-    """Standard deviation (n - 1) of accuracy over batches of TEST_BATCH, the last one smaller: [runs, images] → [runs].
-
-    NaN for one batch.
-    """
-    return torch.stack([batch.double().mean(1) for batch in correct.cpu().split(TEST_BATCH, 1)], 1).std(1)

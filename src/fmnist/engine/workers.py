@@ -9,22 +9,20 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import groupby
-from multiprocessing import parent_process
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing import get_context, parent_process
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import psutil
 import torch
 
 from fmnist.config import TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
 from fmnist.data import load
-from fmnist.engine.optim import constants
 from fmnist.engine.stack import SLOPES
 from fmnist.engine.train import CHUNK, Result, train_stack
 
@@ -67,7 +65,9 @@ def pack(configs: Iterable[RunConfig], device: torch.device, workers: int = 1, m
 
     A stack holds equally many runs of each of its seeds; on the CPU one seed, unless its steps are small.
     """
-    ordered = sorted(configs, key=lambda c: (alike(c), c.seed, c.input_scaling, c.optimizer, constants(c), c.run_id))
+    ordered = sorted(
+        configs, key=lambda c: (alike(c), c.seed, c.input_scaling, c.optimizer, c.momentum, c.weight_decay, c.run_id)
+    )
     share, stacks = sum(map(work, ordered)) / workers, []
     for _, members in groupby(ordered, key=alike):
         groups = [list(group) for _, group in groupby(members, key=lambda c: (c.seed, c.input_scaling))]
@@ -107,34 +107,27 @@ def plan(configs: Sequence[RunConfig], device: torch.device, memory: int | None)
     """(stacks, workers): as many workers as there are cores, stacks and memory for. UserError if a run does not fit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = cores if sum(map(work, configs)) * TRAIN_IMAGES > START else 1
-    needed, cpu = max(sum(footprint(config)) for config in configs), device.type == "cpu"
-    room = budget(device, memory, 1)
+    needed, room = max(sum(footprint(config)) for config in configs), budget(device, memory, 1)
     if room < needed:
-        base = f", of which {(memory - room) / 1e6:,.0f} MB are taken" if memory and cpu else ""
-        said = f"memory: {memory / 1e6:,.0f} MB{base}" if memory else f"memory: {room / 1e6:,.0f} MB are free"
-        raise UserError(f"{said}: too little for one of these runs, which takes up to {needed / 1e6:,.0f} MB more")
-    fitting = [n for n in range(1, min(cores, len(configs)) + 1) if cpu and budget(device, memory, n) >= needed]
-    workers = max(fitting, default=1)
+        said = f"memory: {max(room, 0) / 1e6:,.0f} MB are free for training: too little for one of these runs"
+        raise UserError(f"{said}, which takes up to {needed / 1e6:,.0f} MB")
+    most = min(cores, len(configs)) if device.type == "cpu" else 1
+    workers = max((n for n in range(2, most + 1) if budget(device, memory, n) >= needed), default=1)
     return pack(configs, device, workers, budget(device, memory, workers)), workers
 
 
 def devices() -> list[str]:
     """What `device` may be on this machine: auto, cpu, and cuda, cuda:0, … or mps where there is one."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    mps = ["mps"] if torch.backends.mps.is_available() else []
-    return ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count)), *mps]
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return ["auto", "cpu", *(["cuda"] if cuda else []), *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """`auto` (the accelerator if there is one), `cpu`, `cuda`, `cuda:1` or `mps`; UserError if it is not there."""
+    """One of `devices()`, `auto` being the accelerator if there is one; UserError if it is not there."""
     there = devices()
     if name not in there:
-        known = name == "mps" or name == "cuda" or name.startswith("cuda:") and name[5:].isdigit()
-        problem = "this machine has no such device" if known else "unknown device"
-        raise UserError(f"device: {name}: {problem}. Allowed here: {', '.join(there)}")
-    if name == "auto":
-        name = next((best for best in ("cuda", "mps") if best in there), "cpu")
-    return torch.device(name)
+        raise UserError(f"device: {name}: this machine has no such device. Allowed here: {', '.join(there)}")
+    return torch.device(next(best for best in ("cuda", "mps", "cpu") if best in there) if name == "auto" else name)
 
 
 ENVIRONMENT = {  # of the processes
@@ -155,9 +148,9 @@ def train(
 ) -> None:
     """Train all runs; `finished` takes each as its stack ends, `progress` is called after every epoch of a stack.
 
-    On the CPU each core trains a stack of its own while there are several. Ctrl-C ends all; what has been trained by
-    then has been given to `finished`. `memory` bounds the bytes that are taken: of the process and its workers on the
-    CPU, of the device elsewhere; left out, most of what is free. UserError if a run needs more.
+    On the CPU each core trains a stack of its own. Ctrl-C ends all; what has been trained by then has been `finished`.
+    `memory` bounds the bytes that are taken: of the process and its workers on the CPU, of the device elsewhere; left
+    out, most of what is free. UserError if a run needs more.
     """
     on = resolve_device(device)
     if on.type == "mps" and any(config.precision == "float64" for config in configs):
@@ -166,7 +159,7 @@ def train(
         load(on, name)  # or say that it cannot be had
     stacks, workers = plan(configs, on, memory)
     with settings(on, workers):
-        crew = Crew.hire(on, workers)
+        executor, task, reports, _ = crew = hire(on, workers)
         waiting, trained, whole = [], deque(), False
 
         def deliver() -> None:
@@ -178,127 +171,102 @@ def train(
                 trained.popleft()
 
         try:
-            waiting += [crew.executor.submit(crew.task, stack) for stack in stacks]
-            while waiting or not crew.reports.empty():
-                if crew.reports.empty():
+            with apart() if workers > 1 else nullcontext():
+                waiting += [executor.submit(task, stack) for stack in stacks]
+            while waiting or not reports.empty():
+                if reports.empty():
                     wait(waiting, timeout=POLL)
                 else:
-                    progress(*crew.reports.get())
+                    progress(*reports.get())
                 deliver()
             whole = True
         except BrokenProcessPool:
             said = "training: a worker was killed, perhaps for want of memory; try a smaller --memory"
             raise UserError(said) from None
         finally:
-            crew.release(whole)
+            if whole and workers > 1:
+                KEPT[workers] = crew
+            else:
+                dismiss(*crew)
             waiting = [future for future in waiting if not future.cancelled() and not future.exception()]
             deliver()
 
 
-@dataclass
-class Worker:
-    """Trains a stack at a time on its device and reports every epoch."""
+def train_here(device: torch.device, reports: Any, stop: Any, stack: list[RunConfig]) -> list[Result]:
+    """Train one stack and report every epoch; where the device's memory does not suffice after all, its halves."""
+    each, done, seen = sum(map(work, stack)) / max(stack[0].epochs, 1), 0, 0.0
 
-    device: torch.device
-    reports: Any  # a queue of what `Progress` takes
-    stop: Any  # an event: end at once
+    def report(epoch: int, accuracy: float) -> None:
+        nonlocal done, seen
+        if epoch != done:
+            reports.put(((epoch - done) * len(stack), (epoch - done) * each, accuracy))
+        done, seen = epoch, accuracy
 
-    def __call__(self, stack: list[RunConfig]) -> list[Result]:
-        """Train one stack; where the device's memory does not suffice after all, its halves."""
-        each, done, seen = sum(map(work, stack)) / max(stack[0].epochs, 1), 0, 0.0
-
-        def report(epoch: int, accuracy: float) -> None:
-            nonlocal done, seen
-            if epoch != done:
-                self.reports.put(((epoch - done) * len(stack), (epoch - done) * each, accuracy))
-            done, seen = epoch, accuracy
-
-        if self.stop.is_set():
-            raise KeyboardInterrupt
-        release(self.device)
-        with suppress(torch.OutOfMemoryError):
-            results = train_stack(stack, load(self.device, stack[0].dataset), report, self.stop)
-            report(stack[0].epochs, seen)  # all of them, if every run has diverged before
-            return results
-        if len(stack) == 1:
-            raise UserError(f"device: {self.device} has too little free memory for a single run; use another device")
-        report(0, 0.0)
-        return [result for half in evenly(stack, -(-len(stack) // 2)) for result in self(half)]
+    if stop.is_set():
+        raise KeyboardInterrupt
+    release(device)
+    with suppress(torch.OutOfMemoryError):
+        results = train_stack(stack, load(device, stack[0].dataset), report, stop)
+        report(stack[0].epochs, seen)  # all of them, if every run has diverged before
+        return results
+    if len(stack) == 1:
+        raise UserError(f"device: {device} has too little free memory for a single run; use another device")
+    report(0, 0.0)
+    halves = evenly(stack, -(-len(stack) // 2))
+    return [result for half in halves for result in train_here(device, reports, stop, half)]
 
 
-class Crew:
-    """A `concurrent.futures.Executor` and the `task` it does: here in a thread, or in a process for each core.
+KEPT: dict[int, tuple] = {}  # the last processes, by their number, for what is trained next: they take seconds to start
 
-    Processes are spawned, as the fork of a process in which OpenMP has run may hang; each finds the data set itself.
-    They take seconds to start, so that the last ones are `kept` for what is trained next.
+
+def hire(device: torch.device, workers: int) -> tuple[Executor, Callable, Any, Any]:
+    """An executor, the task it does with a stack, its reports (what `Progress` takes), and the event that stops it.
+
+    One worker is a thread; several are processes, spawned as the fork of one in which OpenMP has run may hang.
     """
-
-    kept: "ClassVar[list[Crew]]" = []
-
-    def __init__(self, device: torch.device, workers: int):
-        self.workers, context = workers, SpawnedApart()
-        if workers == 1:
-            self.reports, self.stop = queue.SimpleQueue(), threading.Event()
-            self.task, self.executor = Worker(device, self.reports, self.stop), ThreadPoolExecutor(1, "stack")
-        else:
-            self.reports, self.stop = context.SimpleQueue(), context.Event()
-            given = (Worker(device, self.reports, self.stop), torch.get_num_threads())
-            self.task, self.executor = _work, ProcessPoolExecutor(workers, context, _join, given)
-
-    @classmethod
-    def hire(cls, device: torch.device, workers: int) -> "Crew":
-        while workers > 1 and cls.kept:
-            crew = cls.kept.pop()
-            if crew.workers == workers:
-                return crew
-            crew.dismiss()
-        return cls(device, workers)
-
-    def release(self, whole: bool) -> None:
-        """Keep the processes if they are sound and none are kept yet."""
-        if whole and self.workers > 1 and not self.kept:
-            self.kept.append(self)
-        else:
-            self.dismiss()
-
-    def dismiss(self) -> None:
-        """Stop what is in training and wait for it."""
-        self.stop.set()
-        self.executor.shutdown(cancel_futures=True)
+    if workers == 1:
+        reports, stop = queue.SimpleQueue(), threading.Event()
+        return ThreadPoolExecutor(1, "stack"), partial(train_here, device, reports, stop), reports, stop
+    if workers in KEPT:
+        return KEPT.pop(workers)
+    while KEPT:
+        dismiss(*KEPT.popitem()[1])
+    context = get_context("spawn")
+    reports, stop = context.SimpleQueue(), context.Event()
+    given = partial(train_here, device, reports, stop), torch.get_num_threads()
+    return ProcessPoolExecutor(workers, context, _join, given), _work, reports, stop
 
 
-class ApartProcess(SpawnProcess):
-    """A process that does not run the caller's script again, which need not say `if __name__ == "__main__"`.
-
-    Nor does Ctrl-C reach it: that is the parent's, which says when to stop.
-    """
-
-    def start(self) -> None:
-        main, signals = sys.modules["__main__"], getattr(signal, "pthread_sigmask", lambda *_: set())
-        before = signals(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            super().start()
-        finally:
-            sys.modules["__main__"] = main
-            signals(signal.SIG_SETMASK, before)
+def dismiss(executor: Executor, _task: Callable, _reports: Any, stop: Any) -> None:
+    """Stop what is in training and wait for it."""
+    stop.set()
+    executor.shutdown(cancel_futures=True)
 
 
-class SpawnedApart(SpawnContext):
-    Process = ApartProcess
+@contextmanager
+def apart():
+    """Processes that start meanwhile do not run the caller's script again; Ctrl-C is for their parent alone."""
+    main, signals = sys.modules["__main__"], getattr(signal, "pthread_sigmask", lambda *_: set())
+    before = signals(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        signals(signal.SIG_SETMASK, before)
 
 
-def _join(worker: Worker, threads: int) -> None:
+def _join(task: Callable, threads: int) -> None:
     """In a process, at its start: it is to end with its parent."""
-    global _worker
-    _worker = worker
+    global _work_here
+    _work_here = task
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _work(stack: list[RunConfig]) -> list[Result]:
-    return _worker(stack)
+    return _work_here(stack)
 
 
 def release(device: torch.device) -> None:
