@@ -18,7 +18,7 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import RunConfig, Strict, UserError, parameter_count, sizes_text, validate, validate_field
+from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate, validate_field
 from fmnist.words import count, joined
 
 Overrides = dict[str, Any]
@@ -104,6 +104,13 @@ class Study:
         """One row per run and epoch: run_id, trial, variant, config fields, and the columns of `Run.history`."""
         frames = [run.history().assign(run_id=run.run_id, **about, **run.config.row()) for about, run in self._stored()]
         return pd.concat(frames, ignore_index=True)
+
+    def load(self, trial: str, seed: int) -> store.Run:
+        """One run of the study. Raises `UserError` for an unknown trial or seed, or a run not trained yet."""
+        ids = {config.seed: config.run_id for config in self.trials.get(trial, ("", []))[1]}
+        if seed not in ids:
+            raise UserError(f"no run of trial {trial!r} with seed {seed}{nearest(trial, list(self.trials))}")
+        return store.load_run(ids[seed])
 
     def describe(self) -> str:
         """What all runs share and what varies, as sentences (Markdown)."""
