@@ -1,7 +1,6 @@
 """One look for every figure: sizes for a 6.2 inch text column, colours that survive colour blindness and grey printing.
 
-Each colour (Okabe and Ito, jfly.uni-koeln.de/color, 2008) comes with its own marker and line style. Nothing is set
-globally: a `StyledFigure` wears the style while it is built (`style()`) and again whenever it is drawn.
+Colours are Okabe and Ito's (jfly.uni-koeln.de/color, 2008), each with a marker and a line style of its own.
 """
 
 from collections.abc import Sequence
