@@ -17,6 +17,10 @@ from fmnist.model import wide
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
 
+def constants(config: RunConfig) -> dict[str, float]:
+    return {name: getattr(config, name) for name in ("lr", "momentum", "nesterov", "weight_decay")}
+
+
 class Rule:
     """The update of one parameter of neighbouring runs, in place; each rule says its `direction`, without the rate."""
 
@@ -31,7 +35,8 @@ class Rule:
         self.lr, self.momentum = spread("lr"), spread("momentum")
         self.weight_decay, self.nesterov = spread("weight_decay"), spread("nesterov")
         self.parameter, self.config = parameter, configs[0]
-        self.alone = len(configs) == 1 and parameter.device.type == "cpu"  # torch.optim's fused kernels do for one run
+        alike = all(constants(config) == constants(configs[0]) for config in configs)
+        self.fused = alike and parameter.device.type == "cpu"  # torch.optim's kernels take one value of each constant
         self.state = [torch.zeros_like(parameter) for _ in self.state_names]
         self.momentum_buffer = torch.zeros_like(parameter) if self.momentum is not None else None
 
@@ -51,11 +56,10 @@ class Rule:
 
 class SGD(Rule):
     def step(self, gradient: Tensor, correction: "Correction") -> None:
-        if not self.alone or self.momentum is None:
+        if not self.fused or self.momentum is None:
             return super().step(gradient, correction)
-        constants = {name: getattr(self.config, name) for name in ("lr", "momentum", "nesterov", "weight_decay")}
-        constants |= {"dampening": 0.0, "maximize": False, "is_first_step": False}
-        torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **constants)
+        others = {"dampening": 0.0, "maximize": False, "is_first_step": False}
+        torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **constants(self.config), **others)
 
     def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
         buffer = self.accelerate(gradient)
@@ -87,15 +91,15 @@ class Adadelta(Rule):
 
 class Adam(Rule):
     state_names, eps = ("exp_avg", "exp_avg_sq"), 1e-8
-    fused = torch._fused_adam_  # one pass instead of eight
+    kernel = torch._fused_adam_  # one pass instead of eight
 
     def step(self, gradient: Tensor, correction: "Correction") -> None:
-        if not self.alone:
+        if not self.fused:
             return super().step(gradient, correction)
-        constants = {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "amsgrad": False, "maximize": False}
-        constants |= {"lr": self.config.lr, "weight_decay": self.config.weight_decay}
+        numbers = {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "amsgrad": False, "maximize": False}
+        numbers |= {"lr": self.config.lr, "weight_decay": self.config.weight_decay}
         kept = [[buffer] for buffer in self.state]
-        type(self).fused([self.parameter], [gradient], *kept, [], [correction.steps], **constants)
+        type(self).kernel([self.parameter], [gradient], *kept, [], [correction.steps], **numbers)
 
     def direction(self, gradient: Tensor, correction: "Correction") -> Tensor:
         exp_avg, exp_avg_sq = self.state
@@ -106,7 +110,7 @@ class Adam(Rule):
 
 
 class AdamW(Adam):
-    fused = torch._fused_adamw_
+    kernel = torch._fused_adamw_
 
     def decay(self, gradient: Tensor) -> Tensor:
         self.parameter.mul_(1 - self.lr * self.weight_decay)
@@ -156,13 +160,15 @@ class Optimizer:
 
 
 def blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice, Rule]]:
-    """Neighbours of one optimizer and their rule; on the CPU a large parameter's runs each their own."""
+    """Neighbours of one optimizer and their rule; on the CPU a large parameter's only where one kernel does for them."""
     large = parameter.device.type == "cpu" and parameter[0].numel() > LARGE
 
-    def block(run: int) -> tuple[str, int | None]:
+    def block(run: int) -> tuple[str, object]:
         config = configs[run]
-        alone = large and (config.optimizer != "SGD" or config.momentum > 0 or config.weight_decay > 0)
-        return config.optimizer, run if alone else None  # plain SGD is a single pass anyway
+        if not large or config.optimizer == "SGD" and not (config.momentum or config.weight_decay):
+            return config.optimizer, None  # plain SGD is a single pass anyway
+        fused = config.optimizer.startswith("Adam") or config.optimizer == "SGD" and config.momentum
+        return config.optimizer, constants(config) if fused else run
 
     found = []
     for (name, _), members in groupby(range(len(configs)), key=block):
