@@ -10,7 +10,7 @@ import pytest
 from fmnist import store
 from fmnist.config import RunConfig, UserError
 from fmnist.engine.train import train_stack
-from fmnist.plots.search import trial_curves
+from fmnist.plots.curves import trial_curves
 from fmnist.search import Range, Search, budget, configuration, importance
 
 SPACE = {
