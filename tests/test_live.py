@@ -151,7 +151,7 @@ def test_explore_says_what_is_wrong_and_goes_on(panels):
     for wrong in ("wide", "-1", "8--8"):
         panel.form.fields["hidden_sizes"].value = wrong
         panel.train_button.click()
-        assert "hidden sizes: should be whole numbers" in panel.said.value and panel.live is None
+        assert "hidden_sizes.0: should be a valid integer" in panel.said.value and panel.live is None
         assert panel.copy.text == ""
     panel.form.fields["hidden_sizes"].value = "8"
     panel.train_button.click()
