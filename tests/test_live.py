@@ -55,8 +55,8 @@ def test_stopped_in_an_epoch_it_keeps_the_runs_of_the_epochs_before_bit_by_bit(r
 
     def epoch(self, stop):
         if self.epochs == 2:  # in the middle of the third
-            inner = self.trainer.run
-            self.trainer.run = lambda *a: (inner(*a), chunks.append(1), stop.set())[0]
+            inner = self.trainer.replay
+            self.trainer.replay = lambda *a: (inner(*a), chunks.append(1), stop.set())[0]
         return plain(self, stop)
 
     monkeypatch.setattr(live.Training, "epoch", epoch)
