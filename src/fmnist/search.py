@@ -58,15 +58,12 @@ class SearchSpec(Strict):
     seed: Seed = 0  # of the draws, and of every run
 
 
-SEARCH_KEYS = tuple(SearchSpec.model_fields)
-
-
 class Search:
     """`Search(space={"layers": [1, 2], "width": [64], "lr": {"low": 1e-4, "high": 1, "log": True}}, trials=20).run()`.
 
     An axis of the space is a field of `RunConfig` with a list of choices or a range; `layers` and `width` together make
-    `hidden_sizes`. What does not apply (Adam has no momentum) is left out, and no config is drawn twice. `configs` and
-    `trials` are those so far: Optuna's TPE sampler proposes in rounds. Raises `UserError` before anything is trained.
+    `hidden_sizes`. What does not apply (Adam has no momentum) is left out, and no config is drawn twice. `configs` are
+    those so far: Optuna's TPE sampler proposes in rounds. Raises `UserError` before anything is trained.
     """
 
     def __init__(self, base=None, space=None, trials=40, method="random", seed=0, where: str = "search"):
@@ -108,11 +105,10 @@ class Search:
         rank = runs["val_accuracy"].rank(ascending=False, method="first", na_option="bottom").astype(int)
         return runs.assign(config=config, rank=rank)
 
-    def finalists(self, n: int) -> list[str]:
-        return list(self.runs().nsmallest(n, "rank")["trial"])
-
-    def again(self, trials: list[str], seeds: list[int]) -> Study:
-        return Study(self.spec.base, {name: self.study.spec.variants[name] for name in trials}, {}, seeds, self.where)
+    def again(self, finalists: int, seeds: list[int]) -> Study:
+        """The study of so many of the best on validation, in the order of their ranks."""
+        names = self.runs().nsmallest(finalists, "rank")["trial"]
+        return Study(self.spec.base, {name: self.study.spec.variants[name] for name in names}, {}, seeds, self.where)
 
     def _draw(self, wanted: int) -> None:
         """Add trials until there are `wanted`, or as many as the search has."""
@@ -133,7 +129,7 @@ class Search:
             raise UserError(f"{self.where}: trials: the space has {len(self._found)} different configs; ask for fewer")
         names = {f"trial {i}": fields for i, fields in enumerate(self._found.values(), 1)}
         self.study = Study(self.spec.base, names, {}, [self.spec.seed], self.where)
-        self.configs, self.trials = self.study.configs, self.study.trials
+        self.configs = self.study.configs
 
 
 def _drawn(key: str, axis: list[Any] | Range, random: np.random.Generator, proposal: optuna.Trial | None) -> Any:

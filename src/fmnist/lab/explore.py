@@ -19,12 +19,9 @@ LOOK = {"layout": {"width": "270px"}, "style": {"description_width": "92px"}}
 FIELDS = {int: widgets.IntText, float: widgets.FloatText, bool: widgets.Checkbox}
 
 
-def whole_numbers(text: str, name: str, such_as: str, between: str) -> list[int]:
-    """ "0, 1 2" → [0, 1, 2], `between` them a space or one of those. Raises `UserError` for anything else."""
-    try:
-        return [int(part) for part in re.split(rf"\s*[{between}]\s*|\s+", text.strip(" []"))]
-    except ValueError:
-        raise UserError(f"{name}: should be whole numbers, such as {such_as} (got {text!r})") from None
+def whole_numbers(text: str) -> list[int | str]:
+    """ "0, 1 2" or "0-1-2" → [0, 1, 2]; what is no whole number stays text, which `validate` refuses."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"\s*[,-]\s*|\s+", text.strip(" []"))]
 
 
 def field_widget(name: str, value: Any) -> widgets.Widget:
@@ -59,9 +56,9 @@ class Form(widgets.VBox):
         """What the form asks for, a config a seed, less what does not apply. `UserError` for what is not allowed."""
         values = {name: field.value for name, field in self.fields.items()}
         sizes = values["hidden_sizes"].replace("none", "")
-        values["hidden_sizes"] = whole_numbers(sizes, "hidden sizes", "400-400, or none", "-,") if sizes else []
-        seeds = whole_numbers(self.seeds.value, "seeds", "0, 1, 2", ",")
-        return [validate(RunConfig, without_unused(values) | {"seed": seed}, "form") for seed in dict.fromkeys(seeds)]
+        values["hidden_sizes"] = whole_numbers(sizes) if sizes else []
+        seeds = dict.fromkeys(whole_numbers(self.seeds.value))
+        return [validate(RunConfig, without_unused(values) | {"seed": seed}, "form") for seed in seeds]
 
 
 class Explore(Browse):
@@ -91,7 +88,7 @@ class Explore(Browse):
             self.live = Live(self.form.configs(), self.form.device.value, self._changed)
             self.train_button.disabled, self.stop_button.disabled = True, False
             self.say("reading the data …")
-            self.bar.max, self.bar.value, self.bar.bar_style = self.live.total, 0, ""
+            self.bar.max, self.bar.value = self.live.total, 0
             self.live.start()
 
     def stop(self) -> None:
@@ -120,7 +117,6 @@ class Explore(Browse):
 
     def _ended(self, state: str) -> None:
         live, self.train_button.disabled, self.stop_button.disabled = self.live, False, True
-        self.bar.bar_style = {"finished": "success", "stopped": "warning"}.get(state, "danger")
         kept = f"kept as runs of {count(live.epochs, 'epoch')}" if live.epochs else "no epoch was finished"
         if live.runs:
             self.refresh(tuple(live.runs))

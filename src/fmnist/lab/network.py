@@ -93,9 +93,8 @@ class Network:
         with style():
             fig = figure(2.3)
             for ax, y in zip(fig.subplots(1, 3), measured, strict=True):
-                first = y == measured[0]
-                sns.barplot(pd.DataFrame(rows), x="layer", y=y, hue="network", palette=palette, legend=first, ax=ax)
-                ax.grid(axis="x", visible=False)
+                legend = y == measured[0]
+                sns.barplot(pd.DataFrame(rows), x="layer", y=y, hue="network", palette=palette, legend=legend, ax=ax)
         return fig
 
 

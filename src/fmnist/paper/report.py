@@ -171,8 +171,7 @@ class Report:
         for chapter in self.chapters:
             if chapter.kind == "search":
                 search = chapter.study.run(self.device, memory)
-                finalists = search.finalists(chapter.parameters["finalists"])
-                self.later[chapter.name] = search.again(finalists, chapter.parameters["again"])
+                self.later[chapter.name] = search.again(chapter.parameters["finalists"], chapter.parameters["again"])
             elif chapter.kind == "beyond" and not lacking(chapter.study.configs[0].dataset):
                 self.later[chapter.name] = chapter.study
         train([config for study in self.later.values() for config in study.configs], self.device, memory)
