@@ -1,10 +1,6 @@
 """Finished runs on disk: a folder per run, named by the hash of its config, written aside and renamed.
 
 `runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store.
-    run.json              config, metrics, versions, code, device, data checksum, when
-    history.parquet       a row per epoch
-    predictions.npy       uint8 [2, 10000]: of the last weights, of the best validation epoch's
-    weights.safetensors   after the last epoch        best.safetensors   at the best validation epoch
 """
 
 import io
@@ -14,7 +10,6 @@ import platform
 import shutil
 import subprocess
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -34,7 +29,13 @@ if TYPE_CHECKING:
     from fmnist.engine.train import Result
     from fmnist.model import MLP
 
-FILES = ("run.json", "history.parquet", "predictions.npy", "weights.safetensors", "best.safetensors")
+FILES = {  # of a run, and what they hold
+    "run.json": "config, metrics, versions, code, device, data checksum, when",
+    "history.parquet": "a row per epoch",
+    "predictions.npy": "uint8 [2, 10000]: with the last weights, with those of the best validation epoch",
+    "weights.safetensors": "after the last epoch",
+    "best.safetensors": "at the best validation epoch",
+}
 REMEDY = "Set FMNIST_RUNS to a folder that can be written"
 METRICS = (
     *("val_accuracy", "val_loss", "test_accuracy", "test_loss", "test_accuracy_std", "train_accuracy", "train_loss"),
@@ -67,11 +68,11 @@ class Run:
         """A row per epoch, 0 being before training: train_loss, train_accuracy, val_loss, val_accuracy, seconds (the
         run's share of its stack's), weight_norm (biases left out; runs of earlier versions lack it).
         """
-        return pd.read_parquet(io.BytesIO(self._read("history.parquet")))
+        return pd.read_parquet(io.BytesIO((self.folder / "history.parquet").read_bytes()))
 
     def predictions(self, best: bool = False) -> np.ndarray:
         """Predicted classes of the test images, uint8 [10000]; `best`: with the best validation epoch's weights."""
-        return np.load(io.BytesIO(self._read("predictions.npy")), allow_pickle=False)[int(best)]
+        return np.load(self.folder / "predictions.npy")[int(best)]
 
     def model(self, best: bool = False) -> "MLP":
         """The trained network in evaluation mode: float [n, 784], scaled as `config.input_scaling` says → logits
@@ -81,7 +82,7 @@ class Run:
 
         from fmnist.model import MLP
 
-        weights = safetensors.numpy.load(self._read("best.safetensors" if best else "weights.safetensors"))
+        weights = safetensors.numpy.load_file(self.folder / ("best.safetensors" if best else "weights.safetensors"))
         model = MLP(self.config)
         found = model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
         if found.unexpected_keys or any(not key.endswith("num_batches_tracked") for key in found.missing_keys):
@@ -93,33 +94,21 @@ class Run:
         metrics = {name: np.nan if self.metrics[name] is None else self.metrics[name] for name in METRICS}
         return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
 
-    def _read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
 
 def save(result: "Result") -> Run:
     """Write a finished run. If another process has finished the same run meanwhile, its folder stands.
 
     Raises `UserError` if the store cannot be written.
     """
-    packages = {name: version(name) for name in ("fmnist", "torch", "numpy")}
-    system = f"{platform.system()} {platform.machine()}"
+    versions = {"python": platform.python_version()} | {name: version(name) for name in ("fmnist", "torch", "numpy")}
     record = {
         "config": result.config.model_dump(mode="json"),
         "metrics": {name: value if math.isfinite(value) else None for name, value in result.metrics.items()},
         "device": result.device,
         "data_checksum": result.data_checksum,
-        "versions": {"python": platform.python_version(), **packages, "system": system},
+        "versions": versions | {"system": f"{platform.system()} {platform.machine()}"},
         "code": code(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    np.save(predictions := io.BytesIO(), result.predictions)
-    files = {
-        "history.parquet": pd.DataFrame(result.history).to_parquet(index=False),
-        "predictions.npy": predictions.getvalue(),
-        "weights.safetensors": safetensors.numpy.save(result.weights),
-        "best.safetensors": safetensors.numpy.save(result.best_weights),
-        "run.json": json.dumps(record, indent=1).encode() + b"\n",
     }
     folder = runs_folder() / result.config.run_id
     try:
@@ -127,8 +116,11 @@ def save(result: "Result") -> Run:
             _discard(folder)
         with aside(folder) as part:
             part.mkdir(parents=True)
-            for name, content in files.items():
-                (part / name).write_bytes(content)
+            pd.DataFrame(result.history).to_parquet(part / "history.parquet", index=False)
+            np.save(part / "predictions.npy", result.predictions)
+            (part / "weights.safetensors").write_bytes(safetensors.numpy.save(result.weights))
+            (part / "best.safetensors").write_bytes(safetensors.numpy.save(result.best_weights))
+            (part / "run.json").write_bytes(json.dumps(record, indent=1).encode() + b"\n")
     except OSError as error:
         if load(folder.name) is None:
             raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
@@ -220,21 +212,16 @@ def export(form: str, folder: Path) -> None:
         raise UserError(f"export: no finished runs in {runs_folder()}")
     try:
         folder.mkdir(parents=True)
-        if form == "csv":
-            pd.DataFrame([run.row() for run in runs]).to_csv(folder / "runs.csv", index=False)
-            histories = pd.concat({run.run_id: run.history() for run in runs}, names=["run_id"])
-            histories.droplevel(1).to_csv(folder / "history.csv")
-        else:
-            _tensorboard(runs, folder)
     except OSError as error:
         raise UserError(f"export: {folder} should be a new folder: {error.strerror or error}") from None
-
-
-def _tensorboard(runs: Sequence[Run], folder: Path) -> None:
-    """Curves, and configs with the final metrics in the HPARAMS tab."""
+    if form == "csv":
+        results().to_csv(folder / "runs.csv", index=False)
+        histories = pd.concat([run.history().assign(run_id=run.run_id) for run in runs])
+        histories.set_index("run_id").to_csv(folder / "history.csv")
+        return
     from torch.utils.tensorboard import SummaryWriter
 
-    for run in runs:
+    for run in runs:  # curves, and configs with the final metrics in the HPARAMS tab
         metrics = {f"final/{name}": value for name, value in run.metrics.items() if value is not None}
         with SummaryWriter(str(folder / run.run_id)) as writer:
             writer.add_hparams(run.config.row(), metrics, run_name=".", global_step=run.config.epochs)
