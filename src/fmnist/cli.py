@@ -80,9 +80,7 @@ def new(name: str, title: str, author: str) -> None:
 @commands.command()
 @path
 @click.option("--sample", default=5, type=click.IntRange(1), show_default=True, help="how many runs")
-@click.option(
-    "--seed", default=0, type=click.IntRange(0), show_default=True, help="of the sample, which is the same each time"
-)
+@click.option("--seed", default=0, type=click.IntRange(0), show_default=True, help="another one draws another sample")
 @device
 def verify(path: Path, sample: int, seed: int, device: str) -> int:
     """Train a sample of the runs behind report/NAME.json again and say whether its numbers hold."""
@@ -101,10 +99,10 @@ def train(path: Path, device: str, memory: int | None) -> None:
     from fmnist.study import train
     from fmnist.tables import summary_table
 
-    file = path if path.suffix == ".yaml" else path / "report.yaml"
-    if file.resolve().parents[1] != project_root() / "params":
+    file = (path if path.suffix == ".yaml" else path / "report.yaml").resolve()
+    if file.parents[1] != project_root() / "params":
         raise UserError(f"{path}: not a report of this project; they are in {project_root() / 'params'}")
-    studies = Report(file.resolve().parent.name, device).trained
+    studies = Report(file.parent.name, device).trained
     if file.name != "report.yaml":
         if file.stem not in studies:
             raise UserError(f"{path}: no study of this report{nearest(file.stem, list(studies))}")
@@ -121,12 +119,10 @@ def results(format: str) -> None:
     from fmnist.store import results
 
     columns = ["run_id", "hidden_sizes", "optimizer", "lr", "seed", "epochs", "val_accuracy", "test_accuracy"]
-    runs = results()
-    print({
-        "table": lambda: runs.to_string(index=False, columns=columns),
-        "csv": lambda: runs.to_csv(index=False),
-        "json": lambda: runs.to_json(orient="records", indent=1),
-    }[format]())  # fmt: skip
+    if format == "table":
+        print(results().to_string(index=False, columns=columns))
+    else:
+        print(results().to_csv(index=False) if format == "csv" else results().to_json(orient="records", indent=1))
 
 
 @commands.command()
