@@ -346,11 +346,11 @@ def test_a_notebook_that_cannot_be_executed_is_refused(tiny):
     path.write_text(abstract(""))
     notebook = path.parents[2] / "notebooks" / "end.ipynb"
     notebook.write_text("")
-    with pytest.raises(UserError, match="end.ipynb: not a notebook that can be executed: "):
+    with pytest.raises(UserError, match="end.ipynb: not a notebook with its parameters"):
         Report("tiny", "cpu")
     cell = nbformat.v4.new_code_cell("seeds = list(range(3))", metadata={"tags": ["parameters"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), notebook)
-    with pytest.raises(UserError, match="end.ipynb: its parameters cell must hold literals only"):
+    with pytest.raises(UserError, match="end.ipynb: .* literals only, one name a line: .* line 1"):
         Report("tiny", "cpu")
 
 

@@ -30,12 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _device(name: str) -> str:
-    from fmnist.engine.workers import resolve_device
-
-    return str(resolve_device(name))
-
-
 def _bytes(text: str) -> int:
     try:
         return TypeAdapter(ByteSize).validate_python(text)
@@ -43,7 +37,7 @@ def _bytes(text: str) -> int:
         raise UserError(f"--memory {text}: not a size; write it as 4GB or 800MB") from None
 
 
-device = click.option("--device", default="auto", type=_device, metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps")
+device = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps")
 memory = click.option("--memory", type=_bytes, metavar="SIZE", help="the most that training may take, as 4GB or 800MB")
 path = click.argument("path", type=Path)
 

@@ -12,7 +12,7 @@ import subprocess
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,10 +96,7 @@ class Run:
 
 
 def save(result: "Result") -> Run:
-    """Write a finished run. If another process has finished the same run meanwhile, its folder stands.
-
-    Raises `UserError` if the store cannot be written.
-    """
+    """Write a finished run; one that another process stored meanwhile stands. `UserError` if it cannot be written."""
     versions = {"python": platform.python_version()} | {name: version(name) for name in ("fmnist", "torch", "numpy")}
     record = {
         "config": result.config.model_dump(mode="json"),
@@ -107,17 +104,18 @@ def save(result: "Result") -> Run:
         "device": result.device,
         "data_checksum": result.data_checksum,
         "versions": versions | {"system": f"{platform.system()} {platform.machine()}"},
-        "code": code(),
+        "code": _code(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    np.save(predictions := io.BytesIO(), result.predictions)  # to a file it says nothing of a full disk
     folder = runs_folder() / result.config.run_id
     try:
         if folder.exists() and load(folder.name) is None:
             _discard(folder)
         with aside(folder) as part:
             part.mkdir(parents=True)
-            pd.DataFrame(result.history).to_parquet(part / "history.parquet", index=False)
-            np.save(part / "predictions.npy", result.predictions)
+            (part / "history.parquet").write_bytes(pd.DataFrame(result.history).to_parquet(index=False))
+            (part / "predictions.npy").write_bytes(predictions.getvalue())
             (part / "weights.safetensors").write_bytes(safetensors.numpy.save(result.weights))
             (part / "best.safetensors").write_bytes(safetensors.numpy.save(result.best_weights))
             (part / "run.json").write_bytes(json.dumps(record, indent=1).encode() + b"\n")
@@ -131,6 +129,11 @@ def _discard(folder: Path) -> None:
     """Renamed first: it is there or gone, never half."""
     gone = folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}"))
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+
+
+@cache
+def _code() -> dict[str, Any]:
+    return committed(Path(__file__).parent, Path(__file__).parent)
 
 
 def check_writable() -> None:
@@ -185,20 +188,15 @@ def results() -> pd.DataFrame:
     return pd.DataFrame([run.row() for run in all_runs()], columns=columns)
 
 
-@cache
-def code() -> dict[str, Any]:
-    """The git commit of the package, and whether its files, and they alone, were as committed; without git "", None."""
-    here = Path(__file__).parent
+def committed(folder: Path, *files: Path) -> dict[str, Any]:
+    """The last commit of `files`, and whether they are as in it; "" and None where git, from `folder`, knows none."""
+    git = partial(subprocess.run, cwd=folder, capture_output=True, text=True, check=True)
     try:
-        git(here, "ls-files", "--error-unmatch", "__init__.py")  # not a repository that only happens to be around
-        return {"commit": git(here, "rev-parse", "HEAD"), "clean": not git(here, "status", "--porcelain", "--", ".")}
+        commit = git(["git", "log", "-1", "--format=%H", "--", *files]).stdout.strip()
+        clean = not git(["git", "status", "--porcelain", "--", *files]).stdout
+        return {"commit": commit, "clean": clean if commit else None}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "", "clean": None}
-
-
-def git(folder: Path, *words: str) -> str:
-    """What git says there; raises OSError or CalledProcessError without git or outside of a repository."""
-    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def export(form: str, folder: Path) -> None:

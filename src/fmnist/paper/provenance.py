@@ -7,7 +7,6 @@ note below the figure or table, in the PDF an appendix, and in report/<name>.jso
 import hashlib
 import json
 import re
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,16 @@ from nbformat import NotebookNode
 
 from fmnist import store
 from fmnist.config import FASHION, project_root
-from fmnist.store import git
 from fmnist.words import count, joined
 
 UNKNOWN = "not recorded"
 
 
 def code(name: str, folder: Path) -> str:
-    """The last commit of what notebook `name` of the report in `folder` rests on: package, notebook, parameters.
-
-    "1f0c… (clean)", or "1f0c… (with changes)" where some are not as committed; without git "not recorded".
-    """
+    """The last commit of what a notebook of the report in `folder` rests on: "1f0c… (clean)" or "(with changes)"."""
     root, package = project_root(), Path(__file__).parents[1]
     paths = [root / "notebooks" / f"{name}.ipynb", folder / "report.yaml", folder / f"{name}.yaml"]
-    files = ["--", *map(str, paths + [package] * package.is_relative_to(root))]
-    try:
-        return _state(git(root, "log", "-1", "--format=%H", *files), not git(root, "status", "--porcelain", *files))
-    except (OSError, subprocess.CalledProcessError):
-        return UNKNOWN
+    return _state(**store.committed(root, *paths + [package] * package.is_relative_to(root)))
 
 
 def note(executed: Mapping[str, NotebookNode], folder: Path) -> None:

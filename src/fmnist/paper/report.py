@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
+from functools import partial
 from html import escape
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,10 +36,8 @@ from fmnist.search import Search, SearchSpec
 from fmnist.study import Study, StudySpec, train
 from fmnist.words import joined
 
-STUDIES = ("study", "choices", "beyond")  # kinds of notebooks, as metadata {"fmnist": {"kind": …}} say
-KINDS = {"text": Strict, "replication": Strict, "search": SearchSpec} | dict.fromkeys(STUDIES, StudySpec)
-STARTS_WITHIN = 600  # seconds for a kernel to answer: on a loaded machine the usual 60 are too few
-MISSING = "**[missing]**"  # in the abstract, for what a notebook that failed would have recorded
+KINDS = {"text": Strict, "replication": Strict, "search": SearchSpec}  # as metadata {"fmnist": {"kind": …}} say
+KINDS |= dict.fromkeys(["study", "choices", "beyond"], StudySpec)
 Say = Callable[[str], None]
 
 
@@ -89,15 +88,16 @@ class Chapter(NamedTuple):
         title, label = re.match(r"#* *(.*?) *(?:\{#([\w-]+).*\})?$", first).groups("")
         study = getattr(self.study, "study", self.study) if self.kind != "beyond" else None  # a search has one
         contents = {"notebook": self.name, "title": title, "label": label, "kind": self.kind}
-        contents |= {"question": about.get("question", ""), "study": study and study.spec.model_dump(mode="json")}
-        return contents
+        return contents | {"question": about.get("question", ""), "study": study and study.spec.model_dump(mode="json")}
 
 
 class Report:
     """A checked report. Raises `UserError` for anything wrong in its folder, before anything is trained."""
 
     def __init__(self, name: str, device: str = "auto"):
-        self.name, self.folder, self.device = name, project_root() / "params" / name, device
+        from fmnist.engine.workers import resolve_device
+
+        self.name, self.folder, self.device = name, project_root() / "params" / name, str(resolve_device(device))
         self.built = project_root() / "report" / "build" / name  # where executed notebooks are kept
         place = f"params/{name}/report.yaml"
         there = sorted(path.parent.name for path in (project_root() / "params").glob("*/report.yaml"))
@@ -161,13 +161,10 @@ class Report:
             raise UserError("\n".join(["a number in the text that nothing computed:", *lines, rule]))
 
     def train(self, memory: int | None = None) -> None:
-        """Train all that the notebooks want and write for them what the report contains.
-
-        First what is known beforehand; then a search's rounds and finalists, and networks on data that may be lacking.
-        """
+        """Train all that the notebooks want and write for them what the report contains."""
         from fmnist.data import lacking
 
-        train(self.configs, self.device, memory)
+        train(self.configs, self.device, memory)  # then what is only known afterwards, or on data that may be lacking
         for chapter in self.chapters:
             if chapter.kind == "search":
                 search = chapter.study.run(self.device, memory)
@@ -226,13 +223,12 @@ class Report:
         return paper
 
     def _abstract(self, recorded: dict[str, dict[str, Any]], gaps: dict[str, str]) -> str:
-        known = {f"{notebook}.{key}": str(each) for notebook, named in recorded.items() for key, each in named.items()}
+        known = {f"{notebook}.{key}": str(named[key]) for notebook, named in recorded.items() for key in named}
         text = self.spec.abstract
         for name in re.findall(r"\{([A-Za-z][\w-]*\.\w+)\}", text):
-            if name not in known and name.split(".")[0] not in gaps:
-                hint = nearest(name, list(known))
-                raise UserError(f"params/{self.name}/report.yaml: abstract: no notebook recorded {{{name}}}{hint}")
-            text = text.replace(f"{{{name}}}", known.get(name, MISSING))
+            if name.split(".")[0] not in gaps:
+                _check_name(name, known, f"params/{self.name}/report.yaml: abstract: no notebook recorded {{{name}}}")
+            text = text.replace(f"{{{name}}}", known.get(name, "**[missing]**"))
         return text
 
     def render(self, paper: NotebookNode) -> list[Path]:
@@ -245,18 +241,13 @@ class Report:
                     trials.setdefault(config.run_id, {})[name] = trial
         about = {"report": self.name, **{key: metadata[key] for key in ("title", "date", "notice", "values", "gaps")}}
         place = {"metadata": {"name": self.name, "path": str(project_root() / "notebooks")}}  # where pictures lie
-        bodies = {
-            ".html": HomeworkHTML().from_notebook_node(paper, place)[0],
-            ".pdf": HomeworkPDF().from_notebook_node(paper, place)[0],
-            ".json": provenance.written(about | provenance.record(paper.cells, trials)),
-        }
-        written = [_write(folder / f"{self.name}{suffix}", body) for suffix, body in bodies.items()]
+        html, pdf = (form().from_notebook_node(paper, place)[0] for form in (HomeworkHTML, HomeworkPDF))
+        bodies = {"html": html, "pdf": pdf, "json": provenance.written(about | provenance.record(paper.cells, trials))}
+        written = [_write(folder / f"{self.name}.{suffix}", body) for suffix, body in bodies.items()]
         return [*written, _write(folder / "index.html", index(folder))]
 
 
-def build(
-    names: Sequence[str], device: str = "auto", memory: int | None = None, keep_going: bool = False, say: Say = print
-) -> bool:
+def build(names: Sequence[str], device: str, memory: int | None, keep_going: bool, say: Say) -> bool:
     """Train, execute and render reports; whether a section is missing, which only `keep_going` allows.
 
     Raises `UserError` for whatever is wrong in any of them before training, and for notebooks that fail.
@@ -268,7 +259,7 @@ def build(
     for report in reports:
         _write(report.built / ".probe", "").unlink()
         wanted, there = len(report.configs), sum(store.load(config.run_id) is not None for config in report.configs)
-        say(f"{report.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {device}")
+        say(f"{report.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {report.device}")
         report.train(memory)
         say(f"executing {len(report.chapters)} notebooks")
         paper = report.merge(report.execute(say))
@@ -321,14 +312,12 @@ def _notebook(path: Path) -> tuple[NotebookNode, dict[str, Any]]:
     """A notebook, and the names and default values in its cell tagged `parameters`."""
     try:
         source = nbformat.read(path, as_version=4)
-    except Exception as error:  # no JSON, no notebook: nbformat has no one class for them
-        raise UserError(f"{path}: not a notebook that can be executed: {error}") from None
-    cells = [cell.source for cell in source.cells if "parameters" in cell.metadata.get("tags", [])]
-    try:
-        named = [(name, line.value) for line in ast.parse("\n".join(cells)).body for name in line.targets]
-        return source, {name.id: ast.literal_eval(value) for name, value in named if isinstance(name, ast.Name)}
-    except (ValueError, SyntaxError, AttributeError):
-        raise UserError(f"{path}: its parameters cell must hold literals only, one name a line") from None
+        cells = [cell.source for cell in source.cells if "parameters" in cell.metadata.get("tags", [])]
+        lines = ast.parse("\n".join(cells)).body
+        return source, {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
+    except Exception as error:  # no JSON, no notebook, no literal: they have no one class
+        needs = "not a notebook with its parameters in a cell of literals only, one name a line"
+        raise UserError(f"{path}: {needs}: {error}") from None
 
 
 def _begin(log: Path) -> None:
@@ -339,15 +328,14 @@ def _begin(log: Path) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; its kernel ends with it
 
 
-def _execute(notebook: Path, parameters: dict[str, Any], target: Path, again: bool = True) -> None:
+def _execute(notebook: Path, parameters: dict[str, Any], target: Path) -> None:
     """Run a notebook in a kernel of its own and keep it as `target`, failed or not. Raises what papermill does."""
-    options = {"kernel_name": "python3", "language": "python", "cwd": notebook.parent, "start_timeout": STARTS_WITHIN}
+    options = {"kernel_name": "python3", "language": "python", "cwd": notebook.parent, "progress_bar": False}
+    execute = partial(papermill.execute_notebook, notebook, target, parameters, start_timeout=600, **options)
     try:
-        papermill.execute_notebook(notebook, target, parameters, progress_bar=False, **options)
+        execute()
     except RuntimeError:  # the kernel died, as some do on a loaded machine when they start
-        if not again:
-            raise
-        _execute(notebook, parameters, target, again=False)
+        execute()
 
 
 def _gap(chapter: Chapter, target: Path, error: BaseException) -> NotebookNode:
