@@ -75,9 +75,7 @@ class Run:
         return np.load(self.folder / "predictions.npy")[int(best)]
 
     def model(self, best: bool = False) -> "MLP":
-        """The trained network in evaluation mode: float [n, 784], scaled as `config.input_scaling` says → logits
-        [n, 10]; `best`: with the best validation epoch's weights. Raises `UserError` if they are not the config's.
-        """
+        """The trained network, or the `best` validation epoch's: float [n, 784], as `input_scaling` says → logits."""
         import torch
 
         from fmnist.model import MLP
@@ -174,12 +172,8 @@ def all_runs(prefix: str = "") -> list[Run]:
 
 
 def remove(run_id: str) -> None:
-    """Take the run with this id out of the store, for good; found as by `load_run`. Raises `UserError` if it stays."""
-    folder = load_run(run_id).folder
-    try:
-        _discard(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: the run cannot be removed: {error.strerror or error}") from None
+    """Take the run with this id, found as by `load_run`, out of the store, for good."""
+    _discard(load_run(run_id).folder)
 
 
 def results() -> pd.DataFrame:
@@ -200,10 +194,7 @@ def committed(folder: Path, *files: Path) -> dict[str, Any]:
 
 
 def export(form: str, folder: Path) -> None:
-    """Write all runs into a new `folder` for other tools; raises `UserError` where it cannot.
-
-    "csv": runs.csv, a row a run, and history.csv, a row a run and epoch; "tensorboard": a folder of events a run.
-    """
+    """All runs in a new `folder`, as runs.csv and history.csv (a row an epoch), or as TensorBoard's events."""
     if form == "tensorboard" and find_spec("tensorboard") is None:
         raise UserError("export: tensorboard is not installed; pip install 'fmnist[tensorboard]'")
     if not (runs := all_runs()):

@@ -138,12 +138,9 @@ class Report:
         given = read_yaml(path) if path.exists() else {}
         fields = {key: (type(value), value) for key, value in defaults.items() if key not in ours}
         validate(create_model(name, __base__=Strict, **fields), given, f"params/{self.name}/{name}.yaml")
-        merged = defaults | given | {key: value for key, value in ours.items() if key in defaults}
-        if "base" in defaults:
-            merged["base"] = defaults["base"] | self.spec.base | given.get("base", {})
-        if "seeds" in defaults:
-            merged["seeds"] = given.get("seeds", self.spec.seeds)
-        return merged
+        ours["base"] = defaults.get("base", {}) | self.spec.base | given.get("base", {})
+        ours["seeds"] = given.get("seeds", self.spec.seeds)
+        return defaults | given | {key: value for key, value in ours.items() if key in defaults}
 
     @property
     def configs(self) -> list[RunConfig]:
@@ -160,23 +157,24 @@ class Report:
             rule = "Compute it; or, if it is a setting, write it as $0.1$ or in backticks; or cite where it is from."
             raise UserError("\n".join(["a number in the text that nothing computed:", *lines, rule]))
 
-    def train(self, memory: int | None = None) -> None:
-        """Train all that the notebooks want and write for them what the report contains."""
+    def train(self, memory: int | None, say: Say) -> None:
+        """Write for the notebooks what the report contains, and train all that they want."""
         from fmnist.data import lacking
 
-        train(self.configs, self.device, memory)  # then what is only known afterwards, or on data that may be lacking
-        for chapter in self.chapters:
-            if chapter.kind == "search":
-                search = chapter.study.run(self.device, memory)
-                finalists = search.finalists(chapter.parameters["finalists"])
-                self.later[chapter.name] = search.again(finalists, chapter.parameters["again"])
-            elif chapter.kind == "beyond" and not lacking(chapter.study.configs[0].dataset):
-                self.later[chapter.name] = chapter.study
-        train([config for study in self.later.values() for config in study.configs], self.device, memory)
         published = self.folder / "published.yaml"
         contents = {"report": self.name, "base": self.spec.base, "sections": [c.contents() for c in self.chapters]}
         contents["published"] = read_yaml(published) if published.exists() else None
         _write(self.built / "contents.json", json.dumps(contents, indent=1))
+        wanted, there = len(self.configs), sum(store.load(config.run_id) is not None for config in self.configs)
+        say(f"{self.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {self.device}")
+        train(self.configs, self.device, memory)  # then what is only known afterwards, or on data that may be lacking
+        for chapter in self.chapters:
+            if chapter.kind == "search":
+                best = chapter.study.run(self.device, memory).finalists(chapter.parameters["finalists"])
+                self.later[chapter.name] = chapter.study.again(best, chapter.parameters["again"])
+            elif chapter.kind == "beyond" and not lacking(chapter.study.configs[0].dataset):
+                self.later[chapter.name] = chapter.study
+        train([config for study in self.later.values() for config in study.configs], self.device, memory)
 
     def execute(self, say: Say) -> dict[str, NotebookNode]:
         """Run every notebook, several at a time; those that fail are gaps, with what went wrong in their metadata."""
@@ -240,7 +238,7 @@ class Report:
                 for config in configs:
                     trials.setdefault(config.run_id, {})[name] = trial
         about = {"report": self.name, **{key: metadata[key] for key in ("title", "date", "notice", "values", "gaps")}}
-        place = {"metadata": {"name": self.name, "path": str(project_root() / "notebooks")}}  # where pictures lie
+        place = {"metadata": {"name": self.name, "path": f"{project_root()}/notebooks"}}  # where pictures lie
         html, pdf = (form().from_notebook_node(paper, place)[0] for form in (HomeworkHTML, HomeworkPDF))
         bodies = {"html": html, "pdf": pdf, "json": provenance.written(about | provenance.record(paper.cells, trials))}
         written = [_write(folder / f"{self.name}.{suffix}", body) for suffix, body in bodies.items()]
@@ -248,19 +246,13 @@ class Report:
 
 
 def build(names: Sequence[str], device: str, memory: int | None, keep_going: bool, say: Say) -> bool:
-    """Train, execute and render reports; whether a section is missing, which only `keep_going` allows.
-
-    Raises `UserError` for whatever is wrong in any of them before training, and for notebooks that fail.
-    """
+    """Check all, then train, execute and render each; whether a section is missing, which only `keep_going` allows."""
     reports = [Report(name, device) for name in names]
     for report in reports:
         report.check_prose()
     incomplete = False
     for report in reports:
-        _write(report.built / ".probe", "").unlink()
-        wanted, there = len(report.configs), sum(store.load(config.run_id) is not None for config in report.configs)
-        say(f"{report.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {report.device}")
-        report.train(memory)
+        report.train(memory, say)
         say(f"executing {len(report.chapters)} notebooks")
         paper = report.merge(report.execute(say))
         gaps = paper.metadata["fmnist"]["gaps"]
@@ -288,7 +280,7 @@ def index(folder: Path) -> str:
         return write_page(Path(place), "index.html")
 
 
-def new(name: str, title: str, author: str) -> Path:
+def new(name: str, title: str, author: str) -> None:
     """Make params/`name`, a report of one's own to edit, from templates/new; raises `UserError` where it cannot."""
     folder = project_root() / "params" / name
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name == "index":
@@ -300,7 +292,6 @@ def new(name: str, title: str, author: str) -> Path:
         part.mkdir(parents=True)
         for template in (TEMPLATES / "new").glob("*.yaml"):
             (part / template.name).write_text(template.read_text("utf-8").format(name=name, **about), encoding="utf-8")
-    return folder
 
 
 def _check_name(name: str, known: Iterable[str], problem: str) -> None:
@@ -321,7 +312,7 @@ def _notebook(path: Path) -> tuple[NotebookNode, dict[str, Any]]:
 
 
 def _begin(log: Path) -> None:
-    """In a process that executes notebooks: they may not train, and it ends when the command is killed (Linux)."""
+    """For a process that executes notebooks: they may not train, and it ends when the command is killed (Linux)."""
     os.environ["FMNIST_READ_ONLY"] = "1"
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())  # what kernels print
     with suppress(OSError, AttributeError):
