@@ -304,8 +304,8 @@ def _notebook(path: Path) -> tuple[NotebookNode, dict[str, Any]]:
     try:
         source = nbformat.read(path, as_version=4)
         cells = [cell.source for cell in source.cells if "parameters" in cell.metadata.get("tags", [])]
-        lines = ast.parse("\n".join(cells)).body
-        return source, {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
+        named = [(name, line.value) for line in ast.parse("\n".join(cells)).body for name in line.targets]
+        return source, {name.id: ast.literal_eval(value) for name, value in named if isinstance(name, ast.Name)}
     except Exception as error:  # no JSON, no notebook, no literal: they have no one class
         needs = "not a notebook with its parameters in a cell of literals only, one name a line"
         raise UserError(f"{path}: {needs}: {error}") from None
