@@ -1,6 +1,8 @@
 """Finished runs on disk: a folder per run, named by the hash of its config, written aside and renamed.
 
-`runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store.
+`runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store. It holds
+run.json (config, metrics, versions, code, device, data checksum, when), history.parquet (a row per epoch), and of the
+last epoch and of the best on validation predictions.npy (uint8 [2, 10000]), weights.safetensors and best.safetensors.
 """
 
 import io
@@ -29,13 +31,7 @@ if TYPE_CHECKING:
     from fmnist.engine.train import Result
     from fmnist.model import MLP
 
-FILES = {  # of a run, and what they hold
-    "run.json": "config, metrics, versions, code, device, data checksum, when",
-    "history.parquet": "a row per epoch",
-    "predictions.npy": "uint8 [2, 10000]: with the last weights, with those of the best validation epoch",
-    "weights.safetensors": "after the last epoch",
-    "best.safetensors": "at the best validation epoch",
-}
+FILES = ("run.json", "history.parquet", "predictions.npy", "weights.safetensors", "best.safetensors")
 REMEDY = "Set FMNIST_RUNS to a folder that can be written"
 METRICS = (
     *("val_accuracy", "val_loss", "test_accuracy", "test_loss", "test_accuracy_std", "train_accuracy", "train_loss"),

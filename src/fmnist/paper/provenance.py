@@ -38,8 +38,8 @@ def note(executed: Mapping[str, NotebookNode], folder: Path) -> None:
             source |= {"parameters": given, "code": notebook.metadata.get("code", UNKNOWN)}
             made = "Made by cell {cell} (`{id}`) of `{notebook}` with `{parameters}`, commit {code}.".format_map(source)
             for mark in _marks([cell]):
-                facts = _facts([stored[run_id].record for run_id in mark["runs"] if stored[run_id]])
-                mark |= {"source": source, "digest": digest(mark["runs"]), "facts": facts}
+                records = [stored[run_id].record for run_id in mark["runs"] if stored[run_id]]
+                mark |= {"source": source, "digest": digest(mark["runs"]), "facts": _facts(records) if records else {}}
                 mark["note"] = _brief(f"{made} {_rests(mark)}")
 
 
@@ -100,9 +100,7 @@ def _marks(cells: Iterable[NotebookNode]) -> Iterator[dict]:
 
 
 def _facts(records: list[dict]) -> dict[str, Any]:
-    """What the records of runs say, each thing that occurs once; {} for no runs."""
-    if not records:
-        return {}
+    """What the records of runs say, each thing that occurs once."""
     return {
         "count": len(records),
         "commits": sorted({_state(**run.get("code", {})) for run in records}),  # earlier versions did not record it

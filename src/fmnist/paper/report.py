@@ -19,7 +19,7 @@ from html import escape
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import nbformat
 import pandas as pd
@@ -72,15 +72,26 @@ class ReportSpec(Strict):
     sections: list[NamedSection] = Field(min_length=1)
 
 
-class Chapter(NamedTuple):
-    """One notebook of a report with the parameters it will be executed with."""
+class Chapter:
+    """One notebook of a report with the parameters it will be executed with, and its study or search if it has one."""
 
-    name: str
-    path: Path
-    kind: str
-    source: NotebookNode
-    parameters: dict[str, Any]
-    study: Study | Search | None
+    def __init__(self, report: "Report", name: str):
+        self.name, self.path = name, project_root() / "notebooks" / f"{name}.ipynb"
+        there = sorted(path.stem for path in self.path.parent.glob("*.ipynb"))
+        _check_name(name, there, f"params/{report.name}/report.yaml: sections: no notebook {name!r}")
+        self.source, defaults = _notebook(self.path)
+        self.kind = kind = self.source.metadata.get("fmnist", {}).get("kind", "text")
+        _check_name(kind, KINDS, f"notebooks/{name}.ipynb: kind {kind!r} is for no report")
+        self.parameters, place = report.parameters(name, defaults), f"params/{report.name}/{name}.yaml"
+        parts = {key: self.parameters[key] for key in KINDS[kind].model_fields if key in self.parameters}
+        asks = Search if kind == "search" else Study
+        self.study = asks(**parts, where=place) if KINDS[kind] is not Strict else None
+        if isinstance(self.study, Study) and "baseline" in self.parameters:
+            known, baseline = self.study.spec.variants or self.study.trials, self.parameters["baseline"]
+            _check_name(baseline, known, f"{place}: baseline: no trial is called {baseline!r}")
+        if kind == "choices":
+            published, metric = self.parameters["published"], self.parameters["metric"]
+            replication.check_choices(published, metric, self.study.settings(), place)
 
     def contents(self) -> dict[str, Any]:
         """What other notebooks of the report may know of it."""
@@ -109,30 +120,13 @@ class Report:
             raise UserError(f"{place}: sections: {max(names, key=names.count)} stands twice; it is executed once")
         if unused := {p.stem for p in self.folder.glob("*.yaml")} - {"report", "published", *names}:
             raise UserError(f"params/{name}/{min(unused)}.yaml: belongs to no section of report.yaml")
-        self.chapters = [self._chapter(notebook) for notebook in names]
+        self.chapters = [Chapter(self, notebook) for notebook in names]
         self.trained = {c.name: c.study for c in self.chapters if c.kind in ("study", "choices", "search")}
         self.later: dict[str, Study] = {}  # notebook → what it wants beyond `trained`, known once that is trained
         settings = {c.name: c.study.settings() for c in self.chapters if c.kind in ("study", "choices")}
         replication.read(self.folder, settings, required="replication" in [chapter.kind for chapter in self.chapters])
 
-    def _chapter(self, name: str) -> Chapter:
-        path, place = project_root() / "notebooks" / f"{name}.ipynb", f"params/{self.name}/{name}.yaml"
-        there = sorted(p.stem for p in path.parent.glob("*.ipynb"))
-        _check_name(name, there, f"params/{self.name}/report.yaml: sections: no notebook {name!r}")
-        source, defaults = _notebook(path)
-        kind = source.metadata.get("fmnist", {}).get("kind", "text")
-        _check_name(kind, KINDS, f"notebooks/{name}.ipynb: kind {kind!r} is for no report")
-        parameters = self._parameters(name, defaults)
-        parts = {key: parameters[key] for key in KINDS[kind].model_fields if key in parameters}
-        study = (Search if kind == "search" else Study)(**parts, where=place) if KINDS[kind] is not Strict else None
-        if isinstance(study, Study) and "baseline" in parameters:
-            known, baseline = study.spec.variants or study.trials, parameters["baseline"]
-            _check_name(baseline, known, f"{place}: baseline: no trial is called {baseline!r}")
-        if kind == "choices":
-            replication.check_choices(parameters["published"], parameters["metric"], study.settings(), place)
-        return Chapter(name, path, kind, source, parameters, study)
-
-    def _parameters(self, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    def parameters(self, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
         """What a notebook is executed with: its defaults, under its YAML, under what the report says."""
         path, ours = self.folder / f"{name}.yaml", {"contents": f"{self.built}/contents.json", "device": self.device}
         given = read_yaml(path) if path.exists() else {}
