@@ -1,6 +1,7 @@
 """Networks start as torch.nn.init has it, and dropout is random where it should be and nowhere else."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from scipy.stats import ks_2samp
 from torch import nn
 
 from fmnist.config import RunConfig
-from fmnist.model import MLP, dropout_keys, dropout_mask
+from fmnist.engine.stack import BACKWARD, FORWARD
+from fmnist.model import ACTIVATIONS, MLP, dropout_keys, dropout_mask
 
 torch.set_num_threads(1)
 SIZES = (96, 48)
@@ -161,3 +163,8 @@ def test_a_mask_is_the_same_on_every_device(batch, width):
     expected = dropout_mask(keys, rates, batch, width)
     assert torch.equal(there == 0, expected == 0)
     torch.testing.assert_close(there, expected)
+
+
+def test_every_activation_that_a_config_may_have_is_there():
+    allowed = set(get_args(RunConfig.model_fields["activation"].annotation))
+    assert allowed == set(ACTIVATIONS) == set(FORWARD) == set(BACKWARD)

@@ -33,12 +33,12 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store study search cli __init__": 1_320,
-    "model engine": 1_080,
-    "words statistics replication tables": 710,
-    "plots": 560,
-    "paper": 1_000,
-    "lab": 570,
+    "config data store study search cli __init__": 1_270,
+    "model engine": 1_160,
+    "words statistics replication tables": 770,
+    "plots": 470,
+    "paper": 1_030,
+    "lab": 635,
 }
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
 
@@ -124,7 +124,7 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 5_200
+    assert length(*PACKAGE.rglob("*.py")) <= 5_310
     assert length(*(ROOT / "tests").rglob("*.py")) <= 5_500
 
 

@@ -255,7 +255,7 @@ def test_without_it_there_is_no_paper(tmp_path, monkeypatch):
     gap = nbf.new_notebook(metadata={"gap": "cell 3: Error: no"})
     monkeypatch.setattr(Report, "execute", lambda self, say: {"one": nbf.new_notebook(), "two": gap})
     with pytest.raises(UserError, match="^notebook two: cell 3: Error: no$"):
-        report.build(["mine"], "cpu", say=lambda text: None)
+        report.build(["mine"], "cpu", None, False, say=lambda text: None)
     assert not list((tmp_path / "report").glob("mine.*"))
 
 

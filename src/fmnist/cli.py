@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     """0 if it worked, 1 if a paper has gaps or a number does not hold, 2 for a user's mistake, 130 when interrupted."""
     try:
         return commands.main(arguments, "fmnist", standalone_mode=False) or 0
-    except UserError as error:
+    except (UserError, OSError) as error:  # such as a full disk
         say(f"fmnist: {error}")
         return 2
     except click.ClickException as error:
@@ -30,12 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _device(name: str) -> str:
-    from fmnist.engine.workers import resolve_device
-
-    return str(resolve_device(name))
-
-
 def _bytes(text: str) -> int:
     try:
         return TypeAdapter(ByteSize).validate_python(text)
@@ -43,7 +37,7 @@ def _bytes(text: str) -> int:
         raise UserError(f"--memory {text}: not a size; write it as 4GB or 800MB") from None
 
 
-device = click.option("--device", default="auto", type=_device, metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps")
+device = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps")
 memory = click.option("--memory", type=_bytes, metavar="SIZE", help="the most that training may take, as 4GB or 800MB")
 path = click.argument("path", type=Path)
 
@@ -80,9 +74,7 @@ def new(name: str, title: str, author: str) -> None:
 @commands.command()
 @path
 @click.option("--sample", default=5, type=click.IntRange(1), show_default=True, help="how many runs")
-@click.option(
-    "--seed", default=0, type=click.IntRange(0), show_default=True, help="of the sample, which is the same each time"
-)
+@click.option("--seed", default=0, type=click.IntRange(0), show_default=True, help="another one draws another sample")
 @device
 def verify(path: Path, sample: int, seed: int, device: str) -> int:
     """Train a sample of the runs behind report/NAME.json again and say whether its numbers hold."""
@@ -101,10 +93,10 @@ def train(path: Path, device: str, memory: int | None) -> None:
     from fmnist.study import train
     from fmnist.tables import summary_table
 
-    file = path if path.suffix == ".yaml" else path / "report.yaml"
-    if file.resolve().parents[1] != project_root() / "params":
+    file = (path if path.suffix == ".yaml" else path / "report.yaml").resolve()
+    if file.parents[1] != project_root() / "params":
         raise UserError(f"{path}: not a report of this project; they are in {project_root() / 'params'}")
-    studies = Report(file.resolve().parent.name, device).trained
+    studies = Report(file.parent.name, device).trained
     if file.name != "report.yaml":
         if file.stem not in studies:
             raise UserError(f"{path}: no study of this report{nearest(file.stem, list(studies))}")
@@ -121,12 +113,10 @@ def results(format: str) -> None:
     from fmnist.store import results
 
     columns = ["run_id", "hidden_sizes", "optimizer", "lr", "seed", "epochs", "val_accuracy", "test_accuracy"]
-    runs = results()
-    print({
-        "table": lambda: runs.to_string(index=False, columns=columns),
-        "csv": lambda: runs.to_csv(index=False),
-        "json": lambda: runs.to_json(orient="records", indent=1),
-    }[format]())  # fmt: skip
+    if format == "table":
+        print(results().to_string(index=False, columns=columns))
+    else:
+        print(results().to_csv(index=False) if format == "csv" else results().to_json(orient="records", indent=1))
 
 
 @commands.command()

@@ -1,10 +1,8 @@
 """Finished runs on disk: a folder per run, named by the hash of its config, written aside and renamed.
 
-`runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store.
-    run.json              config, metrics, versions, code, device, data checksum, when
-    history.parquet       a row per epoch
-    predictions.npy       uint8 [2, 10000]: of the last weights, of the best validation epoch's
-    weights.safetensors   after the last epoch        best.safetensors   at the best validation epoch
+`runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store. It holds
+run.json (config, metrics, versions, code, device, data checksum, when), history.parquet (a row per epoch), and of the
+last epoch and of the best on validation predictions.npy (uint8 [2, 10000]), weights.safetensors and best.safetensors.
 """
 
 import io
@@ -14,10 +12,9 @@ import platform
 import shutil
 import subprocess
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,21 +64,19 @@ class Run:
         """A row per epoch, 0 being before training: train_loss, train_accuracy, val_loss, val_accuracy, seconds (the
         run's share of its stack's), weight_norm (biases left out; runs of earlier versions lack it).
         """
-        return pd.read_parquet(io.BytesIO(self._read("history.parquet")))
+        return pd.read_parquet(io.BytesIO((self.folder / "history.parquet").read_bytes()))
 
     def predictions(self, best: bool = False) -> np.ndarray:
         """Predicted classes of the test images, uint8 [10000]; `best`: with the best validation epoch's weights."""
-        return np.load(io.BytesIO(self._read("predictions.npy")), allow_pickle=False)[int(best)]
+        return np.load(self.folder / "predictions.npy")[int(best)]
 
     def model(self, best: bool = False) -> "MLP":
-        """The trained network in evaluation mode: float [n, 784], scaled as `config.input_scaling` says → logits
-        [n, 10]; `best`: with the best validation epoch's weights. Raises `UserError` if they are not the config's.
-        """
+        """The trained network, or the `best` validation epoch's: float [n, 784], as `input_scaling` says → logits."""
         import torch
 
         from fmnist.model import MLP
 
-        weights = safetensors.numpy.load(self._read("best.safetensors" if best else "weights.safetensors"))
+        weights = safetensors.numpy.load_file(self.folder / ("best.safetensors" if best else "weights.safetensors"))
         model = MLP(self.config)
         found = model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
         if found.unexpected_keys or any(not key.endswith("num_batches_tracked") for key in found.missing_keys):
@@ -93,42 +88,31 @@ class Run:
         metrics = {name: np.nan if self.metrics[name] is None else self.metrics[name] for name in METRICS}
         return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
 
-    def _read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
 
 def save(result: "Result") -> Run:
-    """Write a finished run. If another process has finished the same run meanwhile, its folder stands.
-
-    Raises `UserError` if the store cannot be written.
-    """
-    packages = {name: version(name) for name in ("fmnist", "torch", "numpy")}
-    system = f"{platform.system()} {platform.machine()}"
+    """Write a finished run; one that another process stored meanwhile stands. `UserError` if it cannot be written."""
+    versions = {"python": platform.python_version()} | {name: version(name) for name in ("fmnist", "torch", "numpy")}
     record = {
         "config": result.config.model_dump(mode="json"),
         "metrics": {name: value if math.isfinite(value) else None for name, value in result.metrics.items()},
         "device": result.device,
         "data_checksum": result.data_checksum,
-        "versions": {"python": platform.python_version(), **packages, "system": system},
-        "code": code(),
+        "versions": versions | {"system": f"{platform.system()} {platform.machine()}"},
+        "code": _code(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    np.save(predictions := io.BytesIO(), result.predictions)
-    files = {
-        "history.parquet": pd.DataFrame(result.history).to_parquet(index=False),
-        "predictions.npy": predictions.getvalue(),
-        "weights.safetensors": safetensors.numpy.save(result.weights),
-        "best.safetensors": safetensors.numpy.save(result.best_weights),
-        "run.json": json.dumps(record, indent=1).encode() + b"\n",
-    }
+    np.save(predictions := io.BytesIO(), result.predictions)  # to a file it says nothing of a full disk
     folder = runs_folder() / result.config.run_id
     try:
         if folder.exists() and load(folder.name) is None:
             _discard(folder)
         with aside(folder) as part:
             part.mkdir(parents=True)
-            for name, content in files.items():
-                (part / name).write_bytes(content)
+            (part / "history.parquet").write_bytes(pd.DataFrame(result.history).to_parquet(index=False))
+            (part / "predictions.npy").write_bytes(predictions.getvalue())
+            (part / "weights.safetensors").write_bytes(safetensors.numpy.save(result.weights))
+            (part / "best.safetensors").write_bytes(safetensors.numpy.save(result.best_weights))
+            (part / "run.json").write_bytes(json.dumps(record, indent=1).encode() + b"\n")
     except OSError as error:
         if load(folder.name) is None:
             raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
@@ -139,6 +123,11 @@ def _discard(folder: Path) -> None:
     """Renamed first: it is there or gone, never half."""
     gone = folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}"))
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+
+
+@cache
+def _code() -> dict[str, Any]:
+    return committed(Path(__file__).parent, Path(__file__).parent)
 
 
 def check_writable() -> None:
@@ -179,12 +168,8 @@ def all_runs(prefix: str = "") -> list[Run]:
 
 
 def remove(run_id: str) -> None:
-    """Take the run with this id out of the store, for good; found as by `load_run`. Raises `UserError` if it stays."""
-    folder = load_run(run_id).folder
-    try:
-        _discard(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: the run cannot be removed: {error.strerror or error}") from None
+    """Take the run with this id, found as by `load_run`, out of the store, for good."""
+    _discard(load_run(run_id).folder)
 
 
 def results() -> pd.DataFrame:
@@ -193,48 +178,35 @@ def results() -> pd.DataFrame:
     return pd.DataFrame([run.row() for run in all_runs()], columns=columns)
 
 
-@cache
-def code() -> dict[str, Any]:
-    """The git commit of the package, and whether its files, and they alone, were as committed; without git "", None."""
-    here = Path(__file__).parent
+def committed(folder: Path, *files: Path) -> dict[str, Any]:
+    """The last commit of `files`, and whether they are as in it; "" and None where git, from `folder`, knows none."""
+    git = partial(subprocess.run, cwd=folder, capture_output=True, text=True, check=True)
     try:
-        git(here, "ls-files", "--error-unmatch", "__init__.py")  # not a repository that only happens to be around
-        return {"commit": git(here, "rev-parse", "HEAD"), "clean": not git(here, "status", "--porcelain", "--", ".")}
+        commit = git(["git", "log", "-1", "--format=%H", "--", *files]).stdout.strip()
+        clean = not git(["git", "status", "--porcelain", "--", *files]).stdout
+        return {"commit": commit, "clean": clean if commit else None}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "", "clean": None}
 
 
-def git(folder: Path, *words: str) -> str:
-    """What git says there; raises OSError or CalledProcessError without git or outside of a repository."""
-    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def export(form: str, folder: Path) -> None:
-    """Write all runs into a new `folder` for other tools; raises `UserError` where it cannot.
-
-    "csv": runs.csv, a row a run, and history.csv, a row a run and epoch; "tensorboard": a folder of events a run.
-    """
+    """All runs in a new `folder`, as runs.csv and history.csv (a row an epoch), or as TensorBoard's events."""
     if form == "tensorboard" and find_spec("tensorboard") is None:
         raise UserError("export: tensorboard is not installed; pip install 'fmnist[tensorboard]'")
     if not (runs := all_runs()):
         raise UserError(f"export: no finished runs in {runs_folder()}")
     try:
         folder.mkdir(parents=True)
-        if form == "csv":
-            pd.DataFrame([run.row() for run in runs]).to_csv(folder / "runs.csv", index=False)
-            histories = pd.concat({run.run_id: run.history() for run in runs}, names=["run_id"])
-            histories.droplevel(1).to_csv(folder / "history.csv")
-        else:
-            _tensorboard(runs, folder)
     except OSError as error:
         raise UserError(f"export: {folder} should be a new folder: {error.strerror or error}") from None
-
-
-def _tensorboard(runs: Sequence[Run], folder: Path) -> None:
-    """Curves, and configs with the final metrics in the HPARAMS tab."""
+    if form == "csv":
+        results().to_csv(folder / "runs.csv", index=False)
+        histories = pd.concat([run.history().assign(run_id=run.run_id) for run in runs])
+        histories.set_index("run_id").to_csv(folder / "history.csv")
+        return
     from torch.utils.tensorboard import SummaryWriter
 
-    for run in runs:
+    for run in runs:  # curves, and configs with the final metrics in the HPARAMS tab
         metrics = {f"final/{name}": value for name, value in run.metrics.items() if value is not None}
         with SummaryWriter(str(folder / run.run_id)) as writer:
             writer.add_hparams(run.config.row(), metrics, run_name=".", global_step=run.config.epochs)

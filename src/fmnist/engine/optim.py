@@ -160,7 +160,7 @@ class Optimizer:
 
 
 def blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice, Rule]]:
-    """Neighbours of one optimizer and their rule; on the CPU a large parameter's only where one kernel does for them."""
+    """Neighbours of one optimizer and their rule; on the CPU a large parameter's where one kernel does."""
     large = parameter.device.type == "cpu" and parameter[0].numel() > LARGE
 
     def block(run: int) -> tuple[str, object]:

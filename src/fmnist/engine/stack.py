@@ -29,13 +29,13 @@ FORWARD = {
     "tanh": torch.tanh_,
     "sigmoid": torch.sigmoid_,
 }
-SLOPES = {"relu": 0.0, "leaky_relu": LEAKY_SLOPE}  # below zero; runs that differ in it alone may share a stack
-BACKWARD = {  # the gradient from the activation's own output
+BACKWARD = {  # the gradient from the activation's own output; one that needs its input does not fit here
     "relu": lambda gradient, a: aten.threshold_backward(gradient, a, 0),
     "leaky_relu": lambda gradient, a: aten.leaky_relu_backward(gradient, a, LEAKY_SLOPE, True),
     "tanh": aten.tanh_backward,
     "sigmoid": aten.sigmoid_backward,
 }
+SLOPES = {"relu": 0.0, "leaky_relu": LEAKY_SLOPE}  # of these below zero: runs that differ in it alone share a stack
 
 
 def onednn(a: Tensor, b: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
 """Where every figure and table comes from: notebook and cell, parameters, code, runs, and what those runs record.
 
-All of it is read from the store and the executed notebooks, so that the same runs give the same bytes. In HTML it is a
-note below the figure or table, in the PDF an appendix, and in report/<name>.json (`record`) what `verify` starts from.
+The same runs give the same bytes. In HTML it is a note below the figure or table, in the PDF an appendix, and in
+report/<name>.json (`record`) what `verify` starts from.
 """
 
 import hashlib
 import json
 import re
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,16 @@ from nbformat import NotebookNode
 
 from fmnist import store
 from fmnist.config import FASHION, project_root
-from fmnist.store import git
 from fmnist.words import count, joined
 
 UNKNOWN = "not recorded"
 
 
 def code(name: str, folder: Path) -> str:
-    """The last commit of what notebook `name` of the report in `folder` rests on: package, notebook, parameters.
-
-    "1f0c… (clean)", or "1f0c… (with changes)" where some are not as committed; without git "not recorded".
-    """
+    """The last commit of what a notebook of the report in `folder` rests on: "1f0c… (clean)" or "(with changes)"."""
     root, package = project_root(), Path(__file__).parents[1]
     paths = [root / "notebooks" / f"{name}.ipynb", folder / "report.yaml", folder / f"{name}.yaml"]
-    files = ["--", *map(str, paths + [package] * package.is_relative_to(root))]
-    try:
-        return _state(git(root, "log", "-1", "--format=%H", *files), not git(root, "status", "--porcelain", *files))
-    except (OSError, subprocess.CalledProcessError):
-        return UNKNOWN
+    return _state(**store.committed(root, *paths + [package] * package.is_relative_to(root)))
 
 
 def note(executed: Mapping[str, NotebookNode], folder: Path) -> None:
@@ -45,11 +36,11 @@ def note(executed: Mapping[str, NotebookNode], folder: Path) -> None:
         for number, cell in enumerate(own, 1):  # as in the notebook, without the cell that papermill puts in
             source = {"notebook": f"notebooks/{name}.ipynb", "cell": number, "id": cell.get("id", "")}
             source |= {"parameters": given, "code": notebook.metadata.get("code", UNKNOWN)}
-            made = "cell {cell} (`{id}`) of `{notebook}` with `{parameters}`, commit {code}".format_map(source)
+            made = "Made by cell {cell} (`{id}`) of `{notebook}` with `{parameters}`, commit {code}.".format_map(source)
             for mark in _marks([cell]):
-                facts = _facts([stored[run_id].record for run_id in mark["runs"] if stored[run_id]])
-                mark |= {"source": source, "digest": digest(mark["runs"]), "facts": facts}
-                mark["note"] = _brief(f"Made by {made}. {_rests(mark)}")
+                records = [stored[run_id].record for run_id in mark["runs"] if stored[run_id]]
+                mark |= {"source": source, "digest": digest(mark["runs"]), "facts": _facts(records) if records else {}}
+                mark["note"] = _brief(f"{made} {_rests(mark)}")
 
 
 def appendix(cells: Iterable[NotebookNode]) -> str:
@@ -71,10 +62,7 @@ def appendix(cells: Iterable[NotebookNode]) -> str:
 
 
 def record(cells: Iterable[NotebookNode], trials: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """For report/<name>.json: what is shown, the sets of runs behind it, and each run with what it reached.
-
-    `trials` has, for each run of the report's studies, notebook → trial. A run's `config` leaves out what is default.
-    """
+    """For report/<name>.json: what is shown, the sets of runs behind it, each run; `trials`: run → study → trial."""
     shown, sets = [], {}
     for mark in _marks(cells):
         data = mark["data"]
@@ -85,9 +73,8 @@ def record(cells: Iterable[NotebookNode], trials: Mapping[str, Mapping[str, str]
     stored = {}
     for run_id in dict.fromkeys([*trials, *(run_id for found in sets.values() for run_id in found["ids"])]):
         if run := store.load(run_id):
-            config = run.config.model_dump(mode="json", exclude_defaults=True)
-            stored[run_id] = {"trials": trials.get(run_id, {}), "config": config}
-            stored[run_id]["test_accuracy"] = run.metrics["test_accuracy"]
+            config, accuracy = run.config.model_dump(mode="json", exclude_defaults=True), run.metrics["test_accuracy"]
+            stored[run_id] = {"trials": trials.get(run_id, {}), "config": config, "test_accuracy": accuracy}
     return {"shown": shown, "run_sets": sets, "runs": stored}
 
 
@@ -113,9 +100,7 @@ def _marks(cells: Iterable[NotebookNode]) -> Iterator[dict]:
 
 
 def _facts(records: list[dict]) -> dict[str, Any]:
-    """What the records of runs say, each thing that occurs once; {} for no runs."""
-    if not records:
-        return {}
+    """What the records of runs say, each thing that occurs once."""
     return {
         "count": len(records),
         "commits": sorted({_state(**run.get("code", {})) for run in records}),  # earlier versions did not record it

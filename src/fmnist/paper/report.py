@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
+from functools import partial
 from html import escape
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import nbformat
 import pandas as pd
@@ -35,10 +36,8 @@ from fmnist.search import Search, SearchSpec
 from fmnist.study import Study, StudySpec, train
 from fmnist.words import joined
 
-STUDIES = ("study", "choices", "beyond")  # kinds of notebooks, as metadata {"fmnist": {"kind": …}} say
-KINDS = {"text": Strict, "replication": Strict, "search": SearchSpec} | dict.fromkeys(STUDIES, StudySpec)
-STARTS_WITHIN = 600  # seconds for a kernel to answer: on a loaded machine the usual 60 are too few
-MISSING = "**[missing]**"  # in the abstract, for what a notebook that failed would have recorded
+KINDS = {"text": Strict, "replication": Strict, "search": SearchSpec}  # as metadata {"fmnist": {"kind": …}} say
+KINDS |= dict.fromkeys(["study", "choices", "beyond"], StudySpec)
 Say = Callable[[str], None]
 
 
@@ -73,15 +72,28 @@ class ReportSpec(Strict):
     sections: list[NamedSection] = Field(min_length=1)
 
 
-class Chapter(NamedTuple):
-    """One notebook of a report with the parameters it will be executed with."""
+class Chapter:
+    """One notebook of a report with the parameters it will be executed with, and its study or search if it has one."""
 
-    name: str
-    path: Path
-    kind: str
-    source: NotebookNode
-    parameters: dict[str, Any]
-    study: Study | Search | None
+    def __init__(self, report: "Report", name: str):
+        self.name, self.path = name, project_root() / "notebooks" / f"{name}.ipynb"
+        there = sorted(path.stem for path in self.path.parent.glob("*.ipynb"))
+        _check_name(name, there, f"params/{report.name}/report.yaml: sections: no notebook {name!r}")
+        self.source, defaults = _notebook(self.path)
+        self.kind = kind = self.source.metadata.get("fmnist", {}).get("kind", "text")
+        _check_name(kind, KINDS, f"notebooks/{name}.ipynb: metadata fmnist: kind {kind!r} is for no report")
+        if kind == "text" and "base" in defaults:
+            raise UserError(f"notebooks/{name}.ipynb: metadata fmnist: its kind is missing; {', '.join(STUDIES)}?")
+        self.parameters, place = report.parameters(name, defaults), f"params/{report.name}/{name}.yaml"
+        parts = {key: self.parameters[key] for key in KINDS[kind].model_fields if key in self.parameters}
+        asks = Search if kind == "search" else Study
+        self.study = asks(**parts, where=place) if KINDS[kind] is not Strict else None
+        if isinstance(self.study, Study) and "baseline" in self.parameters:
+            known, baseline = self.study.spec.variants or self.study.trials, self.parameters["baseline"]
+            _check_name(baseline, known, f"{place}: baseline: no trial is called {baseline!r}")
+        if kind == "choices":
+            published, metric = self.parameters["published"], self.parameters["metric"]
+            replication.check_choices(published, metric, self.study.settings(), place)
 
     def contents(self) -> dict[str, Any]:
         """What other notebooks of the report may know of it."""
@@ -89,15 +101,16 @@ class Chapter(NamedTuple):
         title, label = re.match(r"#* *(.*?) *(?:\{#([\w-]+).*\})?$", first).groups("")
         study = getattr(self.study, "study", self.study) if self.kind != "beyond" else None  # a search has one
         contents = {"notebook": self.name, "title": title, "label": label, "kind": self.kind}
-        contents |= {"question": about.get("question", ""), "study": study and study.spec.model_dump(mode="json")}
-        return contents
+        return contents | {"question": about.get("question", ""), "study": study and study.spec.model_dump(mode="json")}
 
 
 class Report:
     """A checked report. Raises `UserError` for anything wrong in its folder, before anything is trained."""
 
     def __init__(self, name: str, device: str = "auto"):
-        self.name, self.folder, self.device = name, project_root() / "params" / name, device
+        from fmnist.engine.workers import resolve_device
+
+        self.name, self.folder, self.device = name, project_root() / "params" / name, str(resolve_device(device))
         self.built = project_root() / "report" / "build" / name  # where executed notebooks are kept
         place = f"params/{name}/report.yaml"
         there = sorted(path.parent.name for path in (project_root() / "params").glob("*/report.yaml"))
@@ -109,41 +122,21 @@ class Report:
             raise UserError(f"{place}: sections: {max(names, key=names.count)} stands twice; it is executed once")
         if unused := {p.stem for p in self.folder.glob("*.yaml")} - {"report", "published", *names}:
             raise UserError(f"params/{name}/{min(unused)}.yaml: belongs to no section of report.yaml")
-        self.chapters = [self._chapter(notebook) for notebook in names]
+        self.chapters = [Chapter(self, notebook) for notebook in names]
         self.trained = {c.name: c.study for c in self.chapters if c.kind in ("study", "choices", "search")}
         self.later: dict[str, Study] = {}  # notebook → what it wants beyond `trained`, known once that is trained
         settings = {c.name: c.study.settings() for c in self.chapters if c.kind in ("study", "choices")}
         replication.read(self.folder, settings, required="replication" in [chapter.kind for chapter in self.chapters])
 
-    def _chapter(self, name: str) -> Chapter:
-        path, place = project_root() / "notebooks" / f"{name}.ipynb", f"params/{self.name}/{name}.yaml"
-        there = sorted(p.stem for p in path.parent.glob("*.ipynb"))
-        _check_name(name, there, f"params/{self.name}/report.yaml: sections: no notebook {name!r}")
-        source, defaults = _notebook(path)
-        kind = source.metadata.get("fmnist", {}).get("kind", "text")
-        _check_name(kind, KINDS, f"notebooks/{name}.ipynb: kind {kind!r} is for no report")
-        parameters = self._parameters(name, defaults)
-        parts = {key: parameters[key] for key in KINDS[kind].model_fields if key in parameters}
-        study = (Search if kind == "search" else Study)(**parts, where=place) if KINDS[kind] is not Strict else None
-        if isinstance(study, Study) and "baseline" in parameters:
-            known, baseline = study.spec.variants or study.trials, parameters["baseline"]
-            _check_name(baseline, known, f"{place}: baseline: no trial is called {baseline!r}")
-        if kind == "choices":
-            replication.check_choices(parameters["published"], parameters["metric"], study.settings(), place)
-        return Chapter(name, path, kind, source, parameters, study)
-
-    def _parameters(self, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    def parameters(self, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
         """What a notebook is executed with: its defaults, under its YAML, under what the report says."""
         path, ours = self.folder / f"{name}.yaml", {"contents": f"{self.built}/contents.json", "device": self.device}
         given = read_yaml(path) if path.exists() else {}
         fields = {key: (type(value), value) for key, value in defaults.items() if key not in ours}
         validate(create_model(name, __base__=Strict, **fields), given, f"params/{self.name}/{name}.yaml")
-        merged = defaults | given | {key: value for key, value in ours.items() if key in defaults}
-        if "base" in defaults:
-            merged["base"] = defaults["base"] | self.spec.base | given.get("base", {})
-        if "seeds" in defaults:
-            merged["seeds"] = given.get("seeds", self.spec.seeds)
-        return merged
+        ours["base"] = defaults.get("base", {}) | self.spec.base | given.get("base", {})
+        ours["seeds"] = given.get("seeds", self.spec.seeds)
+        return defaults | given | {key: value for key, value in ours.items() if key in defaults}
 
     @property
     def configs(self) -> list[RunConfig]:
@@ -160,14 +153,17 @@ class Report:
             rule = "Compute it; or, if it is a setting, write it as $0.1$ or in backticks; or cite where it is from."
             raise UserError("\n".join(["a number in the text that nothing computed:", *lines, rule]))
 
-    def train(self, memory: int | None = None) -> None:
-        """Train all that the notebooks want and write for them what the report contains.
-
-        First what is known beforehand; then a search's rounds and finalists, and networks on data that may be lacking.
-        """
+    def train(self, memory: int | None, say: Say) -> None:
+        """Write for the notebooks what the report contains, and train all that they want."""
         from fmnist.data import lacking
 
-        train(self.configs, self.device, memory)
+        published = self.folder / "published.yaml"
+        contents = {"report": self.name, "base": self.spec.base, "sections": [c.contents() for c in self.chapters]}
+        contents["published"] = read_yaml(published) if published.exists() else None
+        _write(self.built / "contents.json", json.dumps(contents, indent=1))
+        wanted, there = len(self.configs), sum(store.load(config.run_id) is not None for config in self.configs)
+        say(f"{self.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {self.device}")
+        train(self.configs, self.device, memory)  # then what is only known afterwards, or on data that may be lacking
         for chapter in self.chapters:
             if chapter.kind == "search":
                 search = chapter.study.run(self.device, memory)
@@ -175,10 +171,6 @@ class Report:
             elif chapter.kind == "beyond" and not lacking(chapter.study.configs[0].dataset):
                 self.later[chapter.name] = chapter.study
         train([config for study in self.later.values() for config in study.configs], self.device, memory)
-        published = self.folder / "published.yaml"
-        contents = {"report": self.name, "base": self.spec.base, "sections": [c.contents() for c in self.chapters]}
-        contents["published"] = read_yaml(published) if published.exists() else None
-        _write(self.built / "contents.json", json.dumps(contents, indent=1))
 
     def execute(self, say: Say) -> dict[str, NotebookNode]:
         """Run every notebook, several at a time; those that fail are gaps, with what went wrong in their metadata."""
@@ -225,13 +217,12 @@ class Report:
         return paper
 
     def _abstract(self, recorded: dict[str, dict[str, Any]], gaps: dict[str, str]) -> str:
-        known = {f"{notebook}.{key}": str(each) for notebook, named in recorded.items() for key, each in named.items()}
+        known = {f"{notebook}.{key}": str(named[key]) for notebook, named in recorded.items() for key in named}
         text = self.spec.abstract
         for name in re.findall(r"\{([A-Za-z][\w-]*\.\w+)\}", text):
-            if name not in known and name.split(".")[0] not in gaps:
-                hint = nearest(name, list(known))
-                raise UserError(f"params/{self.name}/report.yaml: abstract: no notebook recorded {{{name}}}{hint}")
-            text = text.replace(f"{{{name}}}", known.get(name, MISSING))
+            if name.split(".")[0] not in gaps:
+                _check_name(name, known, f"params/{self.name}/report.yaml: abstract: no notebook recorded {{{name}}}")
+            text = text.replace(f"{{{name}}}", known.get(name, "**[missing]**"))
         return text
 
     def render(self, paper: NotebookNode) -> list[Path]:
@@ -243,32 +234,21 @@ class Report:
                 for config in configs:
                     trials.setdefault(config.run_id, {})[name] = trial
         about = {"report": self.name, **{key: metadata[key] for key in ("title", "date", "notice", "values", "gaps")}}
-        place = {"metadata": {"name": self.name, "path": str(project_root() / "notebooks")}}  # where pictures lie
-        bodies = {
-            ".html": HomeworkHTML().from_notebook_node(paper, place)[0],
-            ".pdf": HomeworkPDF().from_notebook_node(paper, place)[0],
-            ".json": provenance.written(about | provenance.record(paper.cells, trials)),
-        }
-        written = [_write(folder / f"{self.name}{suffix}", body) for suffix, body in bodies.items()]
+        place = {"metadata": {"name": self.name, "path": f"{project_root()}/notebooks"}}  # where pictures lie
+        html, pdf = (form().from_notebook_node(paper, place)[0] for form in (HomeworkHTML, HomeworkPDF))
+        bodies = {"html": html, "pdf": pdf, "json": provenance.written(about | provenance.record(paper.cells, trials))}
+        written = [_write(folder / f"{self.name}.{suffix}", body) for suffix, body in bodies.items()]
         return [*written, _write(folder / "index.html", index(folder))]
 
 
-def build(
-    names: Sequence[str], device: str = "auto", memory: int | None = None, keep_going: bool = False, say: Say = print
-) -> bool:
-    """Train, execute and render reports; whether a section is missing, which only `keep_going` allows.
-
-    Raises `UserError` for whatever is wrong in any of them before training, and for notebooks that fail.
-    """
+def build(names: Sequence[str], device: str, memory: int | None, keep_going: bool, say: Say) -> bool:
+    """Check all, then train, execute and render each; whether a section is missing, which only `keep_going` allows."""
     reports = [Report(name, device) for name in names]
     for report in reports:
         report.check_prose()
     incomplete = False
     for report in reports:
-        _write(report.built / ".probe", "").unlink()
-        wanted, there = len(report.configs), sum(store.load(config.run_id) is not None for config in report.configs)
-        say(f"{report.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {device}")
-        report.train(memory)
+        report.train(memory, say)
         say(f"executing {len(report.chapters)} notebooks")
         paper = report.merge(report.execute(say))
         gaps = paper.metadata["fmnist"]["gaps"]
@@ -296,7 +276,7 @@ def index(folder: Path) -> str:
         return write_page(Path(place), "index.html")
 
 
-def new(name: str, title: str, author: str) -> Path:
+def new(name: str, title: str, author: str) -> None:
     """Make params/`name`, a report of one's own to edit, from templates/new; raises `UserError` where it cannot."""
     folder = project_root() / "params" / name
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name == "index":
@@ -308,7 +288,6 @@ def new(name: str, title: str, author: str) -> Path:
         part.mkdir(parents=True)
         for template in (TEMPLATES / "new").glob("*.yaml"):
             (part / template.name).write_text(template.read_text("utf-8").format(name=name, **about), encoding="utf-8")
-    return folder
 
 
 def _check_name(name: str, known: Iterable[str], problem: str) -> None:
@@ -320,33 +299,30 @@ def _notebook(path: Path) -> tuple[NotebookNode, dict[str, Any]]:
     """A notebook, and the names and default values in its cell tagged `parameters`."""
     try:
         source = nbformat.read(path, as_version=4)
-    except Exception as error:  # no JSON, no notebook: nbformat has no one class for them
-        raise UserError(f"{path}: not a notebook that can be executed: {error}") from None
-    cells = [cell.source for cell in source.cells if "parameters" in cell.metadata.get("tags", [])]
-    try:
+        cells = [cell.source for cell in source.cells if "parameters" in cell.metadata.get("tags", [])]
         named = [(name, line.value) for line in ast.parse("\n".join(cells)).body for name in line.targets]
         return source, {name.id: ast.literal_eval(value) for name, value in named if isinstance(name, ast.Name)}
-    except (ValueError, SyntaxError, AttributeError):
-        raise UserError(f"{path}: its parameters cell must hold literals only, one name a line") from None
+    except Exception as error:  # no JSON, no notebook, no literal: they have no one class
+        needs = "not a notebook with its parameters in a cell of literals only, one name a line"
+        raise UserError(f"{path}: {needs}: {error}") from None
 
 
 def _begin(log: Path) -> None:
-    """In a process that executes notebooks: they may not train, and it ends when the command is killed (Linux)."""
+    """For a process that executes notebooks: they may not train, and it ends when the command is killed (Linux)."""
     os.environ["FMNIST_READ_ONLY"] = "1"
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())  # what kernels print
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; its kernel ends with it
 
 
-def _execute(notebook: Path, parameters: dict[str, Any], target: Path, again: bool = True) -> None:
+def _execute(notebook: Path, parameters: dict[str, Any], target: Path) -> None:
     """Run a notebook in a kernel of its own and keep it as `target`, failed or not. Raises what papermill does."""
-    options = {"kernel_name": "python3", "language": "python", "cwd": notebook.parent, "start_timeout": STARTS_WITHIN}
+    options = {"kernel_name": "python3", "language": "python", "cwd": notebook.parent, "progress_bar": False}
+    execute = partial(papermill.execute_notebook, notebook, target, parameters, start_timeout=600, **options)
     try:
-        papermill.execute_notebook(notebook, target, parameters, progress_bar=False, **options)
+        execute()
     except RuntimeError:  # the kernel died, as some do on a loaded machine when they start
-        if not again:
-            raise
-        _execute(notebook, parameters, target, again=False)
+        execute()
 
 
 def _gap(chapter: Chapter, target: Path, error: BaseException) -> NotebookNode:
