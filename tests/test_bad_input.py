@@ -186,8 +186,8 @@ REPORT = [
     ("id: sec-results", "id: Results", r"sections\.3.*id: String should match pattern"),
     (
         "notebooks: [",
-        "notebooks: [] # [",
-        r"sections\.3.*notebooks: should not be empty",
+        "notebooks: [3, ",
+        r"sections\.3.*notebooks.*: should be text",
     ),
 ]
 

@@ -83,7 +83,7 @@ class Chapter:
         self.kind = kind = self.source.metadata.get("fmnist", {}).get("kind", "text")
         _check_name(kind, KINDS, f"notebooks/{name}.ipynb: metadata fmnist: kind {kind!r} is for no report")
         if kind == "text" and "base" in defaults:
-            raise UserError(f"notebooks/{name}.ipynb: metadata fmnist: its kind is missing; {', '.join(STUDIES)}?")
+            raise UserError(f"notebooks/{name}.ipynb: metadata fmnist: its kind is missing, such as study")
         self.parameters, place = report.parameters(name, defaults), f"params/{report.name}/{name}.yaml"
         parts = {key: self.parameters[key] for key in KINDS[kind].model_fields if key in self.parameters}
         asks = Search if kind == "search" else Study
