@@ -125,7 +125,7 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 def test_the_house_stays_small():
     assert length(*PACKAGE.rglob("*.py")) <= 5_310
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_500
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_600
 
 
 @pytest.mark.parametrize("module", ORDER)

@@ -168,7 +168,7 @@ def homework(tmp_path_factory, data_set):
 
 
 def test_a_first_homework_from_nothing_to_paper(homework):
-    assert 'Deep: "Homework" {1}' in page_text(homework / "report" / "mine.html")
+    assert "Deep: “Homework” {1}" in page_text(homework / "report" / "mine.html")
     about = json.loads((homework / "report" / "mine.json").read_text())
     # One of the shapes is SGD at one of the learning rates: trained once.
     assert len(about["runs"]) == 2 * (3 + 6 - 1) and all(item["runs"] in about["run_sets"] for item in about["shown"])

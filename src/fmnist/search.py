@@ -129,7 +129,7 @@ class Search:
             raise UserError(f"{self.where}: trials: the space has {len(self._found)} different configs; ask for fewer")
         names = {f"trial {i}": fields for i, fields in enumerate(self._found.values(), 1)}
         self.study = Study(self.spec.base, names, {}, [self.spec.seed], self.where)
-        self.configs = self.study.configs
+        self.configs, self.trials = self.study.configs, self.study.trials
 
 
 def _drawn(key: str, axis: list[Any] | Range, random: np.random.Generator, proposal: optuna.Trial | None) -> Any:

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -105,6 +105,8 @@ def budget(device: torch.device, memory: int | None, workers: int) -> int:
 
 def plan(configs: Sequence[RunConfig], device: torch.device, memory: int | None) -> tuple[list, int]:
     """(stacks, workers): as many workers as there are cores, stacks and memory for. UserError if a run does not fit."""
+    if device.type == "mps" and any(config.precision == "float64" for config in configs):
+        raise UserError("precision: float64 does not exist on mps; use device cpu, or precision float32")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = cores if sum(map(work, configs)) * TRAIN_IMAGES > START else 1
     needed, room = max(sum(footprint(config)) for config in configs), budget(device, memory, 1)
@@ -153,23 +155,12 @@ def train(
     out, most of what is free. UserError if a run needs more.
     """
     on = resolve_device(device)
-    if on.type == "mps" and any(config.precision == "float64" for config in configs):
-        raise UserError("precision: float64 does not exist on mps; use device cpu, or precision float32")
     for name in dict.fromkeys(config.dataset for config in configs):
         load(on, name)  # or say that it cannot be had
     stacks, workers = plan(configs, on, memory)
     with settings(on, workers):
         executor, task, reports, _ = crew = hire(on, workers)
         waiting, trained, whole = [], deque(), False
-
-        def deliver() -> None:
-            for future in [future for future in waiting if future.done()]:
-                waiting.remove(future)
-                trained.extend(future.result())
-            while trained:
-                finished(trained[0])
-                trained.popleft()
-
         try:
             with apart() if workers > 1 else nullcontext():
                 waiting += [executor.submit(task, stack) for stack in stacks]
@@ -178,7 +169,7 @@ def train(
                     wait(waiting, timeout=POLL)
                 else:
                     progress(*reports.get())
-                deliver()
+                deliver(waiting, trained, finished)
             whole = True
         except BrokenProcessPool:
             said = "training: a worker was killed, perhaps for want of memory; try a smaller --memory"
@@ -189,7 +180,17 @@ def train(
             else:
                 dismiss(*crew)
             waiting = [future for future in waiting if not future.cancelled() and not future.exception()]
-            deliver()
+            deliver(waiting, trained, finished)
+
+
+def deliver(waiting: list[Future], trained: deque[Result], finished: Callable[[Result], None]) -> None:
+    """Hand on what has been trained; what `finished` did not take to its end comes again the next time."""
+    for future in [future for future in waiting if future.done()]:
+        waiting.remove(future)
+        trained.extend(future.result())
+    while trained:
+        finished(trained[0])
+        trained.popleft()
 
 
 def train_here(device: torch.device, reports: Any, stop: Any, stack: list[RunConfig]) -> list[Result]:
