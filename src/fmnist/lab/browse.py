@@ -106,12 +106,12 @@ class Browse(Panel):
         return [run for run_id in ids if (run := store.load(run_id))]
 
     def refresh(self, also: tuple[store.Run, ...] = ()) -> None:
-        """Read the store again; what is picked stays so, and the rows of the runs `also` with it."""
-        picked = {run.run_id for run in (*self.picked, *also)}
+        """Read the store again; rows whose runs were all picked stay so, and those of the runs `also` with them."""
+        picked, new = ({run.run_id for run in runs} for runs in (self.picked, also))
         self.runs = sorted(store.all_runs(), key=lambda run: run.record["finished"], reverse=True)
         frame, before = overview(self.runs, self.group.value), [*self.table.selected_rows]
         self._rows = [*frame.pop("ids")]
-        rows = [row for row, ids in enumerate(self._rows) if picked & {*ids}]
+        rows = [row for row, ids in enumerate(self._rows) if picked >= {*ids} or new & {*ids}]
         self.table.update(frame, selected_rows=rows, **LOOK)
         if rows == before:  # else it has been told
             self._picked_changed()
