@@ -11,17 +11,16 @@ import gzip
 import hashlib
 import math
 import os
+import shutil
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from http.client import HTTPException
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import torch
 
@@ -42,7 +41,7 @@ SHA256 = {  # of Fashion-MNIST's uncompressed files, as in Debian's package and 
 PACKAGE = "dataset-fashion-mnist"  # Debian's
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where PACKAGE installs its four .gz files
 TIMEOUT = 10.0  # seconds a mirror may be silent
-PATIENCE = 900.0  # seconds a way to download may take: 26 MB at 30 kB/s
+PATIENCE = 900.0  # seconds apt-get may take: 26 MB at 30 kB/s
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +103,11 @@ def find(dataset: str = FASHION) -> tuple[Path, dict[str, bytes]]:
     target = root / "data" / ("" if fashion else dataset)
     ways = {"torchvision's mirrors": _from_mirrors, f"Debian's {PACKAGE}": _from_debian}
     for way, fetch in list(ways.items())[: 2 if fashion else 1]:
-        print(f"Fetching {dataset} (30 MB) from {way} ...", file=sys.stderr)
+        print(f"Fetching {dataset} (30 MB) from {way} …", file=sys.stderr)
         try:
             return target, _fetched(fetch, target, dataset)
-        except (OSError, ValueError, ImportError, RuntimeError, subprocess.SubprocessError) as error:
-            tried.append(f"{way}: {error}")
+        except Exception as error:  # torchvision's, apt-get's and ours have no one class
+            tried.append(f"{way}: {' '.join(str(error).split()) or repr(error)}")
     lines = [f"{dataset} was not found. Connect to the internet (30 MB) and try again; or:"]
     lines += [f"put {', '.join(SHA256)} (each as it is or as .gz) into {target}"]
     lines += [f"set FMNIST_DATA to a folder that has them{'' if fashion else f' in a folder {dataset}'}"]
@@ -149,58 +148,40 @@ def _payload(file: Path, content: bytes, dataset: str) -> bytes:
 
 
 def _fetched(fetch: Callable, target: Path, dataset: str) -> dict[str, bytes]:
-    """Fetch what `target` lacks, keep there what is verified; all payloads."""
-    payloads = _read(target, dataset)[0]  # whole files from an earlier, interrupted download
-    for name, content in fetch([name for name in SHA256 if name not in payloads], dataset):
-        file = target / f"{name}.gz"
-        payloads[name] = _payload(file, content, dataset)
+    """Fetch the files and keep them in `target`; all payloads. ValueError if they are not what they should be."""
+    patience = socket.getdefaulttimeout()
+    with tempfile.TemporaryDirectory() as place:
+        socket.setdefaulttimeout(TIMEOUT)
+        try:
+            folder = fetch(Path(place), dataset)
+        finally:
+            socket.setdefaulttimeout(patience)
+        payloads, problem = _read(folder, dataset)
+        if problem:
+            raise ValueError(problem)
         target.mkdir(parents=True, exist_ok=True)
-        with aside(file) as part:
-            part.write_bytes(content)
+        for name in SHA256:
+            with aside(target / f"{name}.gz") as part:
+                shutil.copyfile(folder / f"{name}.gz", part)
     return payloads
 
 
-def _from_mirrors(names: list[str], dataset: str) -> Iterator[tuple[str, bytes]]:
-    """Each file from the first of torchvision's mirrors that has it as torchvision's MD5 says."""
+def _from_mirrors(place: Path, dataset: str) -> Path:
     from torchvision import datasets
 
-    source, deadline = getattr(datasets, dataset), time.monotonic() + PATIENCE
-    for name in names:
-        reasons = []
-        for url in [f"{mirror}{name}.gz" for mirror in source.mirrors] * 2:  # two rounds: silence may be a hiccup
-            try:
-                content = _download(url, deadline)
-                if hashlib.md5(content).hexdigest() != dict(source.resources)[f"{name}.gz"]:
-                    raise ValueError("cut short or damaged, by its MD5")
-                yield name, content
-                break
-            except (OSError, ValueError, HTTPException) as error:
-                reasons.append(f"{url}: {error}")
-        else:
-            raise ValueError("; ".join(dict.fromkeys(reasons)))
+    getattr(datasets, dataset)(place, download=True)
+    return place / dataset / "raw"
 
 
-def _download(url: str, deadline: float) -> bytes:
-    content = bytearray()
-    with urlopen(Request(url, headers={"User-Agent": "fmnist"}), timeout=TIMEOUT) as answer:
-        while part := answer.read1(1 << 16):
-            content += part
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not finished after {PATIENCE:.0f} seconds")
-    return bytes(content)
-
-
-def _from_debian(names: list[str], _: str) -> Iterator[tuple[str, bytes]]:
+def _from_debian(place: Path, _: str) -> Path:
     """The package fetched with package lists of our own, as containers have none, and unpacked without root."""
-    with tempfile.TemporaryDirectory() as folder:
-        own = (f"-oDir::State={folder}", f"-oDir::Cache={folder}", "-oAPT::Sandbox::User=")
-        apt = ("apt-get", "-qq", f"-oAcquire::http::Timeout={TIMEOUT:.0f}", *own)
-        for command in ((*apt, "update"), (*apt, "download", PACKAGE), ("sh", "-c", "dpkg-deb -x *.deb unpacked")):
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
-            if done.returncode:
-                raise ValueError([f"{command[-1]} failed", *done.stderr.strip().splitlines()][-1])
-        for name in names:
-            yield name, (Path(folder) / "unpacked" / SYSTEM.relative_to("/") / f"{name}.gz").read_bytes()
+    own = (f"-oDir::State={place}", f"-oDir::Cache={place}", "-oAPT::Sandbox::User=")
+    apt = ("apt-get", "-qq", f"-oAcquire::http::Timeout={TIMEOUT:.0f}", *own)
+    for command in ((*apt, "update"), (*apt, "download", PACKAGE), ("sh", "-c", "dpkg-deb -x *.deb unpacked")):
+        done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=PATIENCE)
+        if done.returncode:
+            raise ValueError([f"{command[-1]} failed", *done.stderr.strip().splitlines()][-1])
+    return place / "unpacked" / SYSTEM.relative_to("/")
 
 
 def generator(seed: int, purpose: str, *more: int) -> torch.Generator:
