@@ -1,4 +1,4 @@
-"""The README is true: its Python runs, and what it names exists."""
+"""README and docs are true: their Python runs, their YAML is accepted, and what they name exists."""
 
 import json
 import re
@@ -6,19 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
+from fmnist.config import read_yaml
+
 KINDS = {
     "numbers": ["agrees", "differs", "cannot tell"],
     "claims": ["holds", "does not hold", "cannot be decided"],
 }
 PUBLISHED = ["karki", "wood", "lyu", "lybbert", "dewangan"]
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+README, TOGETHER = TEXTS[ROOT / "README.md"], "\n".join(TEXTS.values())
 
 
 def test_its_python_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path))
     printed = []
-    for code in (blocks := re.findall(r"```python\n(.*?)```", README, flags=re.S)):
+    for code in (blocks := re.findall(r"```python\n(.*?)```", TOGETHER, flags=re.S)):
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)
@@ -26,10 +31,23 @@ def test_its_python_runs_as_it_stands(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("[!.]*"))) == 6
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
+def test_its_yaml_is_that_of_the_reports():
+    blocks = re.findall(r"```yaml\n# (params/\S+)\n(.*?)```", TOGETHER, flags=re.S)
+    assert len(blocks) == TOGETHER.count("```yaml") == 3
+    for name, text in blocks:
+        shown, there = YAML(typ="safe").load(text), read_yaml(ROOT / name)
+        if isinstance(shown, list):
+            assert all(any(item.items() <= claim.items() for claim in there["claims"]) for item in shown), name
+        else:
+            assert set(shown) <= set(there), name
+
+
+def test_the_readme_is_short_and_links_lead_somewhere():
+    assert len(README.split()) <= 900
+    for path, text in TEXTS.items():
+        links = re.findall(r"\]\(([^)#]+)\)", text)
+        assert [link for link in links if not (path.parent / link).exists()] == []
+        assert path.name == "README.md" or f"docs/{path.name}" in README
 
 
 def test_every_notebook_is_in_its_table():
@@ -40,11 +58,11 @@ def test_every_notebook_is_in_its_table():
 
 def test_every_target_it_names_is_in_the_makefile():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    assert set(re.findall(r"make ([a-z]+)\b(?=[ `\n])", README)) <= targets
+    assert set(re.findall(r"make ([a-z]+)\b(?=[ `\n])", TOGETHER)) <= targets
 
 
 def test_modules_and_folders_it_names_are_there():
-    layout = re.search(r"src/fmnist/\n(.*?)^\w", README, flags=re.S | re.M)[1]
+    layout = re.search(r"src/fmnist/\n(.*?)^\w", TOGETHER, flags=re.S | re.M)[1]
     named = {word for line in layout.splitlines() for word in re.split(r"[\s,/]+", line[:32].strip()) if word}
     there = {
         p.stem for p in (ROOT / "src/fmnist").rglob("*") if p.suffix in ("", ".py") and not p.stem.startswith("__")
@@ -62,7 +80,7 @@ def test_its_results_are_those_of_the_committed_report():
 
 
 def test_its_table_of_published_reports_is_that_of_the_papers():
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in README.splitlines()]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TOGETHER.splitlines()]
     shown = {
         re.search(r"report/(\w+)\.pdf", line[0])[1]: line[1:] for line in lines if len(line) == 9 and "](" in line[0]
     }
@@ -75,9 +93,9 @@ def test_its_table_of_published_reports_is_that_of_the_papers():
 
 
 def test_its_timings_are_those_of_the_committed_benchmark():
-    (name,) = re.findall(r"\(benchmarks/results/([\w-]+)\.json\)", README)
+    (name,) = re.findall(r"/benchmarks/results/([\w-]+)\.json\)", TOGETHER)
     rows = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))["rows"]
-    lines = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in README.splitlines()]
+    lines = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in TOGETHER.splitlines()]
     (header,) = [line for line in lines if line[:1] == ["network, batch"]]
     shown = {line[0].split(",")[0]: line[1:] for line in lines if re.match(r"784-[\d-]+, \d+$", (line or [""])[0])}
     measured = {}
