@@ -146,7 +146,7 @@ def test_ruff_is_content():
 
 # Notebooks
 
-KINDS = {"study", "choices", "search", "replication", "beyond", "text", "panel"}
+KINDS = {"study", "choices", "search", "replication", "beyond", "text", "panel", "lesson"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

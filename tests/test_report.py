@@ -29,7 +29,7 @@ def kind(path: Path) -> str:
     return nbformat.read(path, as_version=4).metadata.get("fmnist", {}).get("kind", "text")
 
 
-IN_REPORTS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if kind(path) != "panel"]
+IN_REPORTS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if kind(path) in report.KINDS]
 
 
 def make_project(folder: Path, *names: str) -> Path:
