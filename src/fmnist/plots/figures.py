@@ -80,6 +80,31 @@ def against(
     return drawn(fig, table.drop(columns="place"), runs=runs)
 
 
+def pareto(runs: pd.DataFrame, by: str = "trial", costs: Sequence[str] = ("parameters", "seconds")) -> Figure:
+    """Mean test accuracy with its 95 % interval against what a run costs, a panel a cost; a line joins those that no
+    cheaper group beats.
+    """
+    table = summary(runs, by).set_index(by).join(runs.groupby(by)[list(costs)].mean())
+    table[["mean", "low", "high"]] *= 100
+    with style():
+        fig = figure(2.6)
+        for ax, cost in zip(fig.subplots(1, len(costs), sharey=True), costs, strict=True):
+            ordered = table.dropna(subset="mean").sort_values([cost, "mean"])
+            leading = ordered[ordered["mean"] > ordered["mean"].cummax().shift(fill_value=0)]
+            ax.plot(leading[cost], leading["mean"], color=FAINT, lw=0.8)
+            for index, row in enumerate(table.itertuples()):
+                wear = look(index) | {"linestyle": "none"}
+                ax.vlines(getattr(row, cost), row.low, row.high, color=wear["color"], lw=1.1)
+                ax.plot(getattr(row, cost), row.mean, mec="white", mew=0.5, ms=6, **wear)
+            percent_axis(ax, table[["mean", "low", "high"]].to_numpy().ravel(), "test_accuracy")
+            ax.set(xscale="log", xlabel="seconds of training" if cost == "seconds" else cost)
+        fig.axes[-1].set_ylabel("")
+        fold_legend(
+            fig, [key(i, linestyle="none") for i in range(len(table))], [name_of(group) for group in table.index]
+        )
+    return drawn(fig, table.reset_index(), runs=runs)
+
+
 def _places(values: Sequence) -> np.ndarray:
     """Where values stand on an axis: numbers in proportion, or in decades if far apart; anything else side by side."""
     if any(isinstance(value, str) for value in values):
