@@ -1,5 +1,7 @@
 """What a reader of the report's numbers relies on. All runs here are simulated; none was trained."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,7 +87,7 @@ def test_fewer_than_six_pairs_claim_nothing():
     for runs in (simulated_runs(TWO, seeds=5), simulated_runs(TWO, lost=[("Adam, lr 0.001", 2)])):
         row = statistics.compare(runs, "SGD, lr 0.01").iloc[0]
         assert row.verdict == "too few seeds" and row.n == 5 and np.isnan(row.p_holm)
-        assert "is claimed" in words.claim(row) and " above " not in words.claim(row)
+        assert "provisional, n = 5" in words.finding(statistics.compare(runs, "SGD, lr 0.01"))
 
 
 def test_differences_without_variance_are_handled():
@@ -136,55 +138,55 @@ def test_diverged_runs_are_counted_and_shown():
     row = statistics.summary(runs).iloc[1]
     assert (row.n, row.diverged, row.runs) == (4, 2, 6)
     assert "diverged (2 of 6)" in tables.summary_table(runs).printed.to_string()
-    assert "two pairs lost to divergence" in words.claim(statistics.compare(runs, "SGD, lr 0.01").iloc[0])
+    assert "two pairs lost to divergence" in words.finding(statistics.compare(runs, "SGD, lr 0.01"))
     gone = simulated_runs(TWO, lost=[("Adam, lr 0.001", seed) for seed in range(6)])
     shown = tables.summary_table(gone, baseline="SGD, lr 0.01").printed
     assert shown["Test (%) [95 %]"][1] == "diverged (6 of 6)"
     assert statistics.across_studies({"optimizer": gone}).diverged[0] == 6
 
 
-def test_a_claim_says_what_its_row_says():
+def test_a_finding_says_what_its_table_says():
     row = {"trial": "Adam", "baseline": "SGD", "metric": "test_accuracy", "n": 6, "diverged": 0, "difference": 0.021}
     row |= {"low": 0.018, "high": 0.024, "p_holm": 0.0004, "family": 3, "verdict": "higher"}
-    evidence = "(95 % interval 1.8 to 2.4, six seeds, Holm-corrected p < 0.001)"
-    assert words.claim(row) == f"Adam is 2.1 points above SGD on the test set {evidence}"
-    below = row | {"difference": -0.021, "low": -0.024, "high": -0.018, "verdict": "lower"}
-    assert words.claim(below) == f"Adam is 2.1 points below SGD on the test set {evidence}"
-    same = row | {"difference": 0.001, "low": -0.002, "high": 0.004, "p_holm": 0.41, "family": 1}
-    same["verdict"] = "no difference detectable"
-    assert words.sentence(words.claim(same)) == (
-        "No difference between Adam and SGD is detectable on the test set "
-        "(mean difference +0.1 points, 95 % interval \N{MINUS SIGN}0.2 to 0.4, six seeds, p = 0.41)."
-    )
-    few = row | {"n": 1, "low": np.nan, "high": np.nan, "p_holm": np.nan, "verdict": "too few seeds"}
-    assert "(one seed is too few; mean difference +2.1 points)" in words.claim(few)
+
+    def said(**changes):
+        return words.finding(pd.DataFrame([row | changes]))
+
+    assert said() == "Adam lies above SGD on the test set, by 2.1 points."
+    below = {"difference": -0.021, "low": -0.024, "high": -0.018}
+    assert said(**below, verdict="lower") == "Adam lies below SGD on the test set, by 2.1 points."
+    same = said(difference=0.001, low=-0.002, high=0.004, verdict="no difference detectable")
+    assert same == "Adam cannot be told from SGD on the test set (0.1 points)."
+    few = said(n=3, p_holm=np.nan, verdict="too few seeds")
+    assert few == "Adam lies above SGD on the test set, by 2.1 points (provisional, n = 3)."
+    assert said(n=0, difference=np.nan) == "There is nothing to compare."
 
 
-def test_the_overview_counts_every_comparison():
-    means = {"a": 0.85, "b": 0.9, "c": 0.8, "d": 0.85}
-    text = words.overview(statistics.compare(simulated_runs(means), "a"))
-    assert text == (
-        "Of three alternatives to a, compared on the test set: one is higher (b), one is lower (c), "
-        "and for one no difference is detectable (d)."
+def test_a_finding_counts_every_comparison_and_names_the_extremes():
+    means = {"a": 0.85, "b": 0.9, "c": 0.8, "d": 0.85, "e": 0.95}
+    text = words.finding(statistics.compare(simulated_runs(means), "a"))
+    assert re.fullmatch(
+        r"Two of four lie above a on the test set, by \d\.\d \(b\) to \d+\.\d points \(e\); "
+        r"c lies below a on the test set, by \d\.\d points; "
+        r"d cannot be told from a on the test set \(\d\.\d points\)\.",
+        text,
     )
     several = statistics.together([statistics.compare(simulated_runs(means), name) for name in ("a", "c")])
-    assert words.overview(several).startswith(
-        "Of six trials, each beside its own baseline, compared on the test set: four are higher (b; a; b; d)"
-    )
+    assert words.finding(several).startswith("Six of eight lie above its baseline on the test set, by ")
     shown = tables.comparison_table(several).printed
-    assert list(shown.Baseline) == ["a"] * 3 + ["c"] * 3 and shown["p (Holm)"][0] == "< 0.001"
-    assert tables.summary_table(simulated_runs(means), baseline=several[:3]).printed["p (Holm)"][1] == "< 0.001"
+    assert list(shown.Baseline) == ["a"] * 4 + ["c"] * 4 and shown["p (Holm)"][0] == "< 0.001"
+    assert tables.summary_table(simulated_runs(means), baseline=several[:4]).printed["p (Holm)"][1] == "< 0.001"
 
 
 @pytest.mark.parametrize(
     ("means", "answer"),
     [
-        ({"a": 0.85, "b": 0.9, "c": 0.95}, "both are higher (b; c)"),
-        ({"a": 0.85, "b": 0.85, "c": 0.85, "d": 0.85}, "for all three no difference is detectable (b; c; d)"),
+        ({"a": 0.85, "b": 0.9, "c": 0.95}, "Every alternative lies above a on the test set, by "),
+        ({"a": 0.85, "b": 0.85, "c": 0.85, "d": 0.85}, "No alternative can be told from a on the test set"),
     ],
 )
-def test_where_every_comparison_comes_out_alike_the_overview_says_all(means, answer):
-    assert words.overview(statistics.compare(simulated_runs(means), "a")).endswith(f"on the test set: {answer}.")
+def test_where_every_comparison_comes_out_alike_the_finding_says_all(means, answer):
+    assert words.finding(statistics.compare(simulated_runs(means), "a")).startswith(answer)
 
 
 def test_numbers_are_printed_one_way():

@@ -3,7 +3,7 @@
 Accuracies are in [0, 1] in data and in percent here, their differences in percentage points, losses in nats.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +12,6 @@ import pandas as pd
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-VERDICTS = {  # verdict of `statistics.compare`: (for one, for several)
-    "higher": ("{} is higher", "{} are higher"),
-    "lower": ("{} is lower", "{} are lower"),
-    "no difference detectable": ("for {} no difference is detectable",) * 2,
-    "too few seeds": ("for {} there are too few seeds to tell",) * 2,
-}
 
 
 class Metric(NamedTuple):
@@ -115,48 +109,45 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def claim(row: Mapping | pd.Series) -> str:
-    """A row of `statistics.compare` as a clause: "Adam is 2.1 points above SGD on the test set (95 % interval …)"."""
-    name, baseline, verdict = next(iter(dict(row).values())), row["baseline"], row["verdict"]
-    about, seeds = metric_of(row["metric"]), count(row["n"], "seed")
-    lost = f"; {count(row['diverged'], 'pair')} lost to divergence" if row["diverged"] else ""
-    mean, low, high = (about.scale * row[key] for key in ("difference", "low", "high"))
-    if verdict == "lower":
-        mean, low, high = -mean, -high, -low
-    small = about.unit == "points" and (abs(mean) < 0.1 or high - low < 0.2)
-    digits = about.digits + small
-    difference = f"mean difference {number(mean, digits, True)} {about.unit}"
-    if verdict == "too few seeds":
-        few = f"{seeds} {'is' if row['n'] == 1 else 'are'} too few{lost}; {difference}"
-        reason = few if row["n"] else f"no pair of runs{lost}"
-        return f"no difference between {name} and {baseline} is claimed {about.place} ({reason})"
-    corrected = "Holm-corrected " if row["family"] > 1 else ""
-    alone = "uncorrected " if verdict == "no difference detectable" and low * high > 0 and corrected else ""
-    spanned = f"{alone}95 % interval {number(low, digits)} to {number(high, digits)}"
-    evidence = f"{spanned}, {seeds}, {corrected}{probability(row['p_holm'], 'p')}{lost}"
-    if verdict == "no difference detectable":
-        return f"no difference between {name} and {baseline} is detectable {about.place} ({difference}, {evidence})"
-    direction = "above" if verdict == "higher" else "below"
-    return f"{name} is {number(mean, digits)} {about.unit} {direction} {baseline} {about.place} ({evidence})"
+def finding(comparison: pd.DataFrame) -> str:
+    """A table of `statistics.compare` or `together` in one sentence; names in brackets are the extremes.
 
-
-def overview(comparison: pd.DataFrame) -> str:
-    """A table of `statistics.compare` or `together` in one sentence."""
-    if comparison.empty:
+    With two to five pairs a difference is told by its interval alone, and said to be provisional.
+    """
+    table = comparison[comparison["n"] > 0]
+    if table.empty:
         return "There is nothing to compare."
-    if len(comparison) == 1:
-        return sentence(claim(comparison.iloc[0]))
-    baselines, place = comparison["baseline"].unique(), metric_of(comparison["metric"].iloc[0]).place
-    names, parts = comparison.iloc[:, 0].astype(str), []
-    for verdict, says in VERDICTS.items():
-        group = list(names[comparison["verdict"] == verdict])
-        many = count(len(group))
-        if len(group) == len(names):
-            many = "both" if len(group) == 2 else f"all {many}"
-        if group:
-            parts.append(f"{says[len(group) > 1].format(many)} ({'; '.join(group)})")
-    each = f"alternatives to {baselines[0]}" if len(baselines) == 1 else "trials, each beside its own baseline"
-    return f"Of {count(len(names))} {each}, compared {place}: {joined(parts)}."
+    about, few = metric_of(table["metric"].iloc[0]), table["verdict"] == "too few seeds"
+    by_interval = np.select([table["low"] > 0, table["high"] < 0], ["higher", "lower"], "no difference detectable")
+    verdicts, baselines = table["verdict"].mask(few, by_interval), table["baseline"].unique()
+    base = baselines[0] if len(baselines) == 1 else "its baseline"
+    sizes = pd.Series(abs(about.scale * table["difference"]).to_numpy(), table.iloc[:, 0]).round(about.digits)
+    parts = []
+    for verdict, side in {"higher": "above", "lower": "below", "no difference detectable": ""}.items():
+        some = sizes[(verdicts == verdict).to_numpy()].sort_values()
+        who, lie = (some.index[0], "lies") if len(some) == 1 else (f"{count(len(some))} of {count(len(sizes))}", "lie")
+        if 1 < len(some) == len(sizes):
+            who, lie = ("every" if side else "no") + " alternative", "lies"
+        if len(some) and side:
+            parts.append(f"{who} {lie} {side} {base} {about.place}, by {_span(some, about)}")
+        elif len(some):
+            can = "can" if who == "no alternative" else "cannot"
+            most = f"{number(some.iloc[-1], about.digits)} {about.unit}{' at most' * (len(some) > 1)}"
+            parts.append(f"{who} {can} be told from {base} {about.place} ({most})")
+    lost, notes = int(table["diverged"].sum()), []
+    if few.any():
+        notes.append(f"provisional, n = {table['n'].min()}")
+    if lost:
+        notes.append(f"{count(lost, 'pair')} lost to divergence")
+    return sentence("; ".join(parts) + (f" ({'; '.join(notes)})" if notes else ""))
+
+
+def _span(sizes: pd.Series, about: Metric) -> str:
+    """Sorted differences: "0.3 points", "0.3 (2 × 64) to 1.8 points (3 × 42)"."""
+    least, most = (number(size, about.digits) for size in (sizes.iloc[0], sizes.iloc[-1]))
+    if least == most:
+        return f"{most} {about.unit}"
+    return f"{least} ({sizes.index[0]}) to {most} {about.unit} ({sizes.index[-1]})"
 
 
 def joined(parts: list[str]) -> str:
