@@ -91,12 +91,11 @@ def percent(mean: float, low: float = np.nan, high: float = np.nan) -> str:
     return value if value == MISSING else f"{value} %{space}{limits}"
 
 
-def probability(p: float, symbol: str = "") -> str:
-    """A p value; with `symbol="p"` as "p = 0.032" or "p < 0.001"."""
+def probability(p: float) -> str:
+    """A p value: "0.032", "< 0.001", "> 0.99"."""
     if not np.isfinite(p):
         return MISSING
-    text = "< 0.001" if p < 0.001 else "> 0.99" if p > 0.99 else f"= {p:.{3 if p < 0.1 else 2}f}"
-    return f"{symbol} {text}" if symbol else text.removeprefix("= ")
+    return "< 0.001" if p < 0.001 else "> 0.99" if p > 0.99 else f"{p:.{3 if p < 0.1 else 2}f}"
 
 
 def diverged(failed: int, total: int) -> str:
@@ -156,13 +155,14 @@ def joined(parts: list[str]) -> str:
 
 
 def edge(selected: pd.DataFrame, tried: Sequence[float]) -> str:
-    """Which variants of the `selected` runs have the least or greatest learning rate `tried`, and what that means."""
-    if len(set(tried)) < 3:
-        return "With so few learning rates tried, each lies at the edge of the grid, which has not shown the best."
-    names = "; ".join(selected.loc[selected["lr"].isin([min(tried), max(tried)]), "variant"].unique())
-    if not names:
-        return "Every selected rate lies inside the grid."
-    return f"At the edge of the grid, which has then not shown the best rate, is what was selected for: {names}."
+    """Which variants of the `selected` runs have the least or greatest rate `tried`: their best may lie beyond it."""
+    ends = {"below": (min(tried), "smallest"), "above": (max(tried), "largest")}
+    found = {side: list(selected.loc[selected["lr"] == end, "variant"].unique()) for side, (end, _) in ends.items()}
+    return " ".join(
+        f"{joined(names)} may want a rate {side} {ends[side][0]:g}, the {ends[side][1]} we tried."
+        for side, names in found.items()
+        if names
+    )
 
 
 def name_of(group: object) -> str:
