@@ -98,6 +98,16 @@ OPTIMIZER = [
     # values that do not go together
     ("variants: {A: {optimizer: Adam, momentum: 0.9}}", "variants.A: momentum: only with SGD or RMSprop, not Adam"),
     ("variants: {SGD: {nesterov: true}}", "variants.SGD: nesterov: only with SGD and momentum > 0"),
+    ("base: {residual: true}", "variants.SGD: residual: only with two neighbouring hidden layers of one width"),
+    ("variants: {SGD: {batch_norm: true, layer_norm: true}}", "variants.SGD: layer_norm: not beside batch_norm"),
+    (
+        "base: {schedule: one_cycle, warmup_epochs: 1}",
+        "variants.SGD: warmup_epochs: not with schedule one_cycle, which rises by itself",
+    ),
+    (
+        "base: {schedule: onecycle}",
+        r"base: schedule: 'onecycle' is not allowed; did you mean 'one_cycle'\? Allowed: constant",
+    ),
     ("variants: {SGD: {init_std: 0.1}}", "variants.SGD: init_std: only with init or bias_init: normal"),
     ("variants: {SGD: {batch_norm: true, batch_size: 1}}", "variants.SGD: batch_size: batch norm needs two images"),
     # shapes

@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import beta, kstest
 from torchvision.datasets import MNIST, FashionMNIST
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
 
 from fmnist import data, store, study
 from fmnist.config import RunConfig, UserError
@@ -432,3 +435,67 @@ def test_torchvision_fetches_other_sets_by_their_md5(house, digits, tmp_path, mo
     assert sorted(path.name for path in house.glob("data/MNIST/*")) == sorted(FILES)
     mirror.shutdown()
     mirror.server_close()
+
+
+# --- augmentation -----------------------------------------------------------------------------------------------------
+
+ONE_EACH = [{"augment_rotation": 20.0}, {"augment_flip": True}, {"augment_shift": 3}, {"augment_erasing": 0.5}]
+TOGETHER = ONE_EACH[0] | ONE_EACH[1] | ONE_EACH[2] | ONE_EACH[3]
+
+
+def by_torchvision(image: torch.Tensor, draws: list[float], config: RunConfig) -> torch.Tensor:
+    """An image [784] after torchvision's functions of one image, one after the other."""
+    angle, flip, down, right, erase, height, width, top, left = draws
+    x, most = image.view(1, 28, 28).double(), config.augment_shift
+    if config.augment_rotation:
+        x = transforms.rotate(x, (2 * angle - 1) * config.augment_rotation, InterpolationMode.BILINEAR)
+    if config.augment_flip and flip < 0.5:
+        x = transforms.horizontal_flip(x)
+    if most:
+        move = [int((2 * most + 1) * draw) for draw in (down, right)]
+        x = transforms.crop(transforms.pad(x, [most]), *move, 28, 28)
+    if erase < config.augment_erasing:
+        height, width = (4 + int(13 * draw) for draw in (height, width))
+        x = transforms.erase(x, int((29 - height) * top), int((29 - width) * left), height, width, torch.tensor(0.0))
+    return x.flatten()
+
+
+@pytest.mark.parametrize("options", [*ONE_EACH, TOGETHER], ids=lambda options: ", ".join(options))
+def test_images_are_augmented_as_torchvision_does_it_one_by_one(options, small):
+    config, images = RunConfig(precision="float64", **options), small.train_images[:200]
+    draws = data.augmentation_draws(200, 7, 1)
+    expected = [by_torchvision(*pair, config) for pair in zip(images, draws.tolist(), strict=True)]
+    found = data.augmented(images, draws, config)
+    torch.testing.assert_close(
+        found.double(), torch.stack(expected), rtol=0, atol=1e-4 if "rotation" in str(options) else 0
+    )
+    assert found.dtype == (torch.float64 if config.augment_rotation else torch.uint8)
+    assert 0.2 < (found.double() - images).abs().amax(1).gt(1).double().mean() <= 1
+    assert torch.equal(found[50:60], data.augmented(images[50:60], draws[50:60], config))
+
+
+def test_augmentation_is_drawn_anew_for_every_epoch_and_seed_and_covers_its_range():
+    draws = data.augmentation_draws(5_000, 3, 2)
+    assert torch.equal(draws, data.augmentation_draws(5_000, 3, 2))
+    for other in (data.augmentation_draws(5_000, 3, 1), data.augmentation_draws(5_000, 4, 2)):
+        assert torch.corrcoef(torch.stack([draws.flatten(), other.flatten()]))[0, 1].abs() < 0.03
+    dot = torch.zeros(5_000, 28, 28, dtype=torch.uint8)
+    dot[:, 14, 10] = 1
+    moved = data.augmented(dot.view(-1, 784), draws, RunConfig(augment_shift=2, augment_flip=True)).view(-1, 28, 28)
+    times = moved.long().sum(0)  # 5 · 5 places about each of two columns
+    assert times.sum() == 5_000 and torch.equal(
+        times.nonzero()[:, 1].unique(), torch.tensor([*range(8, 13), *range(15, 20)])
+    )
+    assert times[times > 0].numel() == 50 and times[times > 0].min() > 60
+    erased = 1 - data.augmented(torch.ones(5_000, 784, dtype=torch.uint8), draws, RunConfig(augment_erasing=0.5)).long()
+    areas = erased.sum(1)
+    assert 0.47 < (areas > 0).double().mean() < 0.53 and areas[areas > 0].min() == 16 and areas.max() == 256
+
+
+def test_shares_of_mixtures_have_their_distribution():
+    config = RunConfig(mixup=0.3)
+    shares = data.mixup_shares(config, 1, 20_000)
+    assert kstest(shares.numpy(), lambda x: beta.cdf(x, 0.3, 0.3) - beta.cdf(1 - x, 0.3, 0.3)).pvalue > 1e-3
+    assert (data.mixup_shares(config, 2, 100) != shares[:100]).all() and data.mixup_shares(
+        RunConfig(), 1, 3
+    ).tolist() == [1, 1, 1]

@@ -48,8 +48,11 @@ def test_what_is_watched_is_what_is_stored(runs):
         np.testing.assert_array_equal(seen[-1][column], seen[-2][column])
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
-def test_stopped_in_an_epoch_it_keeps_the_runs_of_the_epochs_before_bit_by_bit(runs, monkeypatch, optimizer):
+AVERAGED = {"ema_decay": 0.9, "warmup_epochs": 4, "mixup": 0.2, "augment_flip": True}
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "Adam"}, AVERAGED], ids=str)
+def test_stopped_in_an_epoch_it_keeps_the_runs_of_the_epochs_before_bit_by_bit(runs, monkeypatch, options):
     chunks = []
     plain = live.Training.epoch
 
@@ -60,15 +63,15 @@ def test_stopped_in_an_epoch_it_keeps_the_runs_of_the_epochs_before_bit_by_bit(r
         return plain(self, stop)
 
     monkeypatch.setattr(live.Training, "epoch", epoch)
-    training = Live(configs(5, optimizer=optimizer))
+    training = Live(configs(5, **options))
     training.start().wait()
     assert chunks and (training.state, training.epochs) == ("stopped", 2)
-    assert [run.config for run in training.runs] == configs(2, optimizer=optimizer)
+    assert [run.config for run in training.runs] == configs(2, **options)
     kept = [(run.model().state_dict(), run.predictions(), run.history(), run.metrics) for run in training.runs]
 
     monkeypatch.setattr(live.Training, "epoch", plain)
     monkeypatch.setenv("FMNIST_RUNS", str(runs.parent / "other"))
-    whole = Live(configs(2, optimizer=optimizer)).start().wait()
+    whole = Live(configs(2, **options)).start().wait()
     for (state, predictions, history, metrics), run in zip(kept, whole.runs, strict=True):
         assert all((state[name] == tensor).all() for name, tensor in run.model().state_dict().items())
         assert (predictions == run.predictions()).all()
@@ -81,6 +84,14 @@ def test_stopped_before_an_epoch_has_ended_it_keeps_nothing(runs):
     training.stop()
     training.start().wait()
     assert (training.state, training.runs, store.all_runs()) == ("stopped", [], [])
+
+
+def test_stopped_with_a_schedule_that_depends_on_all_epochs_it_keeps_nothing_and_says_so(runs):
+    training = Live(configs(100_000, schedule="cosine")).start()
+    while not training.epochs:
+        threading.Event().wait(0.05)
+    training.stop()
+    assert training.wait(60).runs == [] and "schedule: cosine depends on the epochs to come" in str(training.error)
 
 
 def test_what_is_in_the_store_is_not_trained_again(runs):
@@ -168,6 +179,7 @@ def test_explore_says_what_is_wrong_and_goes_on(panels):
 def test_a_form_has_every_field_with_its_choices_and_bounds(panels):
     form = panels(0).form
     assert form.fields.keys() == {*TRIAL_FIELDS} and form.fields["momentum"] not in form.children
+    assert form.fields["schedule"] in form.children and "one_cycle" in form.fields["schedule"].options
     form.all.value = True
     assert set(form.fields.values()) <= {*form.children}
     assert form.fields["init"].options[0] == "default"

@@ -1,12 +1,14 @@
 """Every update rule is torch.optim's, step by step, whatever else is in the stack."""
 
+from typing import get_args
+
 import pytest
 import torch
 from reference import OPTIMIZERS
 
 from fmnist.config import RunConfig
-from fmnist.engine.optim import LARGE, Optimizer
-from fmnist.model import torch_optimizer
+from fmnist.engine.optim import LARGE, Optimizer, learning_rates, scheduled
+from fmnist.model import torch_optimizer, torch_scheduler
 
 torch.set_num_threads(1)
 SHAPES = [(5, 7), (5,), (LARGE // 64 + 1, 64)]  # a weight, a bias, and a weight that the CPU takes run by run
@@ -30,14 +32,17 @@ def assert_steps_as_torch(configs: list[RunConfig], dtype: torch.dtype, steps: i
     plain = [[parameter[run].clone() for parameter in stacked] for run in range(len(configs))]
     optimizer = Optimizer(stacked, configs)
     plain_optimizers = [torch_optimizer(config, own) for config, own in zip(configs, plain, strict=True)]
+    schedulers = [torch_scheduler(*pair, steps=5) for pair in zip(configs, plain_optimizers, strict=True)]
+    rates = [torch.cat([learning_rates(c, epoch, 5) for epoch in range(1, 7)]).to(dtype) for c in configs]
     for step in range(steps):
         gradient = gradients(len(configs), step, dtype)
         kept = [g.clone() for g in gradient]
-        optimizer.step(gradient)
+        optimizer.step(gradient, torch.stack([rate[step] for rate in rates]) if any(map(scheduled, configs)) else None)
         for run, plain_optimizer in enumerate(plain_optimizers):
             for own, g in zip(plain[run], kept, strict=True):
                 own.grad = g[run].clone()
             plain_optimizer.step()
+            schedulers[run].step()
             for own, parameter in zip(plain[run], stacked, strict=True):
                 torch.testing.assert_close(
                     parameter[run], own, **ROUNDING[dtype], msg=lambda m, s=step, r=run: f"step {s}, run {r}: {m}"
@@ -79,3 +84,31 @@ def test_without_gradient_nothing_moves(name):
     for _ in range(3):
         optimizer.step([torch.zeros_like(weights)])
     assert torch.equal(weights, before)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 106])
+@pytest.mark.parametrize("epochs", [1, 2, 9])
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("schedule", get_args(RunConfig.model_fields["schedule"].annotation))
+def test_learning_rates_are_those_of_torchs_schedulers(schedule, warmup, epochs, steps):
+    """Also where the warm-up is longer than the training."""
+    if schedule == "one_cycle" and warmup:
+        return
+    config, expected = RunConfig(lr=0.3, epochs=epochs, schedule=schedule, warmup_epochs=warmup), []
+    optimizer = torch_optimizer(config, [torch.zeros(1, requires_grad=True)])
+    scheduler = torch_scheduler(config, optimizer, steps)
+    for _ in range(epochs * steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    found = torch.cat([learning_rates(config, epoch, steps) for epoch in range(1, epochs + 1)])
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_rule_with_a_schedule_steps_as_torch_optim(name, alike):
+    schedules = [{"schedule": "one_cycle"}, {"schedule": "cosine", "warmup_epochs": 1}, {"schedule": "steps"}]
+    own = {"lr": 0.01, "epochs": 4, **OPTIMIZERS[name]}
+    configs = [RunConfig(**own, **schedules[0 if alike else i], seed=i) for i in range(3)]
+    assert_steps_as_torch(configs, torch.float64, steps=20)

@@ -355,16 +355,19 @@ def test_results_have_a_row_a_run(runs, result):
 ANOTHER = dict(
     hidden_sizes=(128, 128), activation="tanh", dropout=0.1, batch_norm=True, init="xavier_normal",
     dataset="MNIST", bias_init="zeros", init_std=0.5, optimizer="Adam", lr=0.02, momentum=0.9, nesterov=True,
-    weight_decay=1e-4, batch_size=256, epochs=51, loss_scale=2.0, input_scaling="symmetric", val_size=5_000,
+    weight_decay=1e-4, batch_size=256, layer_norm=True, residual=True, schedule="cosine", warmup_epochs=1.0,
+    label_smoothing=0.1, ema_decay=0.9, mixup=0.2, augment_shift=1, augment_flip=True, augment_rotation=5.0,
+    augment_erasing=0.5, epochs=51, loss_scale=2.0, input_scaling="symmetric", val_size=5_000,
     seed=1, precision="float64",
 )  # fmt: skip
-NEEDS = {"init_std": {"init": "normal"}, "nesterov": {"momentum": 0.9}}
+NEEDS = {"init_std": {"init": "normal"}, "nesterov": {"momentum": 0.9}, "residual": {"hidden_sizes": (64, 64)}}
 
 
 def test_a_runs_address_is_the_same_on_every_machine_and_day():
     """Whoever changes this line orphans every stored run: raise RESULTS_VERSION only for results that differ."""
     assert RunConfig().run_id == RunConfig(dataset="FashionMNIST").run_id == "032cb4a545d9a0ae"
     assert RunConfig().trial_id == "6f5f457c75115df8"
+    assert RunConfig(hidden_sizes=(400, 400), optimizer="AdamW", lr=0.001, seed=3).run_id == "cf0c923a68249b98"
     assert RunConfig(lr=1).run_id == RunConfig(lr=1.0).run_id
     assert RunConfig(hidden_sizes=[128]).run_id == RunConfig(hidden_sizes=(128,)).run_id
 

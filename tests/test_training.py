@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from itertools import product
+from typing import get_args
 
 import numpy as np
 import psutil
@@ -121,6 +122,48 @@ CASES |= {
 }
 
 
+WIDTHS = (24, 24, 17, 17, 17)
+FEATURES = {
+    "layer norm": {"hidden_sizes": (24, 17), "layer_norm": True, "dropout": 0.3, "momentum": 0.9},
+    "layer norm, tanh": {"hidden_sizes": (24, 17), "layer_norm": True, "activation": "tanh", "optimizer": "Adam"},
+    "residual": {"hidden_sizes": WIDTHS, "residual": True, "momentum": 0.9},
+    "residual, first layer as wide as an image": {"hidden_sizes": (784, 784), "residual": True, "epochs": 2},
+    "residual, batch norm": {"hidden_sizes": WIDTHS, "residual": True, "batch_norm": True, "dropout": 0.3},
+    "residual, layer norm": {"hidden_sizes": WIDTHS, "residual": True, "layer_norm": True, "dropout": 0.3},
+    "label smoothing": {"label_smoothing": 0.1, "momentum": 0.9, "loss_scale": 2.0},
+    "average": {"ema_decay": 0.95, "lr": 0.1},
+    "average, batch norm": {"ema_decay": 0.9, "batch_norm": True, "hidden_sizes": (24, 17), "momentum": 0.9},
+    "shift": {"augment_shift": 3},
+    "flip": {"augment_flip": True, "input_scaling": "standardized"},
+    "rotation": {"augment_rotation": 15.0, "input_scaling": "symmetric"},
+    "erasing": {"augment_erasing": 0.6},
+    "mixup": {"mixup": 0.4, "momentum": 0.9},
+    "mixup, label smoothing, one batch an epoch": {
+        "mixup": 1.0,
+        "label_smoothing": 0.2,
+        "batch_size": 5_000,
+        "lr": 0.5,
+    },
+    "warm-up": {"warmup_epochs": 2.5, "momentum": 0.9},
+    "steps, warm-up": {"schedule": "steps", "warmup_epochs": 1, "optimizer": "RMSprop", "lr": 0.001},
+    "linear, wide": {"schedule": "linear", "hidden_sizes": (300,), "momentum": 0.9, "weight_decay": 0.01, "epochs": 3},
+    "cosine, wide": {
+        "schedule": "cosine",
+        "hidden_sizes": (300,),
+        "optimizer": "Adam",
+        "warmup_epochs": 1,
+        "epochs": 3,
+    },
+}
+FEATURES["everything"] = {
+    "hidden_sizes": (24, 24, 17), "residual": True, "batch_norm": True, "dropout": 0.2, "optimizer": "AdamW",
+    "lr": 0.003, "weight_decay": 0.1, "schedule": "one_cycle", "label_smoothing": 0.1, "ema_decay": 0.9, "mixup": 0.2,
+    "augment_shift": 2, "augment_flip": True, "augment_rotation": 10.0, "augment_erasing": 0.3,
+    "input_scaling": "standardized",
+}  # fmt: skip
+CASES |= {name: {"epochs": 4} | own for name, own in FEATURES.items()}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_stacked_run_trains_as_torch_does(name, tiny):
     assert_trains_as_torch([run_config(**CASES[name])], tiny, EXACT)
@@ -148,6 +191,16 @@ STACKS = {
         own | {"seed": i % 2, "batch_norm": True, "input_scaling": SCALINGS[i % 3]} for i, own in enumerate(MIXED)
     ],
 }
+
+
+SCHEDULES = get_args(RunConfig.model_fields["schedule"].annotation)
+EVERYTHING = {
+    name: value for name, value in FEATURES["everything"].items() if name not in ("optimizer", "weight_decay")
+}
+STACKS["everything, several seeds"] = [
+    EVERYTHING | own | {"seed": i // 3, "epochs": 2, "schedule": schedule, "label_smoothing": 0.05 * (1 + i % 3)}
+    for i, (own, schedule) in enumerate(zip(MIXED, [*SCHEDULES, *SCHEDULES[1:]], strict=True))
+]
 
 
 @pytest.mark.parametrize("name", STACKS)
@@ -416,10 +469,10 @@ def test_a_device_that_is_not_there_is_refused_with_what_is_allowed():
 
 
 def assorted() -> list[RunConfig]:
-    """Some 280 runs of several architectures."""
+    """Some 300 runs of several architectures."""
     shapes = [{}, {"hidden_sizes": (40,)}, {"activation": "tanh"}, {"batch_norm": True}, {"batch_size": 64}]
     shapes += [{"epochs": 4}, {"val_size": 700}, {"precision": "float32"}, {"dropout": 0.5}, {"dropout": 0.2}]
-    shapes += [{"input_scaling": "symmetric"}, {"optimizer": "Adam"}]
+    shapes += [{"input_scaling": "symmetric"}, {"optimizer": "Adam"}, {"schedule": "linear"}, {"augment_flip": True}]
     found = [run_config(**shape, lr=lr, seed=seed) for seed, lr, shape in product(range(3), (0.1, 0.2, 0.3), shapes)]
     found += [run_config(lr=1 / (3 + i), seed=1) for i in range(20)]
     return found + [run_config(seed=seed, lr=0.5) for seed in range(3, 159)]
@@ -433,6 +486,7 @@ def test_packing_takes_every_run_once_and_only_alike_ones_together(kind, memory)
     packed = [config for stack in stacks for config in stack]
     assert len(packed) == len(configs) == len(set(packed)) and set(packed) == set(configs)
     shared = ["hidden_sizes", "activation", "batch_norm", "batch_size", "epochs", "val_size", "precision"]
+    shared += ["augment_flip", "schedule"]  # one of two schedules is constant
     for stack in stacks:
         assert len({tuple(getattr(config, name) for name in shared) for config in stack}) == 1
         assert len(stack) <= STACK_RUNS["accelerator"]

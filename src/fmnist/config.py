@@ -81,6 +81,8 @@ class RunConfig(Strict):
     activation: Literal["relu", "leaky_relu", "tanh", "sigmoid"] = "relu"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability that a hidden unit is dropped
     batch_norm: bool = False  # after each hidden linear layer, before its activation
+    layer_norm: bool = False  # the same place
+    residual: bool = False  # a hidden layer as wide as the one before it adds its output to that one's
     init: Init = "default"  # of the weights, by torch.nn.init; default is what torch.nn.Linear does
     bias_init: Literal["default", "zeros", "normal"] = "default"
     init_std: Annotated[float, Field(gt=0)] = 1.0  # of `normal`, weights and biases alike
@@ -93,6 +95,16 @@ class RunConfig(Strict):
     batch_size: PositiveInt = 512  # images
     epochs: Annotated[int, Field(ge=0)] = 50  # passes through the train split
     loss_scale: Annotated[float, Field(gt=0)] = 1.0  # multiplies the gradient of the loss, not what is reported
+    schedule: Literal["constant", "cosine", "one_cycle", "linear", "steps"] = "constant"  # see optim.learning_rates
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # in which the rate rises linearly, before its schedule
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of a target that all classes have alike
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # above 0, the network is its weights' moving average
+
+    augment_shift: Annotated[int, Field(ge=0, lt=28)] = 0  # most pixels by which an image moves, along either axis
+    augment_flip: bool = False  # left to right, every other image
+    augment_rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # most degrees, either way
+    augment_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability that a rectangle is blackened
+    mixup: Annotated[float, Field(ge=0)] = 0.0  # α of the Beta distribution of an image's share in a mixture
 
     input_scaling: Literal["none", "symmetric", "standardized"] = "none"  # pixels in [0, 1]; [-1, 1]; mean 0 and std 1
     val_size: Annotated[int, Field(gt=0, lt=TRAIN_IMAGES)] = 6_000  # of the 60,000; the rest is trained on
@@ -124,6 +136,11 @@ class RunConfig(Strict):
         record = {"results_version": RESULTS_VERSION, **self.model_dump(mode="json", exclude={*but, *unused})}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def augments(self) -> bool:
+        """Whether images are changed at random before they are trained on, each by itself."""
+        return any(getattr(self, name) for name in AUGMENTATIONS)
+
     def row(self) -> dict[str, Any]:
         """The config as one row of a table; `hidden_sizes` as "400-400"."""
         return {**self.model_dump(), "hidden_sizes": sizes_text(self.hidden_sizes)}
@@ -131,11 +148,21 @@ class RunConfig(Strict):
 
 TRIAL_FIELDS = tuple(name for name in RunConfig.model_fields if name != "seed")
 DEFAULTS = {name: field.default for name, field in RunConfig.model_fields.items()}
-ADDED_FIELDS = ("dataset",)  # not in an address where they have their default: runs stored before they came are found
+AUGMENTATIONS = tuple(name for name in TRIAL_FIELDS if name.startswith("augment_"))
+ADDED_FIELDS = (  # not in an address where they have their default: runs stored before they came are found
+    *("dataset", "layer_norm", "residual", "schedule", "warmup_epochs", "label_smoothing", "ema_decay", "mixup"),
+    *AUGMENTATIONS,
+)
 APPLIES = {  # fields that have a meaning beside some values of others only: beside which, and what a message says
     "momentum": (lambda run: run["optimizer"] in ("SGD", "RMSprop"), "only with SGD or RMSprop, not {optimizer}"),
     "nesterov": (lambda run: run["optimizer"] == "SGD" and run["momentum"], "only with SGD and momentum > 0"),
     "init_std": (lambda run: "normal" in (run["init"], run["bias_init"]), "only with init or bias_init: normal"),
+    "layer_norm": (lambda run: not run["batch_norm"], "not beside batch_norm"),
+    "residual": (
+        lambda run: any(a == b for a, b in pairwise(run["hidden_sizes"])),
+        "only with two neighbouring hidden layers of one width",
+    ),
+    "warmup_epochs": (lambda run: run["schedule"] != "one_cycle", "not with schedule one_cycle, which rises by itself"),
 }
 
 
@@ -158,10 +185,10 @@ def layer_sizes(hidden_sizes: Sequence[int]) -> list[tuple[int, int]]:
     return list(pairwise([INPUTS, *hidden_sizes, OUTPUTS]))
 
 
-def parameter_count(hidden_sizes: Sequence[int], batch_norm: bool = False) -> int:
-    """Trained numbers in the network: weights, biases and, with batch norm, its scale and shift."""
+def parameter_count(hidden_sizes: Sequence[int], norm: bool = False) -> int:
+    """Trained numbers in the network: weights, biases and, with batch or layer norm, its scale and shift."""
     linear = sum(n_in * n_out + n_out for n_in, n_out in layer_sizes(hidden_sizes))
-    return linear + (2 * sum(hidden_sizes) if batch_norm else 0)
+    return linear + (2 * sum(hidden_sizes) if norm else 0)
 
 
 def validate(model: type[Model], values: Any, where: str) -> Model:

@@ -23,8 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.nn.functional import grid_sample, pad
 
-from fmnist.config import FASHION, TEST_IMAGES, TRAIN_IMAGES, UserError, aside, project_root, validate_field
+from fmnist.config import FASHION, TEST_IMAGES, TRAIN_IMAGES, RunConfig, UserError, aside, project_root, validate_field
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 NAMES = {  # of the classes, by data set; torchvision's
@@ -40,6 +41,7 @@ SHA256 = {  # of Fashion-MNIST's uncompressed files, as in Debian's package and 
 }
 PACKAGE = "dataset-fashion-mnist"  # Debian's
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where PACKAGE installs its four .gz files
+SIDE = 28  # pixels of an image's height and width
 TIMEOUT = 10.0  # seconds a mirror may be silent
 PATIENCE = 900.0  # seconds apt-get may take: 26 MB at 30 kB/s
 
@@ -202,6 +204,58 @@ def split(count: int, val_size: int, seed: int) -> tuple[torch.Tensor, torch.Ten
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
     """The order, int64 [n] on the CPU, in which one epoch goes through the n train images; every epoch has its own."""
     return torch.randperm(n, generator=generator(seed, "order", epoch))
+
+
+def augmentation_draws(n: int, seed: int, epoch: int) -> torch.Tensor:
+    """Uniform in [0, 1), float32 [n, 9] on the CPU: what `augmented` takes of each of an epoch's n images in order."""
+    return torch.rand(n, 9, generator=generator(seed, "augment", epoch))
+
+
+def augmented(images: torch.Tensor, draws: torch.Tensor, config: RunConfig) -> torch.Tensor:
+    """`images` uint8 [n, 784], turned, flipped, shifted and erased at random as the config says, by `draws` [n, 9].
+
+    Each in turn: turned about its centre by an angle uniform to either side (bilinear; the result is then float of the
+    weights' type), flipped left to right with probability 1/2, moved along both axes by whole pixels, a rectangle with
+    sides of 4 to 16 pixels blackened. What comes into view is black. A draw has one use, whatever else is on.
+    """
+    x, (angle, flip, down, right, erase, *box) = images.view(-1, SIDE, SIDE), draws.T
+    place = torch.arange(SIDE, device=x.device)
+    if config.augment_rotation:
+        x = x.to(torch.float64 if config.precision == "float64" else torch.float32)
+        turn = (2 * angle.to(x.dtype) - 1) * math.radians(config.augment_rotation)
+        matrices = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1)  # applied to (x, y) in [-1, 1]
+        x_y = (2 * torch.cartesian_prod(place, place).flip(1).to(x.dtype) + 1) / SIDE - 1
+        grid = (matrices.view(-1, 2) @ x_y.T).view(-1, 2, SIDE, SIDE).permute(0, 2, 3, 1)
+        x = grid_sample(x[:, None], grid, align_corners=False)[:, 0]
+    if config.augment_flip:
+        x = x + (x.flip(2) - x) * (flip < 0.5)[:, None, None].to(x.dtype)  # faster than a choice; bytes wrap around
+    if most := config.augment_shift:
+        windows = pad(x, [most] * 4).unfold(1, SIDE, 1).unfold(2, SIDE, 1)  # [n, 2 most + 1, 2 most + 1, 28, 28]
+        start = ((2 * most + 1) * torch.stack([down, right])).long()
+        x = windows[torch.arange(len(x), device=x.device), *start]
+    if config.augment_erasing:
+        size, start = torch.stack(box).view(2, 2, -1, 1)  # each [rows and columns, n, 1]
+        size = 4 + (13 * size).floor()
+        start = ((SIDE + 1 - size) * start).floor()
+        rows, columns = (place >= start) & (place < start + size)  # each [n, 28]
+        rows = rows & (erase < config.augment_erasing)[:, None]
+        x = x - x * rows[:, :, None].to(x.dtype) * columns[:, None].to(x.dtype)
+    return x.reshape(len(x), -1)
+
+
+def mixup_shares(config: RunConfig, epoch: int, batches: int) -> torch.Tensor:
+    """The share λ of an image in its mixture with another one, for each of an epoch's batches, float64 on the CPU.
+
+    λ · image + (1 − λ) · the image as far from the other end of the batch, labels alike, λ from Beta(α, α) (Zhang et
+    al., ICLR 2018); the greater of λ and 1 − λ: in a batch as a whole it is the same, and the image's own label leads.
+    """
+    if not config.mixup:
+        return torch.ones(batches, dtype=torch.float64)
+    from scipy.special import betaincinv  # a third of a second
+
+    draws = torch.rand(batches, dtype=torch.float64, generator=generator(config.seed, "mixup", epoch))
+    share = torch.from_numpy(betaincinv(config.mixup, config.mixup, draws.numpy()))
+    return torch.maximum(share, 1 - share)
 
 
 def scaling(images_uint8: torch.Tensor, train_idx: torch.Tensor, kind: str) -> tuple[float, float]:

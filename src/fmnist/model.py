@@ -3,14 +3,18 @@
 `load_run(run_id).model()` gives back an `MLP`.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fmnist.config import RunConfig, layer_sizes
-from fmnist.data import Data, epoch_order, generator, scaling, split
+from fmnist.data import Data, augmentation_draws, augmented, epoch_order, generator, mixup_shares, scaling, split
 
 LEAKY_SLOPE = 0.01  # torch.nn.LeakyReLU's default
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
@@ -22,8 +26,13 @@ def wide(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def adds_input(config: RunConfig) -> list[bool]:
+    """Of each hidden layer, whether it adds its output to its input: residual, and as wide as the one before it."""
+    return [config.residual and a == b for a, b in pairwise((None, *config.hidden_sizes))]
+
+
 class MLP(nn.Module):
-    """784 → hidden_sizes → 10 fully connected; a hidden layer is linear, [batch norm], activation, [dropout].
+    """784 → hidden_sizes → 10 fully connected; a hidden layer is linear, [norm], activation, [dropout], [+ its input].
 
     The weights come from the config's seed alone. `forward`: scaled images [batch, 784] → logits [batch, 10].
     """
@@ -33,8 +42,9 @@ class MLP(nn.Module):
         dtype, draw = PARAMETER_DTYPE[config.precision], generator(config.seed, "weights")
         sizes, widths = layer_sizes(config.hidden_sizes), config.hidden_sizes
         self.linears = nn.ModuleList(nn.utils.skip_init(nn.Linear, *size, dtype=dtype) for size in sizes)
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width, dtype=dtype) for width in widths if config.batch_norm)
-        self.activation = ACTIVATIONS[config.activation]()
+        norm = nn.BatchNorm1d if config.batch_norm else nn.LayerNorm if config.layer_norm else None
+        self.norms = nn.ModuleList(norm(width, dtype=dtype) for width in widths if norm)
+        self.activation, self.adds_input = ACTIVATIONS[config.activation](), adds_input(config)
         layers = range(len(widths))
         self.dropouts = nn.ModuleList(SeededDropout(config.dropout, config.seed, layer) for layer in layers)
         for linear in self.linears:
@@ -42,29 +52,55 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer, linear in enumerate(self.linears[:-1]):
-            x = linear(x)
-            x = self.norms[layer](x) if self.norms else x
-            x = self.dropouts[layer](self.activation(x))
+            z = linear(x)
+            z = self.norms[layer](z) if self.norms else z
+            h = self.dropouts[layer](self.activation(z))
+            x = x + h if self.adds_input[layer] else h
         return self.linears[-1](x)
 
 
 def plain_training(config: RunConfig, data: Data) -> Iterator[tuple[MLP, float, float]]:
-    """After every epoch: the network, and its mean loss and accuracy over the epoch's images as it saw them."""
-    model = MLP(config)
+    """After every epoch: the network, and its mean loss and accuracy over the epoch's images as it saw them.
+
+    The network is the moving average of the weights where the config asks for it; the loss is what is minimized.
+    """
+    model, average = MLP(config), None
+    if config.ema_decay:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+        average.update_parameters(model)  # the first time this copies: the average begins at the initial weights
     optimizer = torch_optimizer(config, list(model.parameters()))
-    x, labels = images_and_labels(config, data, "train")
+    images = len(data.train_labels) - config.val_size
+    scheduler = torch_scheduler(config, optimizer, -(-images // config.batch_size))
+    cross_entropy = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     for epoch in range(1, config.epochs + 1):
         model.train()
         total = correct = 0.0
-        for rows in epoch_order(len(labels), config.seed, epoch).split(config.batch_size):
-            logits = model(x[rows])
-            loss = nn.functional.cross_entropy(logits, labels[rows])
+        for x, labels, share in plain_batches(config, data, epoch):
+            logits = model(x)
+            loss = cross_entropy(logits, labels)
+            if config.mixup:
+                loss = share * loss + (1 - share) * cross_entropy(logits, labels.flip(0))
             optimizer.zero_grad()
             (config.loss_scale * loss).backward()
             optimizer.step()
-            total += loss.item() * len(rows)
-            correct += (logits.argmax(1) == labels[rows]).sum().item()
-        yield model, total / len(labels), correct / len(labels)
+            scheduler.step()
+            if average:
+                average.update_parameters(model)
+            total += loss.item() * len(labels)
+            correct += (logits.argmax(1) == labels).sum().item()
+        yield average.module if average else model, total / images, correct / images
+
+
+def plain_batches(config: RunConfig, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """An epoch's inputs [batch, 784] with their labels, and the share that an image has in its mixture with another."""
+    (train, _), size = split(len(data.train_labels), config.val_size, config.seed), config.batch_size
+    scale, shift = scaling(data.train_images, train, config.input_scaling)
+    order, draws = (draw(len(train), config.seed, epoch).split(size) for draw in (epoch_order, augmentation_draws))
+    for places, drawn, share in zip(order, draws, mixup_shares(config, epoch, len(order)).tolist(), strict=True):
+        images, labels = data.train_images[train[places]], data.train_labels[train[places]]
+        images = augmented(images, drawn, config) if config.augments else images
+        x = (images.double() * scale + shift).to(PARAMETER_DTYPE[config.precision])
+        yield share * x + (1 - share) * x.flip(0) if config.mixup else x, labels, share
 
 
 def images_and_labels(config: RunConfig, data: Data, part: str) -> tuple[Tensor, Tensor]:
@@ -82,6 +118,27 @@ def torch_optimizer(config: RunConfig, parameters: Sequence[Tensor]) -> torch.op
     options = {"lr": config.lr, "weight_decay": config.weight_decay}  # AdamW's own is not zero
     options |= {name: getattr(config, name) for name in ("momentum", "nesterov") if getattr(config, name)}
     return getattr(torch.optim, config.optimizer)(parameters, **options)
+
+
+def torch_scheduler(config: RunConfig, optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+    """For the optimizer's learning rate, to be stepped after each of an epoch's `steps`."""
+    warmup = round(config.warmup_epochs * steps)
+    n = max(config.epochs * steps - warmup, 1)
+    match config.schedule:
+        case "constant":
+            schedule = lr_scheduler.ConstantLR(optimizer, 1)
+        case "cosine":
+            schedule = lr_scheduler.CosineAnnealingLR(optimizer, n)
+        case "linear":
+            schedule = lr_scheduler.LinearLR(optimizer, 1, 0, n)
+        case "steps":
+            schedule = lr_scheduler.MultiStepLR(optimizer, [math.ceil(n / 2), math.ceil(3 * n / 4)])
+        case "one_cycle":
+            schedule = lr_scheduler.OneCycleLR(optimizer, config.lr, n, cycle_momentum=False)
+    if not warmup:
+        return schedule
+    rise = lr_scheduler.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
+    return lr_scheduler.SequentialLR(optimizer, [rise, schedule], [warmup])
 
 
 def layer_signals(model: MLP, x: Tensor, labels: Tensor) -> list[tuple[float, float]]:

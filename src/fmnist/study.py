@@ -94,10 +94,10 @@ class Study:
 
         Accuracies are in [0, 1], losses in nats, times in seconds. Raises `UserError` if a run is not in the store.
         """
-        rows = [
-            about | {"parameters": parameter_count(run.config.hidden_sizes, run.config.batch_norm), **run.row()}
-            for about, run in self._stored()
-        ]
+        rows = []
+        for about, run in self._stored():
+            norm = run.config.batch_norm or run.config.layer_norm
+            rows.append(about | {"parameters": parameter_count(run.config.hidden_sizes, norm), **run.row()})
         return pd.DataFrame(rows)
 
     def history(self) -> pd.DataFrame:

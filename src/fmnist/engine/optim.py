@@ -5,6 +5,7 @@ A tensor has a leading run axis; a hyperparameter is a tensor [runs, 1, …] tha
 from step to step, the count of steps too, is on the device, so that a CUDA graph of a step can be replayed.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -21,6 +22,46 @@ def constants(config: RunConfig) -> dict[str, float]:
     return {name: getattr(config, name) for name in ("lr", "momentum", "nesterov", "weight_decay")}
 
 
+def pace(config: RunConfig) -> tuple:
+    """What is equal in runs whose updates have the same constants, at every step."""
+    return *constants(config).values(), config.schedule, config.warmup_epochs
+
+
+def scheduled(config: RunConfig) -> bool:
+    return config.schedule != "constant" or config.warmup_epochs > 0
+
+
+def learning_rates(config: RunConfig, epoch: int, steps: int) -> Tensor:
+    """The rate of each of the `steps` of an epoch (1 is the first), float64 [steps], as torch.optim.lr_scheduler's.
+
+    w = warmup_epochs · steps of all the epochs' steps have lr · (t + 1)/(w + 1), t = 0, 1, …: LinearLR. The n others,
+    of which a share s = t/n has been taken, have lr times
+    cosine (1 + cos πs)/2, CosineAnnealingLR · linear 1 − s, LinearLR · steps 1, from half of them on 0.1, from three
+    quarters on 0.01, MultiStepLR · one_cycle from 1/25 up to 1 at step p = 0.3 n − 1, then down to 4e-6 at the last,
+    both as half a cosine, OneCycleLR, which here leaves momentum alone.
+    """
+    t = torch.arange((epoch - 1) * steps, epoch * steps, dtype=torch.float64)
+    warmup = round(config.warmup_epochs * steps)
+    n = max(config.epochs * steps - warmup, 1)
+    rise, t = ((t + 1) / (warmup + 1)).clamp(max=1), (t - warmup).clamp(min=0)
+    match config.schedule:
+        case "constant":
+            factor = torch.ones_like(t)
+        case "cosine":
+            factor = (1 + torch.cos(math.pi * t / n)) / 2
+        case "linear":
+            factor = 1 - t / n
+        case "steps":
+            factor = 0.1 ** ((t >= 0.5 * n).double() + (t >= 0.75 * n))
+        case "one_cycle":
+            peak, low = 0.3 * n - 1, 1 / 25
+            up = 1 + (low - 1) * (1 + torch.cos(math.pi * t / peak)) / 2
+            share = (t - peak) / (n - 1 - peak)
+            down = low / 1e4 + (1 - low / 1e4) * (1 + torch.cos(math.pi * share)) / 2
+            factor = torch.where(t <= peak, up, down)
+    return config.lr * rise * factor
+
+
 class Rule:
     """The update of one parameter of neighbouring runs, in place; each rule says its `direction`, without the rate."""
 
@@ -35,8 +76,9 @@ class Rule:
         self.lr, self.momentum = spread("lr"), spread("momentum")
         self.weight_decay, self.nesterov = spread("weight_decay"), spread("nesterov")
         self.parameter, self.config = parameter, configs[0]
-        alike = all(constants(config) == constants(configs[0]) for config in configs)
+        alike = len(set(map(pace, configs))) == 1
         self.fused = alike and parameter.device.type == "cpu"  # torch.optim's kernels take one value of each constant
+        self.scheduled = any(map(scheduled, configs))  # then `lr` is written anew for each step
         self.state = [torch.zeros_like(parameter) for _ in self.state_names]
         self.momentum_buffer = torch.zeros_like(parameter) if self.momentum is not None else None
 
@@ -44,6 +86,10 @@ class Rule:
         if self.weight_decay is not None:
             gradient = self.decay(gradient)
         self.parameter.addcmul_(self.direction(gradient, correction), self.lr, value=-1)
+
+    def numbers(self) -> dict[str, float]:
+        """The constants as a fused kernel takes them."""
+        return constants(self.config) | ({"lr": self.lr.view(-1)[0].item()} if self.scheduled else {})
 
     def decay(self, gradient: Tensor) -> Tensor:
         return torch.addcmul(gradient, self.parameter, self.weight_decay)
@@ -59,7 +105,7 @@ class SGD(Rule):
         if not self.fused or self.momentum is None:
             return super().step(gradient, correction)
         others = {"dampening": 0.0, "maximize": False, "is_first_step": False}
-        torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **constants(self.config), **others)
+        torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **self.numbers(), **others)
 
     def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
         buffer = self.accelerate(gradient)
@@ -97,7 +143,7 @@ class Adam(Rule):
         if not self.fused:
             return super().step(gradient, correction)
         numbers = {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "amsgrad": False, "maximize": False}
-        numbers |= {"lr": self.config.lr, "weight_decay": self.config.weight_decay}
+        numbers |= {name: value for name, value in self.numbers().items() if name in ("lr", "weight_decay")}
         kept = [[buffer] for buffer in self.state]
         type(self).kernel([self.parameter], [gradient], *kept, [], [correction.steps], **numbers)
 
@@ -146,8 +192,11 @@ class Optimizer:
         adaptive = any(config.optimizer.startswith("Adam") for config in configs)
         self.correction = Correction(parameters[0]) if adaptive else None
 
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        """One update; `gradients` in the order of the parameters, of their shapes, in any floating type."""
+    def step(self, gradients: Sequence[Tensor], rates: Tensor | None = None) -> None:
+        """One update; `gradients` in the order of the parameters, of their shapes, in any floating type.
+
+        `rates` [runs] are this step's learning rates, of runs with a schedule.
+        """
         if self.correction is not None:
             self.correction.step()
         if gradients[0].dtype != self.dtype:
@@ -156,6 +205,8 @@ class Optimizer:
             gradients = self.gradients
         for gradient, rules in zip(gradients, self.rules, strict=True):
             for part, rule in rules:
+                if rates is not None:
+                    rule.lr.copy_(rates[part].view_as(rule.lr))
                 rule.step(gradient[part] if len(rules) > 1 else gradient, self.correction)
 
 
@@ -168,7 +219,7 @@ def blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice,
         if not large or config.optimizer == "SGD" and not (config.momentum or config.weight_decay):
             return config.optimizer, None  # plain SGD is a single pass anyway
         fused = config.optimizer.startswith("Adam") or config.optimizer == "SGD" and config.momentum
-        return config.optimizer, constants(config) if fused else run
+        return config.optimizer, pace(config) if fused else run
 
     found = []
     for (name, _), members in groupby(range(len(configs)), key=block):
@@ -176,3 +227,24 @@ def blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice,
         part = slice(first, first + 1 + len(more))
         found.append((part, RULES[name](parameter[part], configs[part])))
     return found
+
+
+class Average:
+    """The exponential moving average of tensors, e ← d·e + (1 − d)·w after each step, from e = w before the first.
+
+    As torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn(d) and use_buffers: batch norm's running statistics
+    are averaged like the weights that they belong to.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], decay: float):
+        self.tensors, self.decay = list(tensors), decay
+        self.averages = [tensor.clone() for tensor in tensors]
+
+    def step(self) -> None:
+        torch._foreach_lerp_(self.averages, self.tensors, 1 - self.decay)
+
+    def swap(self) -> None:
+        """The averages where the tensors were, and these aside; once more, and all is as it was."""
+        before = [tensor.clone() for tensor in self.tensors]
+        torch._foreach_copy_(self.tensors, self.averages)
+        torch._foreach_copy_(self.averages, before)

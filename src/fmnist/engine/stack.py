@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from fmnist.config import RunConfig
-from fmnist.model import LEAKY_SLOPE, MLP, PARAMETER_DTYPE, dropout_mask
+from fmnist.model import LEAKY_SLOPE, MLP, PARAMETER_DTYPE, adds_input, dropout_mask
 
-BN_MOMENTUM, BN_EPS = 0.1, 1e-5  # torch.nn.BatchNorm1d's defaults
+BN_MOMENTUM, NORM_EPS = 0.1, 1e-5  # torch.nn.BatchNorm1d's and LayerNorm's defaults
 NORM = ("weight", "bias", "running_mean", "running_var")
 LARGE = 1 << 20  # multiply-adds of a product that is worth a call of its own
 aten = torch.ops.aten
@@ -112,20 +112,21 @@ class Layer:
 
     activated: Tensor  # before dropout
     mask: Tensor | None  # dropout's
-    norm: tuple[Tensor, ...] | None  # batch norm's input [1, runs · width, batch], mean and 1/std
+    norm: tuple[Tensor, ...] | None  # batch norm's input [1, runs · width, batch], mean and 1/std; see _layer_norm
     out: Tensor  # what the next layer sees
 
 
 class Stack:
     """Networks of one architecture, initialized as `MLP(config)` each.
 
-    `parameters` lists weight, bias and, with batch norm, scale and shift, layer by layer, each [runs, …].
+    `parameters` lists weight, bias and, with batch or layer norm, scale and shift, layer by layer, each [runs, …].
     """
 
     def __init__(self, configs: Sequence[RunConfig], device: torch.device | str = "cpu"):
         first, states = configs[0], [MLP(config).state_dict() for config in configs]
         self.configs, self.starts = list(configs), group_starts(configs)
-        self.depth, self.batch_norm = len(first.hidden_sizes), first.batch_norm
+        self.depth, self.batch_norm, self.layer_norm = len(first.hidden_sizes), first.batch_norm, first.layer_norm
+        self.adds = adds_input(first)
         self.dtype = PARAMETER_DTYPE[first.precision]
         lacks_bfloat16 = torch.device(device).type == "cpu" and not has_bfloat16()
         self.stands_in = first.precision == "bfloat16" and lacks_bfloat16
@@ -181,14 +182,18 @@ class Stack:
             torch._foreach_copy_(self.rounded, self.exact)
         runs, width, inputs = self.weights[0].shape
         a = product(self.weights[0].view(len(x), -1, inputs), x).view(runs, width, -1).add_(self.columns[0])
+        h = x
         for layer in range(self.depth):
             norm = mask = None
             if self.batch_norm:
                 a, norm = self._normalize(layer, a, training)
+            elif self.layer_norm:
+                a, norm = self._layer_norm(layer, a)
             a = self.activate(a)
             if training and self.dropout is not None:
                 mask = dropout_mask(keys[layer], self.dropout, *a.shape[1:], dtype=a.dtype)
-            h = self.cast(a if mask is None else a * mask)
+            through = a if mask is None else a * mask
+            h = self.cast(through + h if self.adds[layer] else through)
             if training:
                 self.tape.append(Layer(a, mask, norm, h))
             a = matmul(self.weights[layer + 1], h, self.columns[layer + 1])
@@ -197,40 +202,64 @@ class Stack:
     def _normalize(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         flat = z.view(1, -1, z.shape[2]).to(self.dtype)
         scale, shift, mean, var = (self.state[f"norms.{layer}.{n}"].view(-1) for n in NORM)
-        y, *saved = aten.native_batch_norm(flat, scale, shift, mean, var, training, BN_MOMENTUM, BN_EPS)
+        y, *saved = aten.native_batch_norm(flat, scale, shift, mean, var, training, BN_MOMENTUM, NORM_EPS)
         return y.view(z.shape).to(z.dtype), (flat, *saved)
 
     def _normalize_backward(self, layer: int, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scale, _, mean, var = (self.state[f"norms.{layer}.{n}"].view(-1) for n in NORM)
         flat, *saved = self.tape[layer].norm
         dz, dscale, dshift = aten.native_batch_norm_backward(
-            dy.view(flat.shape).to(self.dtype), flat, scale, mean, var, *saved, True, BN_EPS, [True] * 3
+            dy.view(flat.shape).to(self.dtype), flat, scale, mean, var, *saved, True, NORM_EPS, [True] * 3
         )
         return dz.view(dy.shape).to(dy.dtype), dscale.view(len(dy), -1), dshift.view(len(dy), -1)
 
+    def _layer_norm(self, layer: int, z: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """torch.nn.LayerNorm over the width of z [runs, width, batch]; the normalized z and 1/std [runs, 1, batch]."""
+        var, mean = torch.var_mean(z.to(self.dtype), 1, correction=0, keepdim=True)
+        rstd = (var + NORM_EPS).rsqrt_()
+        scale, shift = (self.state[f"norms.{layer}.{kind}"][:, :, None] for kind in NORM[:2])
+        normal = (z - mean).mul_(rstd)
+        return torch.addcmul(shift, normal, scale).to(z.dtype), (normal, rstd)
+
+    def _layer_norm_backward(self, layer: int, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (normal, rstd), wide_dy = self.tape[layer].norm, dy.to(self.dtype)
+        dnormal, along = wide_dy * self.state[f"norms.{layer}.weight"][:, :, None], wide_dy * normal
+        dz = dnormal - dnormal.mean(1, keepdim=True) - normal * (dnormal * normal).mean(1, keepdim=True)
+        return dz.mul_(rstd).to(dy.dtype), over_batch(along), over_batch(wide_dy)
+
     def backward(self, x: Tensor, dlogits: Tensor) -> list[Tensor]:
         """Gradients of the parameters, in the products' type, after a training `forward`; dlogits as the logits."""
-        dz, gradients = self.cast(dlogits), []
+        dz, gradients, dh = self.cast(dlogits), [], None
         for layer in reversed(range(self.depth)):
             tape = self.tape[layer]
             gradients = [self.cast(matmul(dz, tape.out.mT)), over_batch(dz), *gradients]
-            dh = matmul(self.weights[layer + 1].mT, dz)
-            dz = self.activate_backward(dh if tape.mask is None else dh.mul_(tape.mask), tape.activated)
-            if self.batch_norm:
-                dz, *norm_gradients = self._normalize_backward(layer, dz)
+            past, dh = dh, matmul(self.weights[layer + 1].mT, dz)
+            if layer + 1 < self.depth and self.adds[layer + 1]:
+                dh += past
+            masked = dh if tape.mask is None else dh * tape.mask if any(self.adds) else dh.mul_(tape.mask)
+            dz = self.activate_backward(masked, tape.activated)
+            if tape.norm is not None:
+                undo = self._normalize_backward if self.batch_norm else self._layer_norm_backward
+                dz, *norm_gradients = undo(layer, dz)
                 gradients = [*norm_gradients, *gradients]
             dz = self.cast(dz)
         first = product(dz.view(len(x), -1, dz.shape[2]), x.mT).view(self.weights[0].shape)
         return [self.cast(first), over_batch(dz), *gradients]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the loss in nats [runs] and predicted classes [runs, images] of logits [runs, classes, images]."""
+def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Sum of the loss in nats [runs] and predicted classes [runs, images] of logits [runs, classes, images].
+
+    `targets`, probabilities of the logits' shape, take the place of the labels [runs, images].
+    """
     log_p = logits.log_softmax(1)
-    return -log_p.gather(1, labels[:, None]).sum((1, 2)), logits.max(1).indices
+    at_label = log_p.gather(1, labels[:, None]) if targets is None else log_p * targets
+    return -at_label.sum((1, 2)), logits.max(1).indices
 
 
-def cross_entropy_gradient(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
-    """d(scale · sum of the loss)/d(logits) = scale · (softmax − one-hot), [runs, classes, batch]; scale [runs, 1, 1]"""
+def cross_entropy_gradient(logits: Tensor, labels: Tensor, scale: Tensor, targets: Tensor | None = None) -> Tensor:
+    """d(scale · sum of the loss)/d(logits) = scale · (softmax − target), [runs, classes, batch]; scale [runs, 1, 1]"""
+    if targets is not None:
+        return logits.softmax(1).sub_(targets).mul_(scale)
     at_label = labels[:, None]
     return logits.softmax(1).mul_(scale).scatter_add_(1, at_label, (-scale).expand(at_label.shape))

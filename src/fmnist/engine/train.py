@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmnist.config import TEST_BATCH, RunConfig
-from fmnist.data import Data, epoch_order, scaling, split
-from fmnist.engine.optim import Optimizer
+from fmnist.config import OUTPUTS, TEST_BATCH, RunConfig, UserError
+from fmnist.data import Data, augmentation_draws, augmented, epoch_order, mixup_shares, scaling, split
+from fmnist.engine.optim import Average, Optimizer, learning_rates, scheduled
 from fmnist.engine.stack import Stack, cross_entropy, cross_entropy_gradient
 from fmnist.model import dropout_keys, wide
 
@@ -45,59 +45,120 @@ class Feed:
         test = test.expand(1 if len(set(scalings)) == 1 else len(scalings), -1)  # one group where all are scaled alike
         self.rows = {"train": train, "val": val, "test": test}  # [groups, images] each
 
-    def batch(self, rows: Tensor, part: str = "train") -> tuple[Tensor, Tensor]:
-        """Images [groups, batch, 784] and labels [runs, batch] at rows [groups, batch] of train or test images."""
+    def batch(self, rows: Tensor, part: str = "train", draws: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images [groups, batch, 784] and labels [runs, batch] at rows [groups, batch] of train or test images.
+
+        They are augmented by `draws` [groups, batch, 9], if there are any.
+        """
         images, labels = self.data.train_images, self.data.train_labels
         if part == "test":
             images, labels = self.data.test_images, self.data.test_labels
         flat, groups, runs = rows.flatten(), len(rows), len(self.stack.configs)
-        x = images.index_select(0, flat).view(*rows.shape, -1).to(self.stack.dtype) * self.scale[:groups]
+        pixels = images.index_select(0, flat)
+        if draws is not None:
+            pixels = augmented(pixels, draws.flatten(0, 1), self.groups[0])
+        x = pixels.view(*rows.shape, -1).to(self.stack.dtype) * self.scale[:groups]
         x = x.add_(self.shift[:groups]) if self.shifted else x
         labels = labels.index_select(0, flat).view(groups, 1, -1).expand(-1, runs // groups, -1)
-        return self.stack.cast(x), labels.reshape(runs, -1)
+        return x, labels.reshape(runs, -1)
+
+
+def mixed(x: Tensor, share: Tensor, batch_size: int, dim: int) -> Tensor:
+    """share · x + (1 − share) · x with the images of each batch, along `dim`, in reversed order; see mixup_shares."""
+    return torch.lerp(torch.cat([batch.flip(dim) for batch in x.split(batch_size, dim)], dim), x, share)
 
 
 class Trainer:
     """A stack in training: one update of every run for each batch, the batches of a chunk of images at a time."""
 
     def __init__(self, configs: Sequence[RunConfig], data: Data, graphs: bool = True):
-        device = data.train_images.device
-        self.stack, self.batch_size = Stack(configs, device), configs[0].batch_size
+        device, first = data.train_images.device, configs[0]
+        self.stack, self.batch_size = Stack(configs, device), first.batch_size
         self.feed, self.optimizer = Feed(self.stack, data), Optimizer(self.stack.parameters, configs)
-        scale = torch.tensor([c.loss_scale for c in configs], dtype=self.stack.dtype, device=device)[:, None, None]
+        self.average = Average(self.stack.state.values(), first.ema_decay) if first.ema_decay else None
+
+        def spread(name: str) -> Tensor:
+            return torch.tensor([getattr(c, name) for c in configs], dtype=self.stack.dtype, device=device)[
+                :, None, None
+            ]
+
+        scale, self.smoothing = spread("loss_scale"), spread("label_smoothing")
+        self.soft = bool(self.smoothing.any() or first.mixup)  # targets are no longer the labels alone
         last = self.feed.rows["train"].shape[1] % self.batch_size or self.batch_size
         self.scales = {images: scale / images for images in (self.batch_size, last)}  # of the loss of an image
         self.loss, self.correct = (torch.zeros(len(configs), dtype=wide(device), device=device) for _ in range(2))
         self.replay = Graphs(self.steps) if graphs and device.type == "cuda" else self.steps
 
     def epoch(self, epoch: int, stop: threading.Event) -> tuple[Tensor, Tensor]:
-        """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen."""
-        rows, size, seeds = self.feed.rows["train"], self.batch_size, [c.seed for c in self.stack.configs]
-        (groups, images), device = rows.shape, rows.device
-        orders = [epoch_order(images, config.seed, epoch) for config in self.feed.groups]
-        order = rows.gather(1, torch.stack(orders).to(device))  # in which the groups see their images
+        """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen.
+
+        Between epochs the stack's tensors are their moving averages, where its configs ask for these.
+        """
+        size, (groups, count) = self.batch_size, self.feed.rows["train"].shape
         together = min(max(1, CHUNK // (size * groups)), STEPS)  # few enough to stay in cache
-        steps = -(-images // size)
-        layers = range(self.stack.depth) if self.stack.dropout is not None else ()
-        keys = [dropout_keys(seeds, layer, (epoch - 1) * steps, steps).to(device) for layer in layers]
+        images, steps = self.drawn(epoch)
         self.loss.zero_()
         self.correct.zero_()
-        for chunk, rows in enumerate(order.split(together * size, 1)):
+        if self.average:
+            self.average.swap()
+        for first in range(0, -(-count // size), together):
             if stop.is_set():
                 raise KeyboardInterrupt
-            self.replay(rows, [key[chunk * together : (chunk + 1) * together] for key in keys])
-        return self.loss / images, self.correct / images
+            chunk = slice(first * size, (first + together) * size)
+            own = {name: tensor[:, chunk] for name, tensor in images.items()}
+            self.replay(own, {name: tensor[first : first + together] for name, tensor in steps.items()})
+        if self.average:
+            self.average.swap()
+        return self.loss / count, self.correct / count
 
-    def steps(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
-        """An update for each batch of the images at `rows` [groups, images]; `keys` [hidden layers][steps, runs]."""
-        x, labels = self.feed.batch(rows)
-        batches = zip(x.split(self.batch_size, 1), labels.split(self.batch_size, 1), strict=True)
-        found = []
-        for step, (inputs, classes) in enumerate(batches):
-            found.append(logits := self.stack.forward(inputs, [key[step] for key in keys], training=True))
-            dlogits = cross_entropy_gradient(logits, classes, self.scales[classes.shape[1]])
-            self.optimizer.step(self.stack.backward(inputs, dlogits))
-        loss, predicted = cross_entropy(torch.cat(found, 2), labels)
+    def drawn(self, epoch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What an epoch draws and schedules: for its images [groups, images, …], and for its steps [steps, …].
+
+        Of images rows, draws of `augmented` and shares of `mixed`; of steps dropout's keys [hidden layers, runs] and
+        learning rates [runs].
+        """
+        rows, configs, groups = self.feed.rows["train"], self.stack.configs, self.feed.groups
+        first, images, steps = configs[0], rows.shape[1], -(-rows.shape[1] // self.batch_size)
+        orders = torch.stack([epoch_order(images, config.seed, epoch) for config in groups])
+        of_images = {"rows": rows.gather(1, orders.to(rows.device))}  # in the order in which the groups see them
+        if first.augments:
+            of_images["draws"] = torch.stack([augmentation_draws(images, config.seed, epoch) for config in groups])
+        if first.mixup:
+            shares = torch.stack([mixup_shares(config, epoch, steps) for config in groups]).to(self.stack.dtype)
+            of_images["shares"] = shares.repeat_interleave(self.batch_size, 1)[:, :images, None]
+        of_steps, seeds, begin = {}, [config.seed for config in configs], (epoch - 1) * steps
+        if self.stack.dropout is not None and self.stack.depth:
+            keys = [dropout_keys(seeds, layer, begin, steps) for layer in range(self.stack.depth)]
+            of_steps["keys"] = torch.stack(keys, 1)
+        if any(map(scheduled, configs)):
+            rates = [learning_rates(config, epoch, steps) for config in configs]
+            of_steps["rates"] = torch.stack(rates, 1).to(self.stack.dtype)
+        return tuple({name: tensor.to(rows.device) for name, tensor in d.items()} for d in (of_images, of_steps))
+
+    def targets(self, labels: Tensor, shares: Tensor | None) -> Tensor:
+        """Smoothed and mixed, [runs, classes, images], of labels [runs, images] and shares [groups, images, 1]."""
+        classes = torch.arange(OUTPUTS, device=labels.device)[:, None]
+        hard = (labels[:, None] == classes).to(self.stack.dtype)
+        smooth = torch.lerp(hard, torch.full_like(hard, 1 / OUTPUTS), self.smoothing)
+        if shares is None:
+            return smooth
+        return mixed(smooth, shares.mT.repeat_interleave(len(labels) // len(shares), 0), self.batch_size, 2)
+
+    def steps(self, images: dict[str, Tensor], steps: dict[str, Tensor]) -> None:
+        """An update for each batch of the images, by what is `drawn` for them."""
+        shares, size, found = images.get("shares"), self.batch_size, []
+        x, labels = self.feed.batch(images["rows"], draws=images.get("draws"))
+        x = self.stack.cast(x if shares is None else mixed(x, shares, size, 1))
+        targets = self.targets(labels, shares) if self.soft else None
+        for step, (inputs, classes) in enumerate(zip(x.split(size, 1), labels.split(size, 1), strict=True)):
+            keys, rates = (steps[name][step] if name in steps else None for name in ("keys", "rates"))
+            found.append(logits := self.stack.forward(inputs, keys, training=True))
+            soft = None if targets is None else targets[:, :, step * size : (step + 1) * size]
+            dlogits = cross_entropy_gradient(logits, classes, self.scales[classes.shape[1]], soft)
+            self.optimizer.step(self.stack.backward(inputs, dlogits), rates)
+            if self.average:
+                self.average.step()
+        loss, predicted = cross_entropy(torch.cat(found, 2), labels, targets)
         self.loss += loss
         self.correct += (predicted == labels).sum(1)
 
@@ -105,22 +166,24 @@ class Trainer:
 class Graphs:
     """Steps as CUDA graphs, one for each number of images: a launch instead of one for every operation."""
 
-    def __init__(self, steps: Callable[[Tensor, Sequence[Tensor]], None]):
+    def __init__(self, steps: Callable[[dict[str, Tensor], dict[str, Tensor]], None]):
         self.steps, self.captured = steps, {}
 
-    def __call__(self, rows: Tensor, keys: Sequence[Tensor]) -> None:
+    def __call__(self, *drawn: dict[str, Tensor]) -> None:
         """The first call for a size readies the libraries, the second is captured."""
-        if (size := rows.shape[1]) not in self.captured:
+        if (size := drawn[0]["rows"].shape[1]) not in self.captured:
             self.captured[size] = None
-            return self.steps(rows, keys)
+            return self.steps(*drawn)
         if self.captured[size] is None:
-            inputs, graph = [rows.clone(), *(key.clone() for key in keys)], torch.cuda.CUDAGraph()
+            inputs = [{name: tensor.clone() for name, tensor in part.items()} for part in drawn]
+            graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may use the device
-                self.steps(inputs[0], inputs[1:])  # recorded, not run
+                self.steps(*inputs)  # recorded, not run
             self.captured[size] = inputs, graph
         inputs, graph = self.captured[size]
-        for own, new in zip(inputs, [rows, *keys], strict=True):
-            own.copy_(new)
+        for own, new in zip(inputs, drawn, strict=True):
+            for name, tensor in own.items():
+                tensor.copy_(new[name])
         graph.replay()
 
 
@@ -143,7 +206,7 @@ def evaluate(stack: Stack, feed: Feed, part: str) -> Measured:
     losses, predictions, correct = [], [], []
     for rows in feed.rows[part].split(CHUNK, 1):
         x, labels = feed.batch(rows, part)
-        loss, predicted = cross_entropy(stack.forward(x), labels)
+        loss, predicted = cross_entropy(stack.forward(stack.cast(x)), labels)
         losses.append(loss.to(wide(loss.device)))
         predictions.append(predicted.to(torch.uint8))
         correct.append((predicted == labels).sum(1))
@@ -223,8 +286,10 @@ class Training:
     def end(self, state: dict[str, Tensor]) -> None:
         """Call the rest off: these are runs of the epochs there were, after which the stack's tensors were `state`.
 
-        No schedule depends on how many epochs are to come, so that such a run is the one its config would give.
+        Such a run is the one that its config would give. UserError where a schedule depends on the epochs to come.
         """
+        for name in {config.schedule for config in self.stack.configs} - {"constant"}:
+            raise UserError(f"schedule: {name} depends on the epochs to come; what was trained by now is not kept")
         for name, tensor in self.stack.state.items():
             tensor.copy_(state[name])
         self.stack.configs = [c.model_copy(update={"epochs": self.epochs}) for c in self.stack.configs]

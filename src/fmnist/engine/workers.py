@@ -21,8 +21,9 @@ from typing import Any
 import psutil
 import torch
 
-from fmnist.config import TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
+from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
 from fmnist.data import load
+from fmnist.engine.optim import scheduled
 from fmnist.engine.stack import SLOPES
 from fmnist.engine.train import CHUNK, Result, train_stack
 
@@ -31,6 +32,10 @@ OVERHEAD = 450_000_000  # bytes of each worker on a CPU beside its stack: code, 
 STEP_CALLS = 4e6  # multiply-adds that a run's share of a step's calls is worth; with batches of one image it is all
 START = 3e11  # multiply-adds that take as long as to start a process: less is trained where it is asked for
 SMALL_STEP = 1 << 27  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
+
+
+ALIKE = ("dataset", "hidden_sizes", "batch_norm", "layer_norm", "residual", "batch_size", "epochs", "val_size")
+ALIKE += ("precision", "ema_decay", "mixup", *AUGMENTATIONS)  # fields that are the same in all runs of a stack
 
 
 def products(config: RunConfig) -> int:
@@ -47,17 +52,19 @@ def work(config: RunConfig) -> float:
 def footprint(config: RunConfig) -> tuple[int, int]:
     """Bytes that a run takes in training, an upper bound: for itself, and for what it shares with its group."""
     size = 8 if config.precision == "float64" else 4
-    weights = parameter_count(config.hidden_sizes, config.batch_norm)  # also best, both on the host, gradient, state, …
-    rows, units = max(config.batch_size, CHUNK), sum(config.hidden_sizes) + 10
-    own = 14 * weights * size + rows * (10 * units * size + 16) + 4 * TRAIN_IMAGES
-    return own, 3 * rows * 784 * size + 4 * 8 * TRAIN_IMAGES
+    weights = parameter_count(config.hidden_sizes, config.batch_norm or config.layer_norm)
+    copies = 14 + 2 * (config.ema_decay > 0)  # also best, both on the host, gradient, state, …
+    rows, units = max(config.batch_size, CHUNK), (1 + config.layer_norm) * sum(config.hidden_sizes) + 10
+    own = copies * weights * size + rows * (10 * units * size + 16) + 4 * TRAIN_IMAGES
+    augmented, mixed = 6 * config.augments, 3 * (config.mixup > 0)
+    return own, (3 + augmented + mixed) * rows * 784 * size + 4 * (8 + 3 * augmented + mixed) * TRAIN_IMAGES
 
 
 def alike(config: RunConfig) -> tuple:
     """What the runs of a stack have in common, the seed aside."""
     activation = "rectified" if config.activation in SLOPES else config.activation
-    shape = (config.dataset, config.hidden_sizes, activation, config.batch_norm, config.dropout > 0)
-    return (*shape, config.batch_size, config.epochs, config.val_size, config.precision)
+    used = config.dropout > 0, config.label_smoothing > 0, scheduled(config)
+    return activation, *used, *(getattr(config, name) for name in ALIKE)
 
 
 def pack(configs: Iterable[RunConfig], device: torch.device, workers: int = 1, memory: int = 1 << 62) -> list:

@@ -13,7 +13,8 @@ from fmnist.lab.browse import Browse, described, study_yaml
 from fmnist.lab.live import Live
 from fmnist.words import count, percent
 
-SHORT = {"hidden_sizes", "activation", "dropout", "batch_norm", "init", "optimizer", "lr", "batch_size", "epochs"}
+SHORT = {"hidden_sizes", "activation", "dropout", "batch_norm", "init", "optimizer", "lr", "schedule", "batch_size"}
+SHORT |= {"epochs"}
 PAUSE = 3  # times as long as a drawing took, before the next one
 LOOK = {"layout": {"width": "270px"}, "style": {"description_width": "92px"}}
 FIELDS = {int: widgets.IntText, float: widgets.FloatText, bool: widgets.Checkbox}
