@@ -36,7 +36,7 @@ ROOMS = {  # lines of Python that a room may have: one line in, one line out
     "config data store study search cli __init__": 1_350,
     "model engine": 1_385,
     "words statistics replication tables": 770,
-    "plots": 470,
+    "plots": 490,
     "paper": 1_030,
     "lab": 635,
 }
