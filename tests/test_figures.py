@@ -1,5 +1,6 @@
 """Every figure is legible without colour, labelled with its unit, and shows what diverged. All data are simulated."""
 
+import re
 import subprocess
 import sys
 
@@ -109,10 +110,9 @@ def test_one_seed_is_enough_to_draw():
 
 
 def test_diverged_runs_are_shown(drawn):
-    for name in ("curves", "accuracy_dots"):
+    for name in ("curves", "accuracy_dots", "against"):
         text = " ".join(t.get_text().replace("\n", " ") for t in shown_texts(drawn[name]))
-        assert "diverged (1 of 3)" in text and "diverged (3 of 3)" in text, name
-    assert {"1 of 3", "3 of 3"} <= {t.get_text() for t in shown_texts(drawn["against"])}
+        assert re.search(r"diverged \(1 of \d\)", text) and re.search(r"diverged \(3 of \d\)", text), name
 
 
 def test_a_diverged_curve_ends_in_a_cross_at_its_last_epoch(drawn):

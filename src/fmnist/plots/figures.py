@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fmnist.plots.curves import curves, log_lines
-from fmnist.plots.style import BAD, COLORS, FAINT, WIDTH, drawn, figure, fold_legend, key, look, percent_axis, style
+from fmnist.plots.style import COLORS, FAINT, WIDTH, drawn, figure, fold_legend, key, look, percent_axis, style
 from fmnist.statistics import best, summary
 from fmnist.words import AXES, diverged, metric_of, name_of
 from fmnist.words import metric as printed
@@ -56,27 +56,21 @@ def accuracy_dots(runs: pd.DataFrame, by: str = "trial", metric: str = "test_acc
 def against(
     runs: pd.DataFrame, x: str = "lr", by: str = "variant", metrics: Sequence[str] = ("test_accuracy",)
 ) -> Figure:
-    """Mean and 95 % interval against the field `x`, a line a group, a panel a metric; a strip counts diverged runs."""
+    """Mean and 95 % interval against the field `x`, a line a group, a panel a metric; crosses where runs diverged."""
     table = pd.concat([summary(runs, [by, x], metric).assign(metric=metric) for metric in metrics])
     groups, values = table[by].unique(), table[x].unique()
     values = np.sort(values) if pd.api.types.is_numeric_dtype(table[x]) else values
     table["place"] = table[x].map(dict(zip(values, _places(values), strict=True)))
     ends = table["place"].min(), table["place"].max()
-    lost = table[table["diverged"] > 0].drop_duplicates([by, x])
-    failing = [group for group in groups if group in set(lost[by])]
+    lost = table.drop_duplicates([by, x]).groupby(by, sort=False)[["diverged", "runs"]].sum()
+    labels = [" × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
     with style():
-        strip = 0.17 * len(failing) + 0.15
-        fig = figure(2.8 + (strip + 0.1 if failing else 0))
-        ratios = {"height_ratios": [2.4, strip]} if failing else {}
-        axes = fig.subplots(1 + bool(failing), len(metrics), sharex=True, squeeze=False, **ratios)
-        for ax, metric in zip(axes[0], metrics, strict=True):
+        fig = figure(2.8)
+        for ax, metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             _means(ax, table[table["metric"] == metric].sort_values("place"), by, groups, 0.012 * (ends[1] - ends[0]))
-        for ax in axes[1:].flat:
-            _strip(ax, lost, by, failing)
-        for ax in axes[-1]:
             ax.set_xticks(_places(values), map(name_of, values))
             ax.set(xlabel=AXES.get(x, x), xlim=np.array(ends) + 0.07 * (ends[1] - ends[0] or 1) * np.array([-1, 1]))
-        fold_legend(fig, [key(i) for i in range(len(groups))], list(map(name_of, groups)), by)
+        fold_legend(fig, [key(i) for i in range(len(groups))], labels, by)
     return drawn(fig, table.drop(columns="place"), runs=runs)
 
 
@@ -116,7 +110,7 @@ def _places(values: Sequence) -> np.ndarray:
 
 
 def _means(ax: Axes, table: pd.DataFrame, by: str, groups: list, apart: float) -> None:
-    """A line a group, `apart` from the next, joining means with their 95 % intervals as bars."""
+    """A line a group, `apart` from the next, joining means with their 95 % intervals as bars; crosses on the axis."""
     metric = table["metric"].iloc[0]
     scaled = table.assign(**{name: metric_of(metric).scale * table[name] for name in ("mean", "low", "high")})
     for index, group in enumerate(groups):
@@ -124,19 +118,10 @@ def _means(ax: Axes, table: pd.DataFrame, by: str, groups: list, apart: float) -
         place = rows["place"] + apart * (index - (len(groups) - 1) / 2)
         ax.plot(place, rows["mean"], mec="white", mew=0.5, ms=5, **wear)
         ax.vlines(place, rows["low"], rows["high"], color=wear["color"], linewidth=1.1)
+        lost = place[rows["diverged"] > 0]
+        cross = {"color": wear["color"], "ms": 5, "mew": 1.4, "clip_on": False, "transform": ax.get_xaxis_transform()}
+        ax.plot(lost, [0.02 + 0.05 * index] * len(lost), "x", **cross)
     percent_axis(ax, scaled[["mean", "low", "high"]].to_numpy().ravel(), metric)
-
-
-def _strip(ax: Axes, lost: pd.DataFrame, by: str, groups: list) -> None:
-    """Beneath the main axes, a row a group: how many of its runs diverged at each place."""
-    for _, row in lost.iterrows():
-        text = f"{row['diverged']} of {row['runs']}"
-        ax.text(row["place"], groups.index(row[by]), text, ha="center", va="center", fontsize=7, color=BAD)
-    ax.set_yticks(range(len(groups)), map(name_of, groups))
-    ax.set_ylim(len(groups) - 0.4, -0.6)
-    ax.set_ylabel("diverged", rotation=0, ha="right", va="center")
-    ax.grid(visible=False)
-    ax.tick_params(length=0)
 
 
 def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFrame | None = None) -> Figure:

@@ -19,7 +19,7 @@ from fmnist.tables import run_ids
 from fmnist.words import AXES, metric_of
 
 WIDTH = 6.2  # inches, the report's text column
-INK, FAINT, BAD = "#222222", "#8a8a8a", "#7a1f1f"
+INK, FAINT = "#222222", "#8a8a8a"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#8C7A00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
