@@ -118,9 +118,9 @@ def _means(ax: Axes, table: pd.DataFrame, by: str, groups: list, apart: float) -
         place = rows["place"] + apart * (index - (len(groups) - 1) / 2)
         ax.plot(place, rows["mean"], mec="white", mew=0.5, ms=5, **wear)
         ax.vlines(place, rows["low"], rows["high"], color=wear["color"], linewidth=1.1)
-        lost = place[rows["diverged"] > 0]
         cross = {"color": wear["color"], "ms": 5, "mew": 1.4, "clip_on": False, "transform": ax.get_xaxis_transform()}
-        ax.plot(lost, [0.02 + 0.05 * index] * len(lost), "x", **cross)
+        for at in place[rows["diverged"] > 0]:
+            ax.plot(at, 0.02 + 0.05 * index, "x", **cross)
     percent_axis(ax, scaled[["mean", "low", "high"]].to_numpy().ravel(), metric)
 
 
