@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fmnist"
 
 # A module imports only modules that come before it.
-MODULES = """config words statistics data model engine.stack engine.optim engine.train engine.workers store study search
-    replication tables plots.style plots.curves plots.figures plots.replication
+MODULES = """config words statistics data model engine.stack engine.optim engine.train engine.workers store ensemble
+    study search replication tables plots.style plots.curves plots.figures plots.replication
     paper.publish paper.document paper.exporters paper.prose paper.provenance paper.report paper.verify
     lab.widgets lab.live lab.network lab.browse lab.explore cli"""
 ORDER = MODULES.split()
@@ -33,7 +33,7 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store study search cli __init__": 1_350,
+    "config data store ensemble study search cli __init__": 1_392,
     "model engine": 1_385,
     "words statistics replication tables": 770,
     "plots": 490,
@@ -124,8 +124,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 5_620
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_790
+    assert length(*PACKAGE.rglob("*.py")) <= 5_665
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_825
 
 
 @pytest.mark.parametrize("module", ORDER)

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fmnist import store, study
+from fmnist import ensemble, store, study
 from fmnist.config import RunConfig, UserError
 from fmnist.data import scaling, split
 from fmnist.engine import workers
@@ -30,7 +30,7 @@ CONFIG = RunConfig(hidden_sizes=(4,), epochs=1, val_size=500, batch_size=64, lr=
 SCRIPT = """
 import os, signal, sys
 from fmnist.engine import workers
-from fmnist import store, study
+from fmnist import ensemble, store, study
 from fmnist.config import RunConfig
 from fmnist.data import load
 small = load().subset(3_000, 1_000)
@@ -383,6 +383,38 @@ def test_every_field_is_part_of_the_address(field):
 def test_a_changed_copy_has_an_address_of_its_own():
     config = RunConfig()
     assert config.run_id != config.model_copy(update={"seed": 1}).run_id == RunConfig(seed=1).run_id
+
+
+# --- several runs as one ----------------------------------------------------------------------------------------------
+
+
+def test_an_ensembles_probabilities_are_the_mean_of_its_networks(runs, small, monkeypatch):
+    monkeypatch.setattr(ensemble, "load", lambda **_: small)
+    kinds = {"none": (30,), "standardized": (40, 20), "symmetric": ()}
+    configs = [CONFIG.model_copy(update={"hidden_sizes": h, "input_scaling": kind}) for kind, h in kinds.items()]
+    found = [run for config in configs for run in map(store.save, train_stack([config], small))]
+    ids = [run.run_id for run in found]
+    for part in ("test", "val"):
+        assert ensemble.accuracy(ids[:1], part) == pytest.approx(found[0].metrics[f"{part}_accuracy"])
+        each = [ensemble.probabilities([run_id], part) for run_id in ids]
+        together, labels = ensemble.probabilities(ids, part)
+        np.testing.assert_allclose(together, sum(p for p, _ in each) / 3)
+        np.testing.assert_allclose(together.sum(1), 1)
+        assert ensemble.accuracy(ids, part) == (together.argmax(1) == labels).mean() > 0.25
+    assert (each[0][1] == small.train_labels[split(3_000, 500, 0)[1]].numpy()).all()
+    mirrored = replace(small, test_images=small.test_images.view(-1, 28, 28).flip(2).flatten(1))
+    plain, both = ensemble.probabilities(ids)[0], ensemble.probabilities(ids, flip=True)[0]
+    monkeypatch.setattr(ensemble, "load", lambda **_: mirrored)
+    np.testing.assert_allclose(both, (plain + ensemble.probabilities(ids)[0]) / 2, rtol=1e-6)
+    assert np.abs(both - plain).max() > 0.1
+
+
+def test_runs_that_validate_on_other_images_are_no_ensemble_there(runs, result):
+    ids = [store.save(replace(result, config=CONFIG.model_copy(update={"seed": i}))).run_id for i in range(2)]
+    with pytest.raises(UserError, match="ensemble: the runs differ in seed, so their val images are not the same"):
+        ensemble.probabilities(ids, "val")
+    with pytest.raises(UserError, match="ensemble: give it one run or more"):
+        ensemble.accuracy([])
 
 
 # --- for other tools --------------------------------------------------------------------------------------------------

@@ -192,8 +192,10 @@ class Stack:
             a = self.activate(a)
             if training and self.dropout is not None:
                 mask = dropout_mask(keys[layer], self.dropout, *a.shape[1:], dtype=a.dtype)
-            through = a if mask is None else a * mask
-            h = self.cast(through + h if self.adds[layer] else through)
+            if self.adds[layer]:
+                h = self.cast(h + a if mask is None else torch.addcmul(h, a, mask))
+            else:
+                h = self.cast(a if mask is None else a * mask)
             if training:
                 self.tape.append(Layer(a, mask, norm, h))
             a = matmul(self.weights[layer + 1], h, self.columns[layer + 1])
@@ -229,15 +231,17 @@ class Stack:
 
     def backward(self, x: Tensor, dlogits: Tensor) -> list[Tensor]:
         """Gradients of the parameters, in the products' type, after a training `forward`; dlogits as the logits."""
-        dz, gradients, dh = self.cast(dlogits), [], None
+        dz, gradients, beside = self.cast(dlogits), [], None
         for layer in reversed(range(self.depth)):
             tape = self.tape[layer]
             gradients = [self.cast(matmul(dz, tape.out.mT)), over_batch(dz), *gradients]
-            past, dh = dh, matmul(self.weights[layer + 1].mT, dz)
-            if layer + 1 < self.depth and self.adds[layer + 1]:
-                dh += past
-            masked = dh if tape.mask is None else dh * tape.mask if any(self.adds) else dh.mul_(tape.mask)
-            dz = self.activate_backward(masked, tape.activated)
+            dh = matmul(self.weights[layer + 1].mT, dz)
+            if beside is not None:
+                dh += beside
+            beside = dh if self.adds[layer] else None  # the gradient that passes the layer by
+            if tape.mask is not None:
+                dh = dh.mul_(tape.mask) if beside is None else dh * tape.mask
+            dz = self.activate_backward(dh, tape.activated)
             if tape.norm is not None:
                 undo = self._normalize_backward if self.batch_norm else self._layer_norm_backward
                 dz, *norm_gradients = undo(layer, dz)
