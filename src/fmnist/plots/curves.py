@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from fmnist.plots.style import FAINT, drawn, figure, fold_legend, key, look, percent_axis, style
+from fmnist.plots.style import FAINT, drawn, figure, fold_legend, key, keyed, look, percent_axis, style
 from fmnist.statistics import interval, require_replications
 from fmnist.words import diverged, metric_of, name_of
 
@@ -36,7 +36,8 @@ def curves(
         for metric, axes in zip(metrics, grid if panels else grid.reshape(-1, 1), strict=True):
             seen = [np.array([])]
             for ax, (name, part) in zip(axes, parts.items(), strict=True):
-                seen += [_curve(ax, part[part[by] == group], ended, metric, i) for i, group in enumerate(groups)]
+                keyed(ax, metric, **{panels: name})
+                seen += [_curve(ax, part[part[by] == g], ended, metric, look(i, g), i) for i, g in enumerate(groups)]
                 if panels and metric == metrics[0]:
                     ax.set_title(name if isinstance(name, str) else f"{panels} {name_of(name)}")
             _limit(axes, np.concatenate(seen), metric)
@@ -44,8 +45,8 @@ def curves(
         lost = runs["run_id"].isin(ended.index).groupby(runs[by], sort=False).agg(["sum", "size"])
         labels = [" × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
         if len(groups) > 1 or len(ended):
-            fold_legend(fig, [key(i) for i in range(len(groups))], labels, by)
-    return drawn(fig, history, panels, by, "seed", "epoch", *metrics)
+            fold_legend(fig, [key(i, group) for i, group in enumerate(groups)], labels, by)
+    return drawn(fig, history, "run_id", panels, by, "seed", "epoch", *metrics, by=by, x="epoch")
 
 
 def _ended(history: pd.DataFrame) -> pd.Series:
@@ -57,18 +58,18 @@ def _ended(history: pd.DataFrame) -> pd.Series:
     return last[last < planned]
 
 
-def _curve(ax: Axes, rows: pd.DataFrame, ended: pd.Series, metric: str, index: int) -> np.ndarray:
+def _curve(ax: Axes, rows: pd.DataFrame, ended: pd.Series, metric: str, wear: dict, index: int) -> np.ndarray:
     """One group on one axis; returns what must be in view: its mean after epoch 0, or its runs when none finished."""
     if rows.empty:
         return np.array([])
     require_replications(rows[rows["epoch"] == rows["epoch"].min()], rows["trial"].iloc[0], metric)
     wide = rows.pivot(index="epoch", columns="run_id", values=metric).astype(float)
     wide = wide.replace([np.inf, -np.inf], np.nan) * metric_of(metric).scale
-    lost, wear = wide.columns.isin(ended.index), look(index)
+    lost, thin = wide.columns.isin(ended.index), {name: wear[name] for name in ("color", "label")}
     for run in wide.columns[lost]:
         line = wide.loc[: ended[run], run].dropna()
-        ax.plot(line.index, line, color=wear["color"], linewidth=0.6)
-        ax.plot(line.index[-1:], line.iloc[-1:], "x", color=wear["color"], ms=5, mew=1.4, clip_on=False)
+        ax.plot(line.index, line, linewidth=0.6, **thin)
+        ax.plot(line.index[-1:], line.iloc[-1:], "x", ms=5, mew=1.4, clip_on=False, **thin)
     whole = wide.loc[:, ~lost].dropna(how="all")
     if whole.empty:
         early = wide[wide.index > 0].median(axis=1).to_numpy()
@@ -76,7 +77,7 @@ def _curve(ax: Axes, rows: pd.DataFrame, ended: pd.Series, metric: str, index: i
     mean, low, high = interval(whole)
     every = max(1, len(whole) // 5)
     ax.plot(whole.index, mean, markevery=(2 * index % every, every), mec="white", mew=0.5, **wear)
-    ax.fill_between(whole.index, low, high, color=wear["color"], alpha=0.2, linewidth=0)
+    ax.fill_between(whole.index, low, high, alpha=0.2, linewidth=0, **thin)
     return mean[whole.index > 0]
 
 
@@ -100,16 +101,17 @@ def log_lines(frame: pd.DataFrame, x: str, y: str, by: str, panels: str, xscale:
         fig = figure(2.6)
         for ax, (name, part) in zip(fig.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
             edge = {"marker": 7, "ms": 7, "linestyle": "none", "transform": ax.get_xaxis_transform()}
+            keyed(ax, y, **{panels: name})
             for index, group in enumerate(groups):
                 line = part[part[by] == group].set_index(x)[y].abs().sort_index()
                 zeros = line.index[line == 0]
-                ax.plot(line.index, line.where(line > 0), mec="white", mew=0.5, **look(index))
-                ax.plot(zeros, [0.02] * len(zeros), **(look(index) | edge))
+                ax.plot(line.index, line.where(line > 0), mec="white", mew=0.5, **look(index, group))
+                ax.plot(zeros, [0.02] * len(zeros), **(look(index, group) | edge))
             ax.set(xscale=xscale, yscale="log", xlabel=x, ylabel=str(name))
-        handles = [*map(key, range(len(groups))), Line2D([], [], marker=7, color=FAINT, linestyle="none", ms=6)]
+        handles = [*map(key, range(len(groups)), groups), Line2D([], [], marker=7, color=FAINT, linestyle="none", ms=6)]
         shown = len(groups) + (frame[y] == 0).any()
         fold_legend(fig, handles[:shown], [*map(name_of, groups), "exactly zero"][:shown])
-    return drawn(fig, frame)
+    return drawn(fig, frame, by=by, x=x)
 
 
 def trial_curves(runs: pd.DataFrame, history: pd.DataFrame, shown: int = 10) -> Figure:
@@ -122,7 +124,7 @@ def trial_curves(runs: pd.DataFrame, history: pd.DataFrame, shown: int = 10) -> 
         lines = [np.c_[wide.index, wide[run]] for run in wide]
         ax.add_collection(LineCollection(lines, colors="#b0b0b0", linewidths=0.35, alpha=0.4))
         for i, (run, rank) in enumerate(zip(best["run_id"], best["rank"], strict=True)):
-            ax.plot(wide[run], markevery=(i % every, every), lw=1.1, zorder=3 - i / 99, **edge, **look(i))
+            ax.plot(wide[run], markevery=(i % every, every), lw=1.1, zorder=3 - i / 99, **edge, **look(i, best["config"].iloc[i]))
             line = {"arrowstyle": "-", "lw": 0.5, "color": look(i)["color"], "relpos": (0, 0.5), "shrinkA": 0}
             place = {"xytext": (1.05, 1 - 0.06 * i), "textcoords": "axes fraction", "va": "center", "size": 6.5}
             ax.annotate(str(rank), (wide.index[-1], wide[run].iloc[-1]), arrowprops=line, **place)
@@ -130,4 +132,4 @@ def trial_curves(runs: pd.DataFrame, history: pd.DataFrame, shown: int = 10) -> 
         ax.set(xlabel="epoch", xlim=(0, wide.index[-1]))
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         fold_legend(fig, ax.lines, (best["rank"].astype(str) + ": " + best["config"]).tolist())
-    return drawn(fig, runs, "run_id", "trial", "rank", "config", "val_accuracy", "test_accuracy")
+    return drawn(fig, runs, "run_id", "trial", "rank", "config", "val_accuracy", "test_accuracy", by="config")
