@@ -1,6 +1,6 @@
 """Lines over epochs, with 95 % bands or one for each trial, and lines on logarithmic axes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,22 @@ from fmnist.words import diverged, metric_of, name_of
 
 
 def curves(
-    history: pd.DataFrame, by: str = "trial", metrics: Sequence[str] = ("train_loss", "val_accuracy"), panels: str = ""
+    history: pd.DataFrame,
+    by: str = "trial",
+    metrics: Sequence[str] = ("train_loss", "val_accuracy"),
+    panels: str = "",
+    looks: Mapping[str, int] | None = None,
+    until: int = 0,
 ) -> Figure:
     """Mean over seeds per epoch with its 95 % band, a panel a metric; `panels` names a column for small multiples.
 
     Means are over the runs that finished. A diverged run is drawn by itself, thin, to a cross at its last finite epoch.
-    Epoch 0 (before training) may be out of view.
+    Epoch 0 (before training) may be out of view. For training that is watched, `looks` gives a group's colour for good
+    (see `look`), and `until`, the epochs planned, fixes the axes: they move in round steps and leave the first loss out.
     """
     ended, groups = _ended(history), list(dict.fromkeys(history[by]))
     parts = dict(list(history.groupby(panels, sort=False))) if panels else {None: history}
+    looks = looks or {group: i for i, group in enumerate(groups)}
     across = len(parts) if panels else len(metrics) if len(metrics) % 2 else 2
     deep = len(metrics) if panels else len(metrics) // across
     with style():
@@ -37,15 +44,15 @@ def curves(
             seen = [np.array([])]
             for ax, (name, part) in zip(axes, parts.items(), strict=True):
                 keyed(ax, metric, **{panels: name})
-                seen += [_curve(ax, part[part[by] == g], ended, metric, look(i, g), i) for i, g in enumerate(groups)]
+                seen += [_curve(ax, part[part[by] == g], ended, metric, looks[g], g, until) for g in groups]
                 if panels and metric == metrics[0]:
                     ax.set_title(name if isinstance(name, str) else f"{panels} {name_of(name)}")
-            _limit(axes, np.concatenate(seen), metric)
+            _limit(axes, np.concatenate(seen), metric, until)
         runs = history.drop_duplicates("run_id")
         lost = runs["run_id"].isin(ended.index).groupby(runs[by], sort=False).agg(["sum", "size"])
         labels = [" × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
         if len(groups) > 1 or len(ended):
-            fold_legend(fig, [key(i, group) for i, group in enumerate(groups)], labels, by)
+            fold_legend(fig, [key(looks[group], group) for group in groups], labels, by)
     return drawn(fig, history, "run_id", panels, by, "seed", "epoch", *metrics, by=by, x="epoch")
 
 
@@ -58,13 +65,16 @@ def _ended(history: pd.DataFrame) -> pd.Series:
     return last[last < planned]
 
 
-def _curve(ax: Axes, rows: pd.DataFrame, ended: pd.Series, metric: str, wear: dict, index: int) -> np.ndarray:
+def _curve(
+    ax: Axes, rows: pd.DataFrame, ended: pd.Series, metric: str, index: int, group: object, until: int
+) -> np.ndarray:
     """One group on one axis; returns what must be in view: its mean after epoch 0, or its runs when none finished."""
     if rows.empty:
         return np.array([])
     require_replications(rows[rows["epoch"] == rows["epoch"].min()], rows["trial"].iloc[0], metric)
     wide = rows.pivot(index="epoch", columns="run_id", values=metric).astype(float)
     wide = wide.replace([np.inf, -np.inf], np.nan) * metric_of(metric).scale
+    wear = look(index, group)
     lost, thin = wide.columns.isin(ended.index), {name: wear[name] for name in ("color", "label")}
     for run in wide.columns[lost]:
         line = wide.loc[: ended[run], run].dropna()
@@ -78,16 +88,23 @@ def _curve(ax: Axes, rows: pd.DataFrame, ended: pd.Series, metric: str, wear: di
     every = max(1, len(whole) // 5)
     ax.plot(whole.index, mean, markevery=(2 * index % every, every), mec="white", mew=0.5, **wear)
     ax.fill_between(whole.index, low, high, alpha=0.2, linewidth=0, **thin)
-    return mean[whole.index > 0]
+    first = 1 if until and metric.endswith("loss") and whole.index.max() > 1 else 0
+    return mean[whole.index > first]
 
 
-def _limit(axes: Sequence[Axes], values: np.ndarray, metric: str) -> None:
+def _limit(axes: Sequence[Axes], values: np.ndarray, metric: str, until: int) -> None:
     """Label and limits of one metric's axes; a cross beyond the limits is put on the border."""
     values = values[np.isfinite(values)]
     for ax in axes:
         percent_axis(ax, values, metric)
         ax.yaxis.label.set_visible(ax is axes[0])
-    if metric.endswith(("loss", "norm")) and len(values) and values.min() > 0 and values.max() > 10 * values.min():
+    if until and len(values):
+        step = 5 if metric_of(metric).unit == "points" else 0.25
+        low, high = (step * turn(end / step) for turn, end in ((np.floor, values.min()), (np.ceil, values.max())))
+        low = 0 if metric.endswith("loss") else low
+        axes[0].set(yscale="linear", ylim=(low, max(high, low + step)), xlim=(0, until))
+        axes[0].yaxis.set(major_locator=MaxNLocator(5), major_formatter="{x:g}")
+    elif metric.endswith(("loss", "norm")) and len(values) and values.min() > 0 and values.max() > 10 * values.min():
         axes[0].set(yscale="log", ylim=(values.min() * 0.8, values.max() * 1.25))
         axes[0].yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
     for line in (line for ax in axes for line in ax.lines if line.get_marker() == "x"):

@@ -64,11 +64,11 @@
     return group;
   }
 
-  function room(axis, width) { // margins and heights: names stand beside their rows, or above them where it is narrow
+  function room(axis, width, left = 0) { // margins and heights: names stand beside their rows, or above them where it is narrow
     const rows = axis.y.ticks && axis.y.scale === "linear";
     const beside = axis.texts.filter((text) => text.beside);
     const names = rows ? axis.y.ticks.map(([, text]) => text) : ["00.00"];
-    const margin = { left: longest(names) + 12, right: rows ? longest(beside.map((text) => text.text)) + 14 : 12, top: 8 };
+    const margin = { left: Math.max(left, longest(names) + 12), right: rows ? longest(beside.map((text) => text.text)) + 14 : 12, top: 8 };
     const above = rows && margin.left + margin.right > 0.6 * width;
     if (above) Object.assign(margin, { left: 6, right: 6 });
     const inner = width - margin.left - margin.right;
@@ -79,8 +79,8 @@
     return { rows, beside, margin, above, inner, turned, bottom, height };
   }
 
-  function panel(axis, width) {
-    const { rows, beside, margin, above, inner, turned, bottom, height } = room(axis, width);
+  function panel(axis, width, left, ticked) {
+    const { rows, beside, margin, above, inner, turned, bottom, height } = room(axis, width, left);
     const x = scaled(axis.x, [0, inner], 64);
     const y = scaled(axis.y, [height, 0], 40);
     const frame = svg("g", { transform: `translate(${margin.left},${margin.top})` });
@@ -88,7 +88,7 @@
     for (const [value, words] of x.ticks) {
       const [at, turn] = [x.at(value), turned ? ` rotate(-30)` : ""];
       frame.append(svg("path", { class: "grid", d: `M${at},0V${height}` }));
-      text({}, { transform: `translate(${at},${height + 16})${turn}`, "text-anchor": turned ? "end" : "middle" }, words);
+      if (ticked) text({}, { transform: `translate(${at},${height + 16})${turn}`, "text-anchor": turned ? "end" : "middle" }, words);
     }
     for (const [value, words] of y.ticks) {
       const at = y.at(value);
@@ -190,6 +190,8 @@
     picture.addEventListener("pointerdown", near);
     picture.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") show(null); });
     picture.addEventListener("blur", () => show(null));
+    picture.addEventListener("mousedown", (event) => event.preventDefault()); // no outline but for the keyboard
+    document.addEventListener("pointerdown", (event) => { if (current && !picture.contains(event.target)) show(null); });
     picture.addEventListener("keydown", (event) => {
       if (event.key === "Escape") return show(null);
       const step = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
@@ -241,10 +243,13 @@
       grid.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
       const style = getComputedStyle(box);
       pen.font = `15px ${style.fontFamily}`;
+      const each = Math.floor((width - 14 * (columns - 1)) / columns);
+      const lefts = spec.axes.map((axis) => room(axis, each)).map((found) => (found.above ? 0 : found.margin.left));
       for (const axis of spec.axes) {
-        const made = panel(axis, Math.floor((width - 14 * (columns - 1)) / columns));
-        const last = spec.axes.findLast((other) => other.column === axis.column && other.x.label);
-        const labels = [axis.y.label.replace("\n", ", "), axis.x.label || (columns < wide && last?.x.label)];
+        const below = spec.axes.findLast((other) => other.column === axis.column);
+        const ticked = axis === below || (columns < wide && axis.marks.length > 0);
+        const made = panel(axis, each, Math.max(...lefts.filter((_, i) => spec.axes[i].column === axis.column)), ticked);
+        const labels = [axis.y.label.replace("\n", ", "), ticked && below.x.label];
         const title = axis.title ? [make("p", { className: "title" }, axis.title)] : [];
         const head = make("p", { className: "up" }, made.rows ? "" : labels[0]);
         made.picture.setAttribute("aria-label", `${[axis.title, ...labels].filter(Boolean).join(", ")}. Arrow keys read the values.`);
