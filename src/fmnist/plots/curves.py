@@ -27,7 +27,7 @@ def curves(
 
     Means are over the runs that finished. A diverged run is drawn by itself, thin, to a cross at its last finite epoch.
     Epoch 0 (before training) may be out of view. For training that is watched, `looks` gives a group's colour for good
-    (see `look`), and `until`, the epochs planned, fixes the axes: they move in round steps and leave the first loss out.
+    (see `look`); `until`, the epochs planned, fixes the axes: they move in round steps and leave the first loss out.
     """
     ended, groups = _ended(history), list(dict.fromkeys(history[by]))
     parts = dict(list(history.groupby(panels, sort=False))) if panels else {None: history}
@@ -141,7 +141,14 @@ def trial_curves(runs: pd.DataFrame, history: pd.DataFrame, shown: int = 10) -> 
         lines = [np.c_[wide.index, wide[run]] for run in wide]
         ax.add_collection(LineCollection(lines, colors="#b0b0b0", linewidths=0.35, alpha=0.4))
         for i, (run, rank) in enumerate(zip(best["run_id"], best["rank"], strict=True)):
-            ax.plot(wide[run], markevery=(i % every, every), lw=1.1, zorder=3 - i / 99, **edge, **look(i, best["config"].iloc[i]))
+            ax.plot(
+                wide[run],
+                markevery=(i % every, every),
+                lw=1.1,
+                zorder=3 - i / 99,
+                **edge,
+                **look(i, best["config"].iloc[i]),
+            )
             line = {"arrowstyle": "-", "lw": 0.5, "color": look(i)["color"], "relpos": (0, 0.5), "shrinkA": 0}
             place = {"xytext": (1.05, 1 - 0.06 * i), "textcoords": "axes fraction", "va": "center", "size": 6.5}
             ax.annotate(str(rank), (wide.index[-1], wide[run].iloc[-1]), arrowprops=line, **place)

@@ -12,7 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fmnist.plots.curves import curves, log_lines
-from fmnist.plots.style import BAD, COLORS, FAINT, WIDTH, drawn, figure, fold_legend, key, keyed, look, percent_axis, style
+from fmnist.plots.style import (
+    BAD,
+    COLORS,
+    FAINT,
+    WIDTH,
+    drawn,
+    figure,
+    fold_legend,
+    key,
+    keyed,
+    look,
+    percent_axis,
+    style,
+)
 from fmnist.statistics import best, summary
 from fmnist.words import AXES, diverged, metric_of, name_of
 from fmnist.words import metric as printed

@@ -63,7 +63,8 @@ def _ticks(axis: Axis) -> list | None:
     if not isinstance(axis.get_major_locator(), FixedLocator):
         return None
     places = axis.get_majorticklocs()
-    return [[float(f"{v:.6g}"), text] for v, text in zip(places, axis.get_major_formatter().format_ticks(places))]
+    texts = axis.get_major_formatter().format_ticks(places)
+    return [[float(f"{place:.6g}"), text] for place, text in zip(places, texts, strict=True)]
 
 
 def _marks(part: Line2D | Collection, ax: Axes, groups: dict) -> list[dict[str, Any]]:
