@@ -47,6 +47,7 @@ def _axes(ax: Axes, groups: dict) -> dict[str, Any]:
     for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
         about[name] = {"label": axis.get_label_text(), "scale": SCALES.get(axis.get_scale(), axis.get_scale())}
         about[name] |= {"limits": _numbers(getattr(ax, f"get_{name}lim")()), "ticks": _ticks(axis)}
+        about[name]["whole"] = bool(getattr(axis.get_major_locator(), "_integer", False))
     marks = [mark for part in (*ax.collections, *ax.lines) for mark in _marks(part, ax, groups)]
     texts = [
         {"x": x, "y": y, "text": text.get_text(), "color": to_hex(text.get_color()), "beside": beside}
@@ -73,6 +74,8 @@ def _marks(part: Line2D | Collection, ax: Axes, groups: dict) -> list[dict[str, 
     look["group"] = _named(part) or groups.get(_key(look))
     if isinstance(part, Line2D):
         x, y = (np.atleast_1d(np.asarray(values, float)) for values in part.get_data(orig=False))
+        if part.get_drawstyle() == "steps-post":
+            x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
         edge = part.get_transform() == ax.get_xaxis_transform()
         across = part.get_transform() == ax.get_yaxis_transform()
         every, n = part.get_markevery(), len(x)

@@ -28,14 +28,15 @@
 
   // ONE PANEL
 
-  function scaled({ scale, limits, ticks }, range, apart) {
-    const of = scale === "error" ? (value) => Math.max(100 - value, 0.05) : (value) => value;
+  function scaled({ scale, limits, ticks, whole }, range, apart) {
+    const of = { error: (value) => Math.max(100 - value, 0.05), log: (value) => Math.max(value, 1e-3 * Math.min(...limits)) }[scale] ?? ((value) => value);
     const place = (scale === "linear" ? d3.scaleLinear : d3.scaleLog)(limits.map(of), range);
     const count = Math.max(2, Math.floor(Math.abs(range[1] - range[0]) / apart));
     const [least, most] = [Math.min(...limits), Math.max(...limits)];
-    const text = place.tickFormat(count, scale === "linear" ? undefined : "~g");
-    const chosen = (ticks ?? place.ticks(count).map((value) => [value, text(value)])).filter(([value]) => value >= least && value <= most);
-    return { at: (value) => place(of(value)), ticks: chosen };
+    const format = place.tickFormat(count, scale === "linear" ? undefined : "~g");
+    const text = (value) => (scale === "log" && value < 1e-3 && format(value) ? value.toExponential(0).replace("-", "−") : format(value));
+    const own = () => place.ticks(count).filter((value) => !whole || Number.isInteger(value)).map((value) => [value, text(value)]);
+    return { at: (value) => place(of(value)), ticks: (ticks ?? own()).filter(([value]) => value >= least && value <= most) };
   }
 
   function symbol(marker, size, x, y) {
@@ -67,7 +68,7 @@
   function room(axis, width, left = 0) { // margins and heights: names stand beside their rows, or above them where it is narrow
     const rows = axis.y.ticks && axis.y.scale === "linear";
     const beside = axis.texts.filter((text) => text.beside);
-    const names = rows ? axis.y.ticks.map(([, text]) => text) : ["00.00"];
+    const names = rows ? axis.y.ticks.map(([, text]) => text) : scaled(axis.y, [200, 0], 40).ticks.map(([, text]) => text);
     const margin = { left: Math.max(left, longest(names) + 12), right: rows ? longest(beside.map((text) => text.text)) + 14 : 12, top: 8 };
     const above = rows && margin.left + margin.right > 0.6 * width;
     if (above) Object.assign(margin, { left: 6, right: 6 });
