@@ -5,6 +5,7 @@ import itertools
 
 import ipywidgets as widgets
 import pandas as pd
+from itables import JavascriptFunction
 from itables.widget import ITable
 from ruamel.yaml import YAML
 
@@ -29,6 +30,7 @@ LOOK = {  # of DataTables: with a search by words and one by conditions; sorting
     "layout": {"topStart": "pageLength", "topEnd": "search", "top2Start": "searchBuilder"}, "scrollX": True,
     "select": True, "order": [], "showIndex": False, "maxBytes": 0, "style": "width:100%;margin:0",
     "text_in_header_can_be_selected": False, "stateSave": True, "stateDuration": -1,
+    "stateLoadParams": JavascriptFunction("function (settings, state) { delete state.select; }"),  # `refresh` picks
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@
     const [least, most] = [Math.min(...limits), Math.max(...limits)];
     const format = place.tickFormat(count, scale === "linear" ? undefined : "~g");
     const text = (value) => (scale === "log" && value < 1e-3 && format(value) ? value.toExponential(0).replace("-", "−") : format(value));
-    const own = () => place.ticks(count).filter((value) => !whole || Number.isInteger(value)).map((value) => [value, text(value)]);
+    const own = () => place.ticks(count).filter((value) => !whole || Number.isInteger(value)).map((value) => [value, text(value)]).filter((tick) => tick[1]);
     return { at: (value) => place(of(value)), ticks: (ticks ?? own()).filter(([value]) => value >= least && value <= most) };
   }
 
@@ -251,9 +251,10 @@
         const ticked = axis === below || (columns < wide && axis.marks.length > 0);
         const made = panel(axis, each, Math.max(...lefts.filter((_, i) => spec.axes[i].column === axis.column)), ticked);
         const labels = [axis.y.label.replace("\n", ", "), ticked && below.x.label];
-        const title = axis.title ? [make("p", { className: "title" }, axis.title)] : [];
+        const named = axis.title || (columns < wide && spec.axes.find((other) => other.column === axis.column).title);
+        const title = named ? [make("p", { className: "title" }, named)] : [];
         const head = make("p", { className: "up" }, made.rows ? "" : labels[0]);
-        made.picture.setAttribute("aria-label", `${[axis.title, ...labels].filter(Boolean).join(", ")}. Arrow keys read the values.`);
+        made.picture.setAttribute("aria-label", `${[named, ...labels].filter(Boolean).join(", ")}. Arrow keys read the values.`);
         grid.append(make("div", { className: "panel" }, ...title, head, made.picture, make("p", { className: "along" }, labels[1] || "")));
         listen(made, say);
       }
