@@ -31,6 +31,7 @@ LOOK = {  # of DataTables: with a search by words and one by conditions; sorting
     "select": True, "order": [], "showIndex": False, "maxBytes": 0, "style": "width:100%;margin:0",
     "text_in_header_can_be_selected": False, "stateSave": True, "stateDuration": -1,
     "stateLoadParams": JavascriptFunction("function (settings, state) { delete state.select; }"),  # `refresh` picks
+    "warn_on_undocumented_option": False,  # of DataTables by ITables: stateLoadParams is one
 }  # fmt: skip
 
 
