@@ -38,7 +38,7 @@ ROOMS = {  # lines of Python that a room may have: one line in, one line out
     "words statistics replication tables": 770,
     "plots": 640,
     "paper": 1_045,
-    "lab": 670,
+    "lab": 675,
 }
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
 

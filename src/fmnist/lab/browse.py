@@ -166,7 +166,9 @@ class Browse(Panel):
         self._draw(self._curves, self._looks)
 
     def _seat(self, trials: list[str]) -> None:
-        """Those trials that are shown keep their look; the others get the first ones that are free."""
+        """Those trials that were shown last keep their look; the others get the first ones that are free."""
+        if not trials:  # as for a moment between two picks
+            return
         kept = {trial: self._seats[trial] for trial in trials if trial in self._seats}
         free = (seat for seat in itertools.count() if seat not in kept.values())
         self._seats = kept | {trial: next(free) for trial in dict.fromkeys(trials) if trial not in kept}
