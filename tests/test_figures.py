@@ -1,5 +1,6 @@
 """Every figure is legible without colour, labelled with its unit, and shows what diverged. All data are simulated."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from matplotlib.text import Text
 
 from fmnist.plots import figures, style
+from fmnist.plots.marks import redrawn
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
@@ -125,6 +127,30 @@ def test_curves_of_finished_runs_are_the_mean_over_seeds():
     figure = figures.curves(history, metrics=("val_accuracy",))
     expected = 100 * history[history.trial == "SGD, lr 0.1"].groupby("epoch").val_accuracy.mean()
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx(expected.to_numpy())
+
+
+def test_axes_of_watched_training_stand_still_and_looks_are_given():
+    _, history = simulated_study(lost=False)
+    seen = []
+    for epoch in (2, 3, 4):
+        figure = figures.curves(history[history.epoch <= epoch].assign(epochs=epoch), looks=LOOKS, until=10)
+        seen.append([(ax.get_xlim(), ax.get_ylim()) for ax in figure.axes])
+        assert figure.axes[1].lines[2].get_color() == style.COLORS[6]  # the third trial
+    (loss, accuracy), first = seen[-1], history.loc[history.epoch == 1, "train_loss"].max()
+    assert loss[0] == accuracy[0] == (0, 10) and loss[1][1] < first + 0.25 and seen[1] == seen[2]
+
+
+LOOKS = {"SGD, lr 0.1": 0, "SGD, lr 0.01": 3, "Adam, lr 0.1": 6, "Adam, lr 0.01": 1}
+
+
+def test_what_is_drawn_again_is_what_was_drawn(drawn):
+    kinds = {name: bool(redrawn(figure)) for name, figure in drawn.items()}
+    assert [name for name, again in kinds.items() if not again] == ["image_grid", "confusion_matrix"]
+    drawing, (_, accuracy) = json.loads(redrawn(drawn["curves"])), drawn["curves"].axes
+    axis = drawing["axes"][1]
+    assert axis["y"]["scale"] == "error" and axis["y"]["limits"] == pytest.approx(accuracy.get_ylim(), rel=1e-4)
+    for mark, line in zip([m for m in axis["marks"] if "kind" not in m], accuracy.lines, strict=True):
+        assert mark["group"] == line.get_label() and mark["y"] == pytest.approx(list(line.get_ydata()), rel=1e-4)
 
 
 def test_groups_differ_without_colour():

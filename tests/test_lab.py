@@ -16,6 +16,7 @@ import pypdf
 import pytest
 from ruamel.yaml import YAML
 
+from fmnist.plots.style import COLORS
 from fmnist.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +116,13 @@ def run_all(page, seconds: int = 120) -> None:
     assert shown(page).locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
 
+def colors(page) -> set[str]:
+    """Of the lines in the plot."""
+    source = shown(page).locator("img.widget-image").first.get_attribute("src")
+    svg = page.evaluate("(url) => fetch(url).then((answer) => answer.text())", source)
+    return {color for color in COLORS if color.lower() in svg.lower()}
+
+
 def picture(page, name: str) -> None:
     if PICTURES:
         shown(page).screenshot(path=Path(PICTURES) / f"{name}.png")
@@ -175,6 +183,34 @@ def test_two_trials_are_trained_live_one_is_stopped_and_both_are_compared(page, 
     assert all(r["config"]["epochs"] < 300 for r in records)
 
 
+def test_train_is_in_sight_and_the_curves_stand_beside_the_form(page):
+    tall = page.viewport_size
+    page.set_viewport_size({"width": 1280, "height": 800})
+    train, plot = shown(page).get_by_role("button", name="Train"), shown(page).locator("img.widget-image").first
+    train.evaluate("(button) => button.closest('.jp-OutputArea-output').scrollIntoView()")
+    page.wait_for_timeout(500)
+    (button, form, curves) = (each.bounding_box() for each in (train, field(page, "epochs"), plot))
+    picture(page, "explore-1280")
+    assert button["y"] > 0 and button["y"] + button["height"] < 800
+    assert curves["x"] > form["x"] + form["width"] and curves["y"] > 0 and curves["y"] + curves["height"] < 800
+    assert curves["x"] + curves["width"] < 1280
+    page.set_viewport_size({"width": 1600, "height": 1000})
+    picture(page, "explore-1600")
+    page.set_viewport_size(tall)
+
+
+def test_a_trial_keeps_its_color_while_it_is_shown(page):
+    rows = shown(page).locator(".dt-scroll-body tbody tr")
+    sync_api.expect(rows).to_have_count(2)
+    assert colors(page) == {*COLORS[:2]}
+    rows.nth(0).click()  # the newest, which came second
+    says(page, "three runs picked")
+    page.wait_for_timeout(2_000)
+    assert colors(page) == {COLORS[1]}
+    rows.nth(1).click(modifiers=["Control"])
+    says(page, "six runs picked")
+
+
 def test_what_is_picked_is_copied_as_a_study(page):
     shown(page).get_by_role("button", name="Copy as study").click()
     sync_api.expect(shown(page).get_by_role("button", name="Copied")).to_be_visible()
@@ -210,6 +246,15 @@ def test_the_runs_are_listed_compared_opened_and_removed(page, lab):
     rows = shown(page).locator(".dt-scroll-body tbody tr")
     sync_api.expect(rows).to_have_count(6)
     sync_api.expect(shown(page).get_by_role("button", name="Copy as study")).to_be_disabled()  # nothing is picked
+    heads = shown(page).locator(".dt-scroll-head th .dt-column-title")
+    names = heads.all_inner_texts()
+    assert names[:3] == ["run id", "test (%)", "validation (%)"] and "batch size" not in names  # they have one
+    assert rows.nth(0).locator(".dtfc-fixed-start").count() == 3
+    heads.nth(1).click()  # on its text
+    head = shown(page).locator(".dt-scroll-head th").nth(1)
+    sync_api.expect(head).to_have_attribute("aria-sort", "ascending")
+    scores = [float(text) for text in rows.locator("td:nth-child(2)").all_inner_texts()]
+    assert scores == sorted(scores)
     rows.nth(0).click()
     rows.nth(5).click(modifiers=["Shift"])
     says(page, "six runs picked")
@@ -224,6 +269,11 @@ def test_the_runs_are_listed_compared_opened_and_removed(page, lab):
     shown(page).get_by_role("button", name="Yes, remove").click()
     says(page, "5 finished runs")
     assert len(list((lab[1] / "runs").glob("[!.]*"))) == 5
+    sync_api.expect(head).to_have_attribute("aria-sort", "ascending")
+    assert [float(text) for text in rows.locator("td:nth-child(2)").all_inner_texts()] == scores[1:]
+    for width, height in ((1280, 800), (1600, 1000)):
+        page.set_viewport_size({"width": width, "height": height})
+        picture(page, f"runs-{width}")
 
 
 def test_a_study_is_run_and_exported_to_pdf_by_the_menu(page, lab):

@@ -140,7 +140,6 @@ def panels(runs, monkeypatch, small):
 
 def test_explore_trains_compares_and_writes_the_study(panels):
     panel = panels(0)
-    assert Study(**YAML(typ="safe").load(panel.copy.text)).configs == panel.form.configs()
     panel.train_button.click()
     panel.live.wait(60)
     panel._update()
@@ -151,11 +150,18 @@ def test_explore_trains_compares_and_writes_the_study(panels):
     panel._update()
     assert panel.network.run.model()(torch.zeros(3, 784)).shape == (3, 10)
     assert len(panel.picked) == 3 and panel.trials.value.count("<tr") == 3  # the head and two trials
-    study = Study(**YAML(typ="safe").load(panel.copy.text))
-    assert {config.run_id for config in study.configs} == {run.run_id for run in store.all_runs()}
-    order = list(panel._order)  # whose colours are these
-    panel.table.selected_rows = list(reversed(panel.table.selected_rows))
-    assert panel._order == order and order[0] == panel.picked[-1].config.trial_id
+    for panel.full.value in (True, False):
+        study = Study(**YAML(typ="safe").load(panel.copy.text))
+        assert {config.run_id for config in study.configs} == {run.run_id for run in store.all_runs()}
+    assert "lr: 0.1" in panel.copy.text and "precision" not in panel.copy.text  # which is the default
+    (first, _), (second, _) = before = sorted(panel._seats.items(), key=lambda item: item[1])
+    for kept in ([second], [second, first]):  # the second stays as it was, the first comes back
+        rows = {panel.runs and store.load(ids[0]).config.trial_id: row for row, ids in enumerate(panel._rows)}
+        panel.table.selected_rows = []  # as a click does, for a moment
+        panel.table.selected_rows = sorted(rows[trial] for trial in kept)
+        assert panel._seats == {trial: seat for trial, seat in before if trial in kept}
+    panel.clear_button.click()
+    assert panel.picked == [] and panel.plot.layout.display == "none" and panel.copy.text == ""
 
 
 def test_explore_says_what_is_wrong_and_goes_on(panels):
@@ -164,7 +170,6 @@ def test_explore_says_what_is_wrong_and_goes_on(panels):
         panel.form.fields["hidden_sizes"].value = wrong
         panel.train_button.click()
         assert re.search(r"hidden_sizes\.\d: should be a valid integer", panel.said.value) and panel.live is None
-        assert panel.copy.text == ""
     panel.form.fields["hidden_sizes"].value = "8"
     panel.train_button.click()
     panel.live.wait(60)

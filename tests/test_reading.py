@@ -167,9 +167,10 @@ def test_the_theme_is_the_devices_until_the_reader_chooses(opened):
     assert paper_color(page) == light
 
 
-def test_figures_stand_on_white_in_the_dark(opened):
+def test_pictures_of_others_stand_on_white_in_the_dark_and_ours_do_not(opened):
     background = "getComputedStyle(document.querySelector('main img')).backgroundColor"
-    assert opened(theme="dark").evaluate(background) == "rgb(255, 255, 255)"
+    assert opened("lecture", theme="dark").evaluate(background) == "rgb(255, 255, 255)"
+    assert opened(theme="dark").evaluate(background) == "rgba(0, 0, 0, 0)"
 
 
 def test_a_figure_enlarges_by_keyboard_and_focus_comes_back(opened):
@@ -290,9 +291,10 @@ def test_the_page_of_reports_is_made_of_what_lies_there(pages):
     folder, page = pages["paper"].parent, pages["index"].read_text("utf-8")
     assert index(folder) == page
     items = re.findall(r"<li>(.*?)</li>", page, re.S)
-    assert len(items) == 1  # of a notebook rendered by itself there is no record
     assert items[0].startswith("A &lt;Paper&gt;, May 4, 2026:")
     assert re.findall(r'href="(.*?)"', items[0]) == ["paper.html", "paper.pdf"]
+    others = {f"{name}:" for name in foreign.NOTEBOOKS}  # rendered by themselves: there is no record
+    assert {item.split(" <")[0] for item in items[1:]} == others
 
 
 KEPT = {

@@ -1,9 +1,11 @@
 """The panel of the notebook `runs`: the store as a table; compare, open and remove what is picked in it."""
 
 import io
+import itertools
 
 import ipywidgets as widgets
 import pandas as pd
+from itables import JavascriptFunction
 from itables.widget import ITable
 from ruamel.yaml import YAML
 
@@ -15,16 +17,21 @@ from fmnist.paper.publish import svg
 from fmnist.plots.curves import curves
 from fmnist.study import Study, setting
 from fmnist.tables import summary_table
-from fmnist.words import count
+from fmnist.words import count, metric_of
 
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")  # what the panels draw
 SAID = ("hidden_sizes", "optimizer", "lr", "epochs")  # names a trial that stands alone
-TEST, VAL = "test (%)", "val (%)"
-GROUPED = {"ids": ("ids", "sum"), "runs": ("run_id", "size"), "diverged": ("diverged", "sum")}
-GROUPED |= {f"{TEST}, {name}": (TEST, name) for name in ("mean", "std", "min", "max")}
-LOOK = {  # of DataTables: with a search by words and one by conditions
+TEST, VAL = "test (%)", "validation (%)"
+MEAN = f"{TEST}, mean"
+GROUPED = {"ids": ("ids", "sum"), MEAN: (TEST, "mean"), "runs": ("run_id", "size"), "diverged": ("diverged", "sum")}
+GROUPED |= {f"{TEST}, {name}": (TEST, name) for name in ("std", "min", "max")}
+FIRST = ["ids", "run_id", MEAN, TEST, VAL]  # stay in view
+LOOK = {  # of DataTables: with a search by words and one by conditions; sorting, search and page outlast an update
     "layout": {"topStart": "pageLength", "topEnd": "search", "top2Start": "searchBuilder"}, "scrollX": True,
     "select": True, "order": [], "showIndex": False, "maxBytes": 0, "style": "width:100%;margin:0",
+    "text_in_header_can_be_selected": False, "stateSave": True, "stateDuration": -1,
+    "stateLoadParams": JavascriptFunction("function (settings, state) { delete state.select; }"),  # `refresh` picks
+    "warn_on_undocumented_option": False,  # of DataTables by ITables: stateLoadParams is one
 }  # fmt: skip
 
 
@@ -52,10 +59,11 @@ def study_of(configs: list[RunConfig]) -> Study:
     return Study({field: row[field] for field in TRIAL_FIELDS if field not in varied}, variants, {}, seeds[name])
 
 
-def study_yaml(configs: list[RunConfig]) -> str:
-    """`study_of` for a file of `params/`, with every field, so that no other base changes it; defaults come last."""
+def study_yaml(configs: list[RunConfig], full: bool = False) -> str:
+    """`study_of` for a file of `params/`: what is not the default, or in `full`, so that no other base changes it."""
     usual, spec = RunConfig().model_dump(mode="json"), study_of(configs).spec.model_dump()
-    spec["base"] = dict(sorted(spec["base"].items(), key=lambda item: item[1] == usual[item[0]]))
+    own = {name: value for name, value in spec["base"].items() if value != usual[name]}
+    spec["base"] = own | (spec["base"] if full else {})
     yaml = YAML()
     yaml.default_flow_style, yaml.width = None, 120
     yaml.dump(spec, text := io.StringIO())
@@ -63,7 +71,10 @@ def study_yaml(configs: list[RunConfig]) -> str:
 
 
 def overview(runs: list[store.Run], by: str = "") -> pd.DataFrame:
-    """The runs for reading, a row a run, or a group of those that share `by`, a field or "trial" (all fields)."""
+    """The runs for reading, a row a run, or a group of those that share `by`, a field or "trial" (all fields).
+
+    What has one value in all rows is left out, but for names and scores.
+    """
     if not runs:
         return pd.DataFrame({"ids": [], "run id": []})
     fields = differing([run.config for run in runs])
@@ -72,7 +83,10 @@ def overview(runs: list[store.Run], by: str = "") -> pd.DataFrame:
     each = ["ids", "run_id", TEST, VAL, *fields, "seed", "best_epoch", "diverged", "seconds"]
     keys = {"": "run_id", "trial": fields or [*SAID]}.get(by, by)
     shown = frame.groupby(keys, sort=False).agg(**GROUPED).reset_index() if by else frame[each]
-    rounded = shown.round(dict.fromkeys([TEST, VAL, *GROUPED, "seconds"], 2))
+    first = [name for name in FIRST if name in shown]
+    names = [*first, *(name for name in shown if name not in first)]
+    kept = [n for n in names if n in (*first, keys) or len(shown) < 2 or shown[n].nunique() > 1]
+    rounded = shown[kept].round(dict.fromkeys([TEST, VAL, *GROUPED, "seconds"], metric_of("test_accuracy").digits))
     return rounded.rename(columns=lambda name: name.replace("_", " "))
 
 
@@ -85,18 +99,23 @@ class Browse(Panel):
         self.group = widgets.Dropdown(options=groups, value=group, description="a row for", layout={"width": "280px"})
         self.table, self.network = ITable(pd.DataFrame({"run id": [""]}), **LOOK), NetworkPanel()
         self.plot, self.trials, self.counted, self.copy = picture(), widgets.HTML(), widgets.HTML(), CopyAsStudy()
+        self.full = widgets.Checkbox(description="with every field", indent=False, layout={"width": "140px"})
         self.compare_button = self.button("Compare", self.compare, button_style="primary")
         self.open_button = self.button("Open network", lambda: self.look_into(self.picked[0]))
         self.remove_button = self.button("Remove …", self._ask)
         self.yes = self.button("", self._remove, button_style="danger", layout={"width": "auto"})
+        self.clear_button = self.button("Clear", self.clear, tooltip="pick nothing and empty the plot")
         self.confirm = widgets.HBox([self.yes, self.button("Keep", self._picked_changed)])
-        self._rows, self._order, self._curves = [], [], []  # run ids of each row; trials as they came; what is drawn
+        self._rows, self._curves = [], []  # run ids of each row; what is drawn
+        self._seats: dict[str, int] = {}  # the look of each trial that is shown, which it keeps for so long
+        self._looks: dict[str, int] = {}  # the same by the trials' names
         self.refresh()
         self.on(self.group, "value", self.refresh)
         self.on(self.table, "selected_rows", self._picked_changed)
+        self.on(self.full, "value", self._write_study)
         top = widgets.HBox([self.group, self.button("Read again", self.refresh, icon="refresh")])
-        buttons = widgets.HBox([self.compare_button, self.open_button, self.copy, self.remove_button])
-        self.rows = widgets.VBox([top, self.table, self.counted, buttons, self.confirm])
+        buttons = [self.compare_button, self.clear_button, self.open_button, self.remove_button, self.copy, self.full]
+        self.rows = widgets.VBox([top, self.table, self.counted, widgets.HBox(buttons), self.confirm])
         self.children = [self.rows, self.said, self.plot, self.trials, self.network]
 
     @property
@@ -112,7 +131,8 @@ class Browse(Panel):
         frame, before = overview(self.runs, self.group.value), [*self.table.selected_rows]
         self._rows = [*frame.pop("ids")]
         rows = [row for row, ids in enumerate(self._rows) if picked >= {*ids} or new & {*ids}]
-        self.table.update(frame, selected_rows=rows, **LOOK)
+        fixed = {"start": sum(name.replace(" ", "_") in FIRST or name in FIRST for name in frame)}
+        self.table.update(frame, selected_rows=rows, fixedColumns=fixed, **LOOK)
         if rows == before:  # else it has been told
             self._picked_changed()
 
@@ -123,21 +143,41 @@ class Browse(Panel):
         self.counted.value = f"{len(self.runs):,} finished runs; {picked}"
         for button in (self.compare_button, self.open_button, self.remove_button):
             button.disabled = not runs
-        self.copy.text = study_yaml([run.config for run in runs]) if runs else ""
+        self._write_study()
+
+    def _write_study(self) -> None:
+        configs = [run.config for run in self.picked]
+        self.copy.text = study_yaml(configs, self.full.value) if configs else ""
+
+    def clear(self) -> None:
+        """Pick nothing, and draw nothing."""
+        self.table.selected_rows = []
+        self.compare()
 
     def compare(self) -> None:
         """Draw the curves of the picked runs, mean and band of each trial, above the report's table of trials."""
-        configs, self._curves, self.trials.value = [run.config for run in self.picked], [], ""
-        self._order = list(dict.fromkeys([*self._order, *(config.trial_id for config in configs)]))
+        configs, self._curves, self._looks, self.trials.value = [run.config for run in self.picked], [], {}, ""
+        self._seat([config.trial_id for config in configs])
         if configs:
-            study = study_of(sorted(configs, key=lambda config: self._order.index(config.trial_id)))
+            study = study_of(sorted(configs, key=lambda config: self._seats[config.trial_id]))
+            self._looks = {name: self._seats[runs[0].trial_id] for name, (_, runs) in study.trials.items()}
             table, self._curves = summary_table(study.runs()).printed.style.hide(), [study.history()]
             self.trials.value = table.set_table_attributes('cellpadding="5" style="text-align: left"').to_html()
-        self._draw(self._curves)
+        self._draw(self._curves, self._looks)
 
-    def _draw(self, parts: list[pd.DataFrame]) -> None:
+    def _seat(self, trials: list[str]) -> None:
+        """Those trials that were shown last keep their look; the others get the first ones that are free."""
+        if not trials:  # as for a moment between two picks
+            return
+        kept = {trial: self._seats[trial] for trial in trials if trial in self._seats}
+        free = (seat for seat in itertools.count() if seat not in kept.values())
+        self._seats = kept | {trial: next(free) for trial in dict.fromkeys(trials) if trial not in kept}
+
+    def _draw(self, parts: list[pd.DataFrame], looks: dict[str, int], planned: int = 0) -> None:
         if parts:
-            self.plot.value = svg(curves(pd.concat(parts, ignore_index=True), metrics=CURVES)).encode()
+            history = pd.concat(parts, ignore_index=True)
+            until = max(1, planned, history["epochs"].max())
+            self.plot.value = svg(curves(history, metrics=CURVES, looks=looks, until=until)).encode()
         self.plot.layout.display = None if parts else "none"
 
     def look_into(self, run: store.Run) -> None:

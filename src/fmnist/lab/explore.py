@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args, get_origin
 import ipywidgets as widgets
 import pandas as pd
 
-from fmnist.config import TRIAL_FIELDS, RunConfig, UserError, sizes_text, validate, without_unused
+from fmnist.config import TRIAL_FIELDS, RunConfig, sizes_text, validate, without_unused
 from fmnist.engine.workers import devices, resolve_device
-from fmnist.lab.browse import Browse, described, study_yaml
+from fmnist.lab.browse import Browse, described
 from fmnist.lab.live import Live
 from fmnist.words import count, percent
 
@@ -74,11 +74,9 @@ class Explore(Browse):
         self.train_button = self.button("Train", self.train, button_style="primary", icon="play")
         self.stop_button = self.button("Stop", self.stop, icon="stop", disabled=True)
         self.bar = widgets.IntProgress(0, 0, 1, layout={"width": "270px"})
-        for field in (*self.form.fields.values(), self.form.seeds):
-            self.on(field, "value", self._write_study)
-        buttons = widgets.HBox([self.train_button, self.stop_button, self.form.all])
+        buttons = widgets.HBox([self.train_button, self.stop_button])
         layouts = {"width": "290px", "margin": "0 10px 0 0"}, {"flex": "1 1 400px", "min_width": "400px"}
-        left = widgets.VBox([self.form, buttons, self.bar, self.said], layout=layouts[0])
+        left = widgets.VBox([buttons, self.bar, self.said, self.form, self.form.all], layout=layouts[0])
         right = widgets.VBox([self.plot, self.trials], layout=layouts[1])
         self.children = [widgets.HBox([left, right], layout={"flex_flow": "row wrap"}), self.rows, self.network]
         self.compare_button.layout.display = "none"  # what is picked is drawn at once
@@ -87,6 +85,7 @@ class Explore(Browse):
         """Train what the form asks for, unless it is in the store; returns at once."""
         if not self.train_button.disabled:
             self.live = Live(self.form.configs(), self.form.device.value, self._changed)
+            self._seat([*self._seats])
             self.train_button.disabled, self.stop_button.disabled = True, False
             self.say("reading the data …")
             self.bar.max, self.bar.value = self.live.total, 0
@@ -111,7 +110,7 @@ class Explore(Browse):
             history = live.history()
             accuracy = percent(history.loc[history["epoch"] == live.epochs, "val_accuracy"].mean())
             self.say(f"epoch {live.epochs} of {live.total}, validation accuracy {accuracy}")
-            self._draw(self._curves)
+            self._draw(self._curves, self._looks)
         elif self.train_button.disabled:  # else it has been seen
             self._ended(state)
         self._next = time.monotonic() + PAUSE * (time.monotonic() - begin)
@@ -120,6 +119,8 @@ class Explore(Browse):
         live, self.train_button.disabled, self.stop_button.disabled = self.live, False, True
         kept = f"kept as runs of {count(live.epochs, 'epoch')}" if live.epochs else "no epoch was finished"
         if live.runs:
+            if live.missing and live.missing[0].trial_id in self._seats:  # fewer epochs are another trial of that look
+                self._seats[live.runs[-1].config.trial_id] = self._seats.pop(live.missing[0].trial_id)
             self.refresh(tuple(live.runs))
             self.look_into(live.runs[-1])
         self.say(live.error or f"{state}; {kept}")
@@ -127,19 +128,18 @@ class Explore(Browse):
     def _picked_changed(self) -> None:
         super()._picked_changed()
         self.compare()
-        self._write_study()
 
-    def _draw(self, parts: list[pd.DataFrame]) -> None:
+    def _trained(self) -> RunConfig | None:
+        """One of those in training."""
+        return self.live.missing[0] if self.live and self.live.state == "training" and self.live.missing else None
+
+    def _seat(self, trials: list[str]) -> None:
+        super()._seat([*trials, *([self._trained().trial_id] if self._trained() else [])])
+
+    def _draw(self, parts: list[pd.DataFrame], looks: dict[str, int], planned: int = 0) -> None:
         """Curves of what is picked, and of what is in training."""
-        if self.live and self.live.state == "training" and self.live.missing:
-            label = f"in training: {described(self.live.missing[0])}"
+        if config := self._trained():
+            label, planned = f"in training: {described(config)}", self.live.total
             parts = [*parts, self.live.history().assign(trial=label)]
-        super()._draw(parts)
-
-    def _write_study(self) -> None:
-        """What is picked as a study, or the form while nothing is."""
-        if not self.table.selected_rows:
-            try:
-                self.copy.text = study_yaml(self.form.configs())
-            except UserError:  # said when it is to be trained
-                self.copy.text = ""
+            looks = looks | {label: self._seats[config.trial_id]}
+        super()._draw(parts, looks, planned)

@@ -134,10 +134,12 @@ def _add_output(document: Document, output: NotebookNode, where: dict) -> None:
 def _add_published(document: Document, output: NotebookNode, where: dict) -> None:
     """A figure or table of `publish`, where there are any with its note (Markdown) and the file with its data."""
     mark = _mark(output)
-    about = where | {key: mark[key] for key in ("label", "note", "alt") if mark.get(key)}
+    about = where | {key: mark[key] for key in ("label", "note", "alt", "drawing") if mark.get(key)}
     if mark.get("data"):
         about["data"] = f"{mark['label']}.csv"
         document.resources[about["data"]] = mark["data"].encode()
+    if mark.get("drawing"):
+        document.metadata["drawn"] = True
     if mark["role"] == "figure":
         picture = document.resource(output.data["image/svg+xml"].encode(), "svg")
         document.piece("figure", mark["caption"], src=picture, **about)

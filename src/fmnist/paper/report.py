@@ -263,13 +263,15 @@ def build(names: Sequence[str], device: str, memory: int | None, keep_going: boo
 
 
 def index(folder: Path) -> str:
-    """The page that lists the reports in `folder` that have a JSON file, by title: report/index.html."""
+    """report/index.html: the HTML and PDF files in `folder`, by title, or by name where there is no JSON file of it."""
     papers = []
-    for path in folder.glob("*.json"):
-        with suppress(ValueError, LookupError, TypeError):  # somebody else's JSON
-            about = json.loads(path.read_text("utf-8"))
-            forms = {file.suffix[1:]: file.name for file in folder.glob(f"{path.stem}.*")}
-            papers.append(forms | {key: escape(about[key], quote=False) for key in ("title", "date")})
+    for name in {path.stem for form in ("html", "pdf") for path in folder.glob(f"*.{form}")} - {"index"}:
+        about = {"title": name.replace("_", " "), "date": ""}
+        with suppress(OSError, ValueError, LookupError, TypeError):  # no JSON, or somebody else's
+            record = json.loads((folder / f"{name}.json").read_text("utf-8"))
+            about = {key: record[key] for key in about}
+        forms = {form: f"{name}.{form}" for form in ("html", "pdf") if (folder / f"{name}.{form}").exists()}
+        papers.append(forms | {key: escape(text, quote=False) for key, text in about.items()})
     page = Document({"title": "Reports", "lang": "en", "reports": sorted(papers, key=lambda paper: paper["title"])})
     with TemporaryDirectory() as place:
         page.write(Path(place))

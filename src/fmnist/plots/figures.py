@@ -12,7 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fmnist.plots.curves import curves, log_lines
-from fmnist.plots.style import COLORS, FAINT, WIDTH, drawn, figure, fold_legend, key, look, percent_axis, style
+from fmnist.plots.style import (
+    COLORS,
+    FAINT,
+    WIDTH,
+    drawn,
+    figure,
+    fold_legend,
+    key,
+    keyed,
+    look,
+    percent_axis,
+    style,
+)
 from fmnist.statistics import best, summary
 from fmnist.words import AXES, diverged, metric_of, name_of
 from fmnist.words import metric as printed
@@ -35,6 +47,7 @@ def accuracy_dots(runs: pd.DataFrame, by: str = "trial", metric: str = "test_acc
     with style():
         fig = figure(0.65 + 0.22 * len(table))
         ax = fig.subplots()
+        keyed(ax, metric)
         for y, row in table.iterrows():
             values = scale * runs.loc[runs[by] == row[by], metric]
             wear = CHOSEN if row[by] == chosen else MEAN
@@ -50,7 +63,7 @@ def accuracy_dots(runs: pd.DataFrame, by: str = "trial", metric: str = "test_acc
         percent_axis(ax, scale * np.r_[runs[metric], table["low"], table["high"]], metric, "x")
         handles = [key(0, **MEAN, linestyle="-"), key(0, **SEED, linestyle="none"), key(0, **CHOSEN, linestyle="-")]
         fold_legend(fig, handles, ["mean, 95 % interval", "one seed", "best on validation"])
-    return drawn(fig, runs, "run_id", by, "seed", metric, "val_accuracy", "diverged")
+    return drawn(fig, runs, "run_id", by, "seed", metric, "val_accuracy", "diverged", by=by)
 
 
 def against(
@@ -67,11 +80,12 @@ def against(
     with style():
         fig = figure(2.8)
         for ax, metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+            keyed(ax, metric)
             _means(ax, table[table["metric"] == metric].sort_values("place"), by, groups, 0.012 * (ends[1] - ends[0]))
             ax.set_xticks(_places(values), map(name_of, values))
             ax.set(xlabel=AXES.get(x, x), xlim=np.array(ends) + 0.07 * (ends[1] - ends[0] or 1) * np.array([-1, 1]))
-        fold_legend(fig, [key(i) for i in range(len(groups))], labels, by)
-    return drawn(fig, table.drop(columns="place"), runs=runs)
+        fold_legend(fig, [*map(key, range(len(groups)), groups)], labels, by)
+    return drawn(fig, runs, "run_id", by, x, "seed", *metrics, "diverged", by=by, x=x)
 
 
 def pareto(runs: pd.DataFrame, by: str = "trial", costs: Sequence[str] = ("parameters", "seconds")) -> Figure:
@@ -114,10 +128,10 @@ def _means(ax: Axes, table: pd.DataFrame, by: str, groups: list, apart: float) -
     metric = table["metric"].iloc[0]
     scaled = table.assign(**{name: metric_of(metric).scale * table[name] for name in ("mean", "low", "high")})
     for index, group in enumerate(groups):
-        rows, wear = scaled[scaled[by] == group], look(index)
+        rows, wear = scaled[scaled[by] == group], look(index, group)
         place = rows["place"] + apart * (index - (len(groups) - 1) / 2)
         ax.plot(place, rows["mean"], mec="white", mew=0.5, ms=5, **wear)
-        ax.vlines(place, rows["low"], rows["high"], color=wear["color"], linewidth=1.1)
+        ax.vlines(place, rows["low"], rows["high"], color=wear["color"], linewidth=1.1, label=wear["label"])
         cross = {"color": wear["color"], "ms": 5, "mew": 1.4, "clip_on": False, "transform": ax.get_xaxis_transform()}
         for at in place[rows["diverged"] > 0]:
             ax.plot(at, 0.02 + 0.05 * index, "x", **cross)

@@ -25,10 +25,10 @@ def forest(judged: pd.DataFrame, author: str, runs: pd.DataFrame | None = None) 
         ax = fig.subplots()
         colors = [VERDICTS.get(verdict, FAINT) for verdict in judged["verdict"]]
         ax.hlines(rows, *ends.to_numpy(float).T, color=colors, lw=5, alpha=0.35)
-        ax.scatter(judged["mean"], rows, s=18, marker="D", color=colors, ec="white", lw=0.6, zorder=3)
         ax.hlines(rows, published - pm, published + pm, color=INK, lw=0.7)
         (cross,) = ax.plot(published, rows, "x", color=INK, ms=6, mew=1.4)
         for y, row in enumerate(judged.itertuples()):
+            ax.plot(row.mean, y, "D", ms=4.5, color=colors[y], mec="white", mew=0.6)
             text = f"{row.verdict}, {number(row.difference, metric_of(metric).digits, signed=True)}"
             ax.text(1.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7.2)
         ax.set_yticks(rows, judged["trial"] + [f" ({note})" if note else "" for note in judged["note"]])

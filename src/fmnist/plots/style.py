@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from fmnist.tables import run_ids
-from fmnist.words import AXES, metric_of
+from fmnist.words import AXES, metric_of, name_of
 
 WIDTH = 6.2  # inches, the report's text column
 INK, FAINT = "#222222", "#8a8a8a"
@@ -56,22 +56,35 @@ def figure(height: float, width: float = WIDTH, layout: str | None = "constraine
     return StyledFigure(figsize=(width, height), layout=layout)
 
 
-def drawn(fig: Figure, frame: pd.DataFrame, *columns: str, runs: pd.DataFrame | None = None) -> Figure:
-    """`fig`, knowing what `publish.show` hands on: `frame`, or those `columns` it has, and the ids of its `runs`."""
+def drawn(
+    fig: Figure, frame: pd.DataFrame, *columns: str, runs: pd.DataFrame | None = None, by: str = "", x: str = ""
+) -> Figure:
+    """`fig`, knowing what `publish.show` hands on: `frame`, or those `columns` it has, and the ids of its `runs`.
+
+    `by` and `x` are the columns in which a page finds the rows behind a mark: what its label names, where it stands.
+    """
+    fig.fmnist_keys = {"by": by, "along": x}
     fig.fmnist_data = frame[[name for name in dict.fromkeys(columns) if name in frame]] if columns else frame
     fig.fmnist_runs = run_ids(frame if runs is None else runs)
     return fig
 
 
-def look(index: int) -> dict[str, Any]:
-    """Colour, marker and line style of the `index`-th group; the combinations repeat after forty."""
+def look(index: int, group: object = None) -> dict[str, Any]:
+    """Colour, marker and line style of the `index`-th group, and its label; the combinations repeat after forty."""
     choices = {"color": COLORS, "marker": MARKERS, "linestyle": LINES}
-    return {name: of[index % len(of)] for name, of in choices.items()}
+    named = {} if group is None else {"label": name_of(group)}
+    return {name: of[index % len(of)] for name, of in choices.items()} | named
 
 
-def key(index: int, **wear: Any) -> Line2D:
+def key(index: int, group: object = None, **wear: Any) -> Line2D:
     """What stands for the `index`-th group in a legend."""
-    return Line2D([], [], **({"mec": "white", "mew": 0.5} | look(index) | wear))
+    return Line2D([], [], **({"mec": "white", "mew": 0.5} | look(index, group) | wear))
+
+
+def keyed(ax: Axes, column: str, **where: object) -> None:
+    """Note in which `column` of the figure's data, and in which rows, a page finds the values on `ax`."""
+    scale, named = metric_of(column).scale, {name: name_of(value) for name, value in where.items() if name}
+    ax.fmnist_keys = {"values": column, "times": scale, "where": named}
 
 
 def percent_axis(ax: Axes, values: Sequence[float], metric: str, axis: str = "y", pad: float = 0.06) -> None:

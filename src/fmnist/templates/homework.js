@@ -74,23 +74,27 @@
     addEventListener("resize", later);
   }
 
-  // FIGURES: a click or Enter enlarges; Esc, Enter or a click closes, and focus is back where it was
+  // PICTURES: a click or Enter enlarges; Esc, Enter or a click closes, and focus is back where it was. Where there is
+  // little room they come in their natural size, to be moved about. Figures that are drawn anew answer instead.
 
   function figures() {
     const [picture, caption] = [make("img", {}), make("p", { className: "caption" })];
     const close = make("button", { type: "button", textContent: "Close" });
-    const dialog = make("dialog", { className: "large" }, close, picture, caption);
+    const view = make("div", { className: "view", tabIndex: 0 }, picture);
+    const dialog = make("dialog", { className: "large" }, close, view, caption);
     dialog.addEventListener("click", () => dialog.close());
     document.body.append(dialog);
     for (const image of all("main img")) {
-      if (image.closest("a")) continue;
+      const [ours, origin] = [image.closest("figure[id^=fig-]"), image.closest("figure")?.nextElementSibling];
+      if (image.closest("a") || origin?.querySelector("template.drawing")) continue;
       const className = `enlarge ${image.className}`.trim();
       const button = make("button", { type: "button", className, title: "Enlarge" });
       image.replaceWith(button);
       button.append(image);
       button.addEventListener("click", () => {
         const about = image.closest("figure")?.querySelector("figcaption");
-        Object.assign(picture, { src: image.src, alt: image.alt });
+        Object.assign(picture, { src: image.src, alt: image.alt, className: ours ? "ours" : "" });
+        picture.style.setProperty("--natural", `${image.naturalWidth}px`);
         caption.replaceChildren(...(about ? plain(about).childNodes : []));
         dialog.setAttribute("aria-label", about?.querySelector(".label")?.textContent ?? "Figure");
         dialog.showModal();
@@ -208,6 +212,7 @@
   // What is wider than the page scrolls by the keyboard, too.
   function scrolling() {
     for (const box of all("main pre, main .scroll, main .equation, main p")) {
+      box.classList.toggle("over", box.scrollWidth > box.clientWidth + 1);
       const over = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
       if (over && /auto|scroll/.test(getComputedStyle(box).overflow)) box.tabIndex = 0;
     }

@@ -156,8 +156,12 @@ local function with_origin(element, attributes)
     if data then blocks:insert(pandoc.RawBlock("typst", attach:format(data, attributes.label))) end
     return blocks
   end
-  if not data and not attributes.note then return blocks end
+  if not data and not attributes.note and not attributes.drawing then return blocks end
   blocks:insert(pandoc.RawBlock("html", '<div class="origin">'))
+  if attributes.drawing then
+    local text = attributes.drawing:gsub("&", "&amp;"):gsub("<", "&lt;")
+    blocks:insert(pandoc.RawBlock("html", '<template class="drawing">' .. text .. "</template>"))
+  end
   if data then
     local file = assert(io.open(data, "rb"))
     local encoded = file:read("a"):gsub("[^%w,._~:;/?@$+*'()|-]", function(c) return ("%%%02X"):format(c:byte()) end)

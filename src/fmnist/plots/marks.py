@@ -1,0 +1,114 @@
+"""What a figure has drawn, as data: from it a page draws the same again at its own width and says what is pointed at.
+
+Limits, scales, ticks, means and intervals are computed once, by the figure's function; the page only places them.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.collections import Collection, LineCollection, PolyCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
+from matplotlib.ticker import FixedLocator
+
+SCALES = {"function": "error"}  # of `style.percent_axis`: logarithmic in 100 % − accuracy
+MOST = 20_000  # numbers; a figure of more stays a picture
+
+
+def redrawn(fig: Figure) -> str:
+    """The figure's axes, marks, legend and keys into its CSV as JSON; "" where it holds more than lines and texts."""
+    for ax in fig.axes:
+        known = all(isinstance(part, LineCollection | PolyCollection) for part in ax.collections)
+        if not known or ax.images or ax.patches or not ax.axison:
+            return ""
+    legends = [legend for legend in [*fig.legends, *(ax.get_legend() for ax in fig.axes)] if legend]
+    legend = [
+        _look(handle) | {"text": text.get_text(), "group": _named(handle)}
+        for each in legends
+        for handle, text in zip(each.legend_handles, each.get_texts(), strict=True)
+    ]
+    groups = {_key(entry): entry["text"] for entry in legend}
+    axes = [_axes(ax, groups) for ax in fig.axes]
+    size = sum(len(mark["x"]) for ax in axes for mark in ax["marks"])
+    drawing = {"legend": legend, "axes": axes, **getattr(fig, "fmnist_keys", {})}
+    text = json.dumps(drawing, separators=(",", ":"), ensure_ascii=False)
+    return text if axes and size <= MOST else ""
+
+
+def _axes(ax: Axes, groups: dict) -> dict[str, Any]:
+    place = ax.get_subplotspec()
+    about = {"row": place.rowspan.start, "column": place.colspan.start} if place else {"row": 0, "column": 0}
+    about |= {"title": ax.get_title(loc="left"), **getattr(ax, "fmnist_keys", {})}
+    for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
+        about[name] = {"label": axis.get_label_text(), "scale": SCALES.get(axis.get_scale(), axis.get_scale())}
+        about[name] |= {"limits": _numbers(getattr(ax, f"get_{name}lim")()), "ticks": _ticks(axis)}
+        about[name]["whole"] = bool(getattr(axis.get_major_locator(), "_integer", False))
+    marks = [mark for part in (*ax.collections, *ax.lines) for mark in _marks(part, ax, groups)]
+    texts = [
+        {"x": x, "y": y, "text": text.get_text(), "color": to_hex(text.get_color()), "beside": beside}
+        for text in ax.texts
+        if not isinstance(text, Annotation)
+        for x, y in [_numbers(text.get_position())]
+        for beside in [text.get_transform() != ax.transData]
+    ]
+    return about | {"marks": marks, "texts": texts}
+
+
+def _ticks(axis: Axis) -> list | None:
+    """Where they were placed by hand, pairs of place and text; None where the page may choose."""
+    if not isinstance(axis.get_major_locator(), FixedLocator):
+        return None
+    places = axis.get_majorticklocs()
+    texts = axis.get_major_formatter().format_ticks(places)
+    return [[float(f"{place:.6g}"), text] for place, text in zip(places, texts, strict=True)]
+
+
+def _marks(part: Line2D | Collection, ax: Axes, groups: dict) -> list[dict[str, Any]]:
+    """A line, or each polygon or segment of a collection, in data coordinates; `edge`: y is a share of the height."""
+    look = _look(part)
+    look["group"] = _named(part) or groups.get(_key(look))
+    if isinstance(part, Line2D):
+        x, y = (np.atleast_1d(np.asarray(values, float)) for values in part.get_data(orig=False))
+        if part.get_drawstyle() == "steps-post":
+            x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
+        edge = part.get_transform() == ax.get_xaxis_transform()
+        across = part.get_transform() == ax.get_yaxis_transform()
+        every, n = part.get_markevery(), len(x)
+        start, step = every if isinstance(every, tuple) else (0, every if isinstance(every, int) else max(1, n // 5))
+        more = {"edge": "y" if edge else "x" if across else "", "every": [start, step if every else 1]}
+        return [look | more | {"x": _numbers(x), "y": _numbers(y)}]
+    kind = "line" if isinstance(part, LineCollection) else "band"
+    colors = [to_hex(color) for color in (part.get_edgecolor() if kind == "line" else part.get_facecolor())]
+    corners = [path.vertices for path in part.get_paths()]
+    return [
+        look | {"kind": kind, "color": colors[i % len(colors)], "x": _numbers(xy[:, 0]), "y": _numbers(xy[:, 1])}
+        for i, xy in enumerate(corners)
+    ]
+
+
+def _look(part: Line2D | Collection) -> dict[str, Any]:
+    look = {"alpha": 1 if part.get_alpha() is None else part.get_alpha()}
+    if not isinstance(part, Line2D):
+        return look | {"width": float(np.atleast_1d(part.get_linewidth())[0])}
+    dash = part._unscaled_dash_pattern[1] or []
+    joined, marker = part.get_linestyle() not in ("None", ""), str(part.get_marker())
+    look |= {"color": to_hex(part.get_color()), "marker": "" if marker == "None" else marker}
+    return look | {"width": part.get_linewidth() if joined else 0, "dash": [*dash], "size": part.get_markersize()}
+
+
+def _named(part: Line2D | Collection) -> str | None:
+    label = str(part.get_label())
+    return None if label.startswith("_") or not label else label
+
+
+def _key(look: dict[str, Any]) -> tuple:
+    return look.get("color"), look.get("marker"), *look.get("dash", [])
+
+
+def _numbers(values: Any) -> list[float | None]:
+    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in np.asarray(values, float)]
