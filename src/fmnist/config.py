@@ -209,6 +209,7 @@ PLAIN = {  # pydantic's words in ours
     "string_type": "should be text; put it in quotes",
     "bool_type": "should be true or false",
     "too_short": "should not be empty",
+    "too_long": "should have at most {max_length:,} items",
 }
 
 
@@ -220,10 +221,9 @@ def _explained(error: dict[str, Any]) -> str:
     if error["type"] == "literal_error":
         allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{key}: {given!r:.60} is not allowed{nearest(str(given), allowed)}"
-    most = f"should have at most {error.get('ctx', {}).get('max_length', 0):,} items"
-    message = (PLAIN | {"too_long": most}).get(
-        error["type"], error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    )
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] in PLAIN:
+        message = PLAIN[error["type"]].format_map(error.get("ctx", {}))
     got = "" if error["type"] == "missing" else f" (got {given!r:.60})"
     return f"{key}: {message}{got}" if key else message
 
