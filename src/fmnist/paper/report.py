@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 class Author(Strict):
     name: str
     affiliation: str = ""
-    email: str = ""
+    email: Annotated[str, Field(pattern=r"^([^\s@<>]+@[^\s@<>]+)?$")] = ""
 
 
 class Section(Strict):
