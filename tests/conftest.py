@@ -25,3 +25,11 @@ def data_set():
         find()
     except UserError as error:
         pytest.skip(f"the data set is nowhere to be had: {error}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How often which fault was tried (test_faults)."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "fault":
+                terminalreporter.write_line(value)

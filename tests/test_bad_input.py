@@ -21,6 +21,7 @@ from fmnist.paper.report import Report, values
 
 ROOT = Path(__file__).parents[1]
 PLACE = "params/smoke/"
+LINE = r"(, line \d+)?[,:]"
 FIELDS = r"Allowed: dataset, hidden_sizes, activation, dropout, .*, precision$"
 
 
@@ -147,7 +148,7 @@ OPTIMIZER = [
 @pytest.mark.parametrize(("text", "message"), OPTIMIZER, ids=[text for text, _ in OPTIMIZER])
 def test_a_notebooks_yaml(text, message, project, refused):
     (project / PLACE / "optimizer.yaml").write_text(text)
-    assert re.search(rf"{PLACE}optimizer\.yaml[,:] {message}", refused())
+    assert re.search(rf"{PLACE}optimizer\.yaml{LINE} {message}", refused())
 
 
 def test_bytes_that_are_no_text(project, refused):
@@ -205,7 +206,7 @@ REPORT = [
 @pytest.mark.parametrize(("old", "new", "message"), REPORT, ids=[f"{old} → {new}" for old, new, _ in REPORT])
 def test_report_yaml(old, new, message, project, refused):
     edit(project / PLACE / "report.yaml", old, new)
-    assert re.search(rf"^{PLACE}report\.yaml: .*{message}", refused())
+    assert re.search(rf"^{PLACE}report\.yaml{LINE} .*{message}", refused())
 
 
 def test_an_empty_report(project, refused):
@@ -237,7 +238,7 @@ def test_parameters_of_no_section(project, refused):
 )
 def test_parameters_of_other_notebooks(name, text, message, project, refused):
     (project / PLACE / f"{name}.yaml").write_text(text)
-    assert re.search(rf"^{PLACE}{name}\.yaml: {message}", refused())
+    assert re.search(rf"^{PLACE}{name}\.yaml{LINE} {message}", refused())
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -308,7 +309,7 @@ def test_the_command_exits_with_2_within_seconds(project):
     done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
     assert re.fullmatch(
-        r"fmnist: params/smoke/dropout.yaml: grid.dropuot: unknown key; did you mean 'dropout'.*\n", done.stderr
+        r"fmnist: params/smoke/dropout.yaml, line 1: grid.dropuot: unknown key; did you mean 'dropout'.*\n", done.stderr
     )
     assert not (project / "runs").exists() and not (project / "report").exists()
 

@@ -338,14 +338,18 @@ TEST = "of: {variant: a}, over: {variant: b}"
 
 def load(folder: Path, text: str) -> Published:
     (folder / "published.yaml").write_text(text, encoding="utf-8")
-    return read(folder, {"s": pd.DataFrame({"trial": ["a", "b"], "variant": ["a", "b"], "lr": 0.1})})
+    return read(folder, {"s": pd.DataFrame({"trial": ["a", "b"], "variant": ["a", "b"], "lr": 0.1, "epochs": 5})})
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("over:", "ovre:", r"claims\.0\.tests\.0\.ovre: unknown key; did you mean 'over'"),
-        ("over: {variant: b}", "over: {variant: c}", r"claims\.0\.over: \{'variant': 'c'\} .* none of a; b"),
+        (
+            "over: {variant: b}",
+            "over: {variant: c}",
+            r"claims\.0\.over: \{'variant': 'c'\} .* none of a; b \(.*/s.yaml\)",
+        ),
         ("over: {variant: b}", "over: {name: b}", "name: no such field.*Allowed: variant"),
         ("over: {variant: b}", "over: {variant: a}", "needs two different trials"),
         ("over: {variant: b}", "within: 1", "needs two different trials"),
@@ -356,6 +360,10 @@ def load(folder: Path, text: str) -> Published:
         (TEST, TEST.replace("over", "within: batches, metrics: [val_loss], to"), "for a loss a number is required"),
         (TEST, "of: {variant: a}", "asks nothing"),
         ("{study: s, caption", "{study: t, caption", "numbers.0: the report has no study 't'.*Allowed: s"),
+        (TEST, TEST + ", metrics: [val_loss], at: [2, 6]", "claims.0: at: epoch 6 is beyond the 5 of 'a'"),
+        ("value: 87.2", "value: 1e300", "numbers.0.rows.0.value: should be less than or equal to 1000000"),
+        ("value: 87.2", "value: 101", "numbers.0: rows.0: value: should be at most 100, as test_accuracy is"),
+        ("value: 87.2", "value: 87.2, pm: -0.1", "numbers.0.rows.0.pm: should be greater than or equal to 0"),
         ("value: 87.2", "value: '87.2'", "numbers.0.rows.0.value: should be a valid number"),
     ],
 )

@@ -3,6 +3,7 @@
 A command imports what it needs when it runs, so that `fmnist --help` is quick.
 """
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,9 @@ say = partial(click.echo, err=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if it worked, 1 if a paper has gaps or a number does not hold, 2 for a user's mistake, 130 when interrupted."""
+    """0 if it worked, 1 if a paper has gaps, a number does not hold or a run is damaged, 2 for a user's mistake, 130 if
+    interrupted.
+    """
     try:
         return commands.main(arguments, "fmnist", standalone_mode=False) or 0
     except (UserError, OSError) as error:  # such as a full disk
@@ -37,8 +40,14 @@ def _bytes(text: str) -> int:
         raise UserError(f"--memory {text}: not a size; write it as 4GB or 800MB") from None
 
 
+def _agreed(_context: click.Context, _option: click.Parameter, yes: bool) -> None:
+    if yes:
+        os.environ["FMNIST_YES"] = "1"  # asked for where training begins
+
+
 device = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps")
 memory = click.option("--memory", type=_bytes, metavar="SIZE", help="the most that training may take, as 4GB or 800MB")
+yes = click.option("--yes", is_flag=True, expose_value=False, callback=_agreed, help="train even what takes days")
 path = click.argument("path", type=Path)
 
 
@@ -51,6 +60,7 @@ def commands() -> None:
 @click.argument("names", nargs=-1)
 @device
 @memory
+@yes
 @click.option("--keep-going", is_flag=True, help="where a notebook fails, leave a marked gap")
 def report(names: tuple[str, ...], device: str, memory: int | None, keep_going: bool) -> int:
     """Train, execute the notebooks and write report/NAME.html, .pdf and .json for folders of params/ (homework)."""
@@ -87,6 +97,7 @@ def verify(path: Path, sample: int, seed: int, device: str) -> int:
 @path
 @device
 @memory
+@yes
 def train(path: Path, device: str, memory: int | None) -> None:
     """Train what is missing of params/NAME or params/NAME/NOTEBOOK.yaml and print the summary table."""
     from fmnist.paper.report import Report
@@ -114,9 +125,35 @@ def results(format: str) -> None:
 
     columns = ["run_id", "hidden_sizes", "optimizer", "lr", "seed", "epochs", "val_accuracy", "test_accuracy"]
     if format == "table":
-        print(results().to_string(index=False, columns=columns))
+        text = results()[columns].round(4).astype(str)
+        parts = [[name, *text[name].to_list()] for name in text]
+        wide = [[cell.rjust(width) for cell in part] for part in parts for width in [max(map(len, part))]]
+        print("\n".join(map(" ".join, zip(*wide, strict=True))))  # to_string takes seconds for many runs
     else:
         print(results().to_csv(index=False) if format == "csv" else results().to_json(orient="records", indent=1))
+
+
+@commands.group()
+def store() -> None:
+    """Look after the finished runs."""
+
+
+@store.command()
+def check() -> int:
+    """Compare every file with its checksum; set damaged runs aside, and give those that have none theirs."""
+    from fmnist.store import check
+
+    whole, sealed, damaged = check()
+    print(f"{whole:,} runs are whole, {sealed:,} of them have their checksums now; {damaged:,} are damaged")
+    return int(damaged > 0)
+
+
+@store.command()
+def gc() -> None:
+    """Remove what killed processes left half-written, and damaged runs that were set aside."""
+    from fmnist.store import clean
+
+    print(f"removed {clean(everything=True):,} leftovers")
 
 
 @commands.command()

@@ -7,6 +7,8 @@ import difflib
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,11 +20,16 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import CollectionNode, MappingNode
 
 RESULTS_VERSION = 2  # raised when the same config gives other results; part of every run's address
 TRAIN_IMAGES, TEST_IMAGES, INPUTS, OUTPUTS = 60_000, 10_000, 784, 10
 FASHION = "FashionMNIST"  # the data set of every run that does not say otherwise
 GUESS = 1 / OUTPUTS  # accuracy of guessing
+DEEPEST, LARGEST, LONGEST = 100, 10**9, 10**6  # most hidden layers, weights and epochs of a run: beyond is a slip
 TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
 
 
@@ -38,13 +45,19 @@ def project_root() -> Path:
 
 def runs_folder() -> Path:
     """Where finished runs are kept: `FMNIST_RUNS`, else `runs/`, both seen from the project, wherever a kernel runs."""
-    return (project_root() / Path(os.environ.get("FMNIST_RUNS") or "runs").expanduser()).resolve()
+    chosen = Path(os.environ.get("FMNIST_RUNS") or "runs").expanduser()
+    return Path(os.path.realpath(project_root() / chosen))  # Path.resolve raises where links lead in a circle
+
+
+def owner() -> str:
+    """Who writes: this machine and process, as "machine.123", for the names of what is not finished."""
+    return f"{platform.node().replace('.', '-')}.{os.getpid()}"
 
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder to, which takes its place at the end: whole or not at all."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    part = path.with_name(f".{path.name}.{owner()}.{uuid.uuid4().hex[:8]}")
     try:
         yield part
         part.replace(path)
@@ -77,7 +90,7 @@ class RunConfig(Strict):
     """Every hyperparameter of one training. Names and meanings are PyTorch's. `validate` makes errors readable."""
 
     dataset: Literal["FashionMNIST", "MNIST", "KMNIST"] = "FashionMNIST"  # as torchvision calls them; all of one form
-    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = (128,)  # a list will do
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(strict=False, max_length=DEEPEST)] = (128,)  # a list will do
     activation: Literal["relu", "leaky_relu", "tanh", "sigmoid"] = "relu"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability that a hidden unit is dropped
     batch_norm: bool = False  # after each hidden linear layer, before its activation
@@ -92,8 +105,8 @@ class RunConfig(Strict):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # as torch.optim: λ·w joins the gradient (AdamW: decoupled)
-    batch_size: PositiveInt = 512  # images
-    epochs: Annotated[int, Field(ge=0)] = 50  # passes through the train split
+    batch_size: Annotated[PositiveInt, Field(le=TRAIN_IMAGES)] = 512  # images
+    epochs: Annotated[int, Field(ge=0, le=LONGEST)] = 50  # passes through the train split
     loss_scale: Annotated[float, Field(gt=0)] = 1.0  # multiplies the gradient of the loss, not what is reported
     schedule: Literal["constant", "cosine", "one_cycle", "linear", "steps"] = "constant"  # see optim.learning_rates
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # in which the rate rises linearly, before its schedule
@@ -117,6 +130,8 @@ class RunConfig(Strict):
         for name, (applies, message) in APPLIES.items():
             if values[name] != DEFAULTS[name] and not applies(values):
                 raise ValueError(f"{name}: {message.format(**values)}")
+        if (weights := parameter_count(self.hidden_sizes)) > LARGEST:
+            raise ValueError(f"hidden_sizes: {weights:,} weights; a network has at most {LARGEST:,} here")
         last_batch = (TRAIN_IMAGES - self.val_size) % self.batch_size
         if self.batch_norm and 1 in (self.batch_size, last_batch):
             raise ValueError("batch_size: batch norm needs two images or more in every batch, the last one too")
@@ -196,21 +211,23 @@ def validate(model: type[Model], values: Any, where: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {'; '.join(map(_explained, error.errors()))}") from None
+        raise UserError(located(f"{where}: {'; '.join(map(_explained, error.errors()[:SEVERAL]))}")) from None
 
 
 def validate_field(key: str, value: Any, where: str) -> None:
     """Raises `UserError` if no trial may hold this value, whatever its other fields are."""
     if key not in TRIAL_FIELDS:
         hint = "; seeds are listed under `seeds`" if key == "seed" else nearest(key, list(TRIAL_FIELDS))
-        raise UserError(f"{where}.{key}: unknown key{hint}")
+        raise UserError(located(f"{where}.{key}: unknown key{hint}"))
     try:
         RunConfig.model_validate({key: value})
     except ValidationError as error:
-        if of_the_field := [item for item in error.errors() if item["loc"]]:
-            raise UserError(f"{where}: {'; '.join(map(_explained, of_the_field))}") from None
+        named = [item for item in error.errors() if item["loc"] or item["msg"].startswith(f"Value error, {key}: ")]
+        if of_the_field := [item for item in named if item["loc"] or key == "hidden_sizes"][:SEVERAL]:
+            raise UserError(located(f"{where}: {'; '.join(map(_explained, of_the_field))}")) from None
 
 
+SEVERAL = 5  # mistakes that a message names
 PLAIN = {  # pydantic's words in ours
     "missing": "is required",
     "dict_type": "should be keys with values",
@@ -219,6 +236,7 @@ PLAIN = {  # pydantic's words in ours
     "string_type": "should be text; put it in quotes",
     "bool_type": "should be true or false",
     "too_short": "should not be empty",
+    "too_long": "should have at most {max_length:,} items",
 }
 
 
@@ -230,7 +248,9 @@ def _explained(error: dict[str, Any]) -> str:
     if error["type"] == "literal_error":
         allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{key}: {given!r:.60} is not allowed{nearest(str(given), allowed)}"
-    message = PLAIN.get(error["type"], error["msg"].removeprefix("Value error, ").removeprefix("Input "))
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] in PLAIN:
+        message = PLAIN[error["type"]].format_map(error.get("ctx", {}))
     got = "" if error["type"] == "missing" else f" (got {given!r:.60})"
     return f"{key}: {message}{got}" if key else message
 
@@ -246,13 +266,58 @@ def nearest(name: str, allowed: list[str]) -> str:
     return (f"; did you mean '{folded[close[0]]}'?" if close else ".") + f" Allowed: {', '.join(allowed)}"
 
 
+SIZE, VALUES, LEVELS = 100_000, 5_000, 20  # most bytes of a YAML file, values with aliases written out, nested levels
+
+
+class Bounded(Composer):
+    """Refuses, while it reads, what is nested or repeated beyond all use."""
+
+    def __init__(self, *given: Any, **named: Any):
+        super().__init__(*given, **named)
+        self.level, self.values, self.sizes = 0, 0, {}  # sizes in values of the nodes, by id, that an alias may repeat
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event, before = self.loader.parser.peek_event(), self.values
+        self.level += 1
+        node = super().compose_node(parent, index) if self.level <= LEVELS else None
+        self.level -= 1
+        alias = isinstance(event, AliasEvent)
+        self.values += self.sizes.get(id(node), VALUES) if alias else 1  # an alias inside of itself never ends
+        if node is None or self.values > VALUES:
+            said = f"more than {LEVELS} levels, or {VALUES:,} values with aliases written out"
+            raise ComposerError(problem=said, problem_mark=event.start_mark)
+        self.sizes.setdefault(id(node), self.values - before)
+        return node
+
+
+class Plain(SafeConstructor):
+    """Says where a value is that is not what its tag promises."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            kind = node.tag.rpartition(":")[2]
+            raise ConstructorError(
+                problem=f"{node.value!r:.40}: not a readable {kind}", problem_mark=node.start_mark
+            ) from None
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer, yaml.Constructor = Bounded, Plain
+    return yaml
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The YAML 1.2 file as plain dicts and lists: 1e-4 is a number, `no` is a word, a key stands once; empty is {}."""
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob(f"*{path.suffix}"))
         raise UserError(f"{path}: no such file{nearest(path.name, others) if others else ''}")
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        if (size := path.stat().st_size) > SIZE:
+            raise UserError(f"{path}: {size:,} bytes; parameters are read from files of at most {SIZE:,}")
+        values = _yaml().load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         line = f", line {mark.line + 1}" if mark else ""
@@ -264,3 +329,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if not isinstance(key, str):
             raise UserError(f"{path}: {key!r:.60}: a key should be text; put it in quotes")
     return values or {}
+
+
+def located(message: str) -> str:
+    """A message that begins with a YAML file and a key, "params/a/b.yaml: base: lr: …", with the line of that key."""
+    parts = re.match(r"([\w./-]{1,200}\.yaml): (.*)", message, re.DOTALL)
+    if not parts or not (path := project_root() / parts[1]).is_file():
+        return message
+    node, rest, line = _yaml().compose(path.read_text(encoding="utf-8")), parts[2], 0
+    while isinstance(node, CollectionNode):
+        keyed = isinstance(node, MappingNode)
+        pairs = [(key.value, key, part) for key, part in node.value] if keyed else [
+            (str(i), part, part) for i, part in enumerate(node.value)
+        ]  # fmt: skip
+        here = [pair for pair in pairs if rest.startswith((f"{pair[0]}.", f"{pair[0]}:"))]
+        if not here:
+            break
+        name, key, node = max(here, key=lambda pair: len(pair[0]))
+        line, rest = key.start_mark.line + 1, rest[len(name) + 1 :].lstrip()
+    return f"{parts[1]}, line {line}: {parts[2]}" if line else message

@@ -13,13 +13,25 @@ import pandas as pd
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from scipy import stats
 
-from fmnist.config import GUESS, TEST_IMAGES, TRIAL_FIELDS, Strict, UserError, nearest, read_yaml, sizes_text, validate
+from fmnist.config import (
+    GUESS,
+    TEST_IMAGES,
+    TRIAL_FIELDS,
+    Strict,
+    UserError,
+    located,
+    nearest,
+    read_yaml,
+    sizes_text,
+    validate,
+)
 from fmnist.statistics import LEVEL, MIN_PAIRS, compare, interval, together
 from fmnist.words import METRICS, metric_of
 
 FIELDS = ("variant", *TRIAL_FIELDS)  # what a trial may be named by
 MIN_SEEDS = 3  # finite runs below which no prediction is made
 WIDEST = {"points": 10.0, "nats": 1.0}  # a wider prediction interval agrees with too much to tell anything
+HIGHEST = 1e6  # percent, nats or seconds that may be printed
 WORTH = 0.005  # of accuracy: where the interval excludes a lead of this size, "over" does not hold
 
 
@@ -57,6 +69,7 @@ Epochs = Annotated[  # an epoch, two to average over, or "end", which is []
     Field(max_length=2),
     BeforeValidator(lambda value: [] if value == "end" else [value] if isinstance(value, int) else value),
 ]
+Bound = Annotated[float, Field(ge=-HIGHEST, le=HIGHEST)]
 MetricName = Literal[*(name for name in METRICS if name not in ("gap", "weight_norm"))]
 
 
@@ -64,8 +77,8 @@ class Number(Strict):
     """One published number: percent for an accuracy, nats for a loss, seconds."""
 
     of: One
-    value: float
-    pm: float | None = None  # as printed behind ±
+    value: Annotated[float, Field(ge=0, le=HIGHEST)]
+    pm: Annotated[float, Field(ge=0, le=HIGHEST)] | None = None  # as printed behind ±
     note: str = ""
     study: str = ""  # where it is not that of the table
 
@@ -80,6 +93,14 @@ class NumberTable(Strict):
     scale: Annotated[float, Field(gt=0)] = 1.0  # ours times this is what is printed: 0.1 if losses are divided by ten
     test_batch: PositiveInt | None = None  # accuracies are means over test batches of so many images, the last smaller
     rows: list[Number] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "NumberTable":
+        most = metric_of(self.metric).scale * self.scale if metric_of(self.metric).unit == "points" else HIGHEST
+        for i, row in enumerate(self.rows):
+            if row.value > most:
+                raise ValueError(f"rows.{i}: value: should be at most {most:g}, as {self.metric} is")
+        return self
 
 
 FORMS = {  # what a test asks, by the key that says so, and what may stand beside it
@@ -98,10 +119,12 @@ class ClaimTest(Strict):
     falling: Literal["train_loss", "val_loss"] | None = None  # in every epoch of every run of each `of`
     of: Trials | None = None
     over: Trials | None = None  # each `of` is above each of these; by so much, with at_least, at_most
-    within: Annotated[float, Field(gt=0)] | Literal["batches"] | None = None  # all pairs of `of`, or each and `to`,
+    within: Annotated[float, Field(gt=0, le=HIGHEST)] | Literal["batches"] | None = (
+        None  # all pairs of `of`, or each and `to`,
+    )
     to: One | None = None  # differ by no more; "batches" is our spread over test batches, what a published ± is
-    at_least: float = np.nan  # points, for a loss nats; by itself, of the mean of each `of`
-    at_most: float = np.nan
+    at_least: Bound = np.nan  # points, for a loss nats; by itself, of the mean of each `of`
+    at_most: Bound = np.nan
     metrics: list[MetricName] = Field(["test_accuracy"], min_length=1)
     at: Epochs = []  # where the metrics are read
     over_at: Epochs | None = None  # where those of `over` are; left out: as `at`
@@ -177,12 +200,23 @@ def read(folder: Path, settings: dict[str, pd.DataFrame], required: bool = True)
     asked += [(f"{where}: claims.{i}", test.study, test) for i, claim in claims for test in claim.tests]
     for place, study, one in asked:
         if study not in settings:
-            raise UserError(f"{place}: the report has no study {study!r}{nearest(study, list(settings))}")
-        if isinstance(one, ClaimTest):
-            one.pairs(settings[study], place)
-        else:
-            select(settings[study], one, place, several=False)
+            raise UserError(located(f"{place}: the report has no study {study!r}{nearest(study, list(settings))}"))
+        try:
+            if isinstance(one, ClaimTest):
+                _check_epochs(one, settings[study], place)
+            else:
+                select(settings[study], one, place, several=False)
+        except UserError as error:
+            raise UserError(located(f"{error} (the study is params/{folder.name}/{study}.yaml)")) from None
     return found
+
+
+def _check_epochs(test: ClaimTest, settings: pd.DataFrame, place: str) -> None:
+    """Raises UserError if trials are not there, or are not trained for as long as the test reads them."""
+    named, last = {*sum(test.pairs(settings, place), ())}, max([*test.at, *(test.over_at or [])], default=0)
+    for row in settings[settings["trial"].isin(named)].itertuples():
+        if row.epochs < last:
+            raise UserError(f"{place}: at: epoch {last} is beyond the {row.epochs} of {row.trial!r}")
 
 
 def prediction(values: np.ndarray, extra: float = 0.0) -> tuple[float, float]:

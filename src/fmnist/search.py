@@ -14,8 +14,18 @@ from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 from scipy import stats
 
 from fmnist import store
-from fmnist.config import GUESS, RunConfig, Strict, UserError, nearest, validate, validate_field, without_unused
-from fmnist.study import Overrides, Seed, Study, setting, train
+from fmnist.config import (
+    DEEPEST,
+    GUESS,
+    RunConfig,
+    Strict,
+    UserError,
+    nearest,
+    validate,
+    validate_field,
+    without_unused,
+)
+from fmnist.study import MOST, Overrides, Seed, Study, setting, train
 from fmnist.words import AXES
 
 ROUND = 32  # trials that Optuna proposes together, so that stacks have several runs
@@ -53,7 +63,7 @@ Axis = Annotated[  # choices or a range; told apart so that messages speak of on
 class SearchSpec(Strict):
     base: Overrides = {}  # its fields, and those of the space, are checked by `Search`
     space: dict[str, Axis] = Field(min_length=1)
-    trials: PositiveInt = 40
+    trials: Annotated[PositiveInt, Field(le=MOST)] = 40
     method: Literal["random", "optuna"] = "random"
     seed: Seed = 0  # of the draws, and of every run
 
@@ -76,7 +86,9 @@ class Search:
             if isinstance(axis, Range) and (key in SHAPE or RunConfig.model_fields[key].annotation is not float):
                 raise UserError(f"{place}.{key}: takes a list of choices, not a range")
             for value in [axis.low, axis.high] if isinstance(axis, Range) else axis:
-                validate_field(*(("hidden_sizes", [value]) if key in SHAPE else (key, value)), place)
+                deep = key == "layers" and isinstance(value, int) and value > DEEPEST
+                widths = [1] * (DEEPEST + 1) if deep else [value]
+                validate_field(*(("hidden_sizes", widths) if key in SHAPE else (key, value)), place)
         if len({*SHAPE} & {*self.spec.space}) == 1 or {*SHAPE, "hidden_sizes"} <= {*self.spec.space}:
             raise UserError(f"{place}: layers and width go together, and not with hidden_sizes")
         self._found: dict[str, Overrides] = {}  # run id → what the trial overrides, in order

@@ -3,15 +3,27 @@
 `runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store. It holds
 run.json (config, metrics, versions, code, device, data checksum, when), history.parquet (a row per epoch), and of the
 last epoch and of the best on validation predictions.npy (uint8 [2, 10000]), weights.safetensors and best.safetensors.
+
+run.json has the SHA-256 of each file and of itself. Its own is compared whenever it is read or taken into the index, a
+file's whenever that is read, and all of them before `train` or `load_run` takes a run for there. A run that is not as
+it was stored is named and set aside under a hidden name, so that it is trained anew. Other hidden names: what is being
+written, claims of runs in training (links to host and process), and the index.
 """
 
+import contextlib
+import hashlib
 import io
 import json
 import math
+import os
 import platform
+import re
 import shutil
 import subprocess
+import sys
+import time
 import uuid
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property, partial
@@ -23,21 +35,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import safetensors.numpy
 
-from fmnist.config import RunConfig, UserError, aside, runs_folder, validate
+from fmnist.config import RESULTS_VERSION, RunConfig, UserError, aside, owner, runs_folder, validate
 
 if TYPE_CHECKING:
     from fmnist.engine.train import Result
     from fmnist.model import MLP
 
-FILES = ("run.json", "history.parquet", "predictions.npy", "weights.safetensors", "best.safetensors")
 REMEDY = "Set FMNIST_RUNS to a folder that can be written"
 METRICS = (
     *("val_accuracy", "val_loss", "test_accuracy", "test_loss", "test_accuracy_std", "train_accuracy", "train_loss"),
     *("best_epoch", "best_val_accuracy", "best_val_test_accuracy", "best_val_test_loss"),
     *("best_val_test_accuracy_std", "diverged", "seconds"),
 )
+PARSE: dict[str, Callable[[bytes], Any]] = {  # nothing is unpickled
+    "history.parquet": lambda content: pd.read_parquet(io.BytesIO(content)),
+    "predictions.npy": lambda content: np.load(io.BytesIO(content), allow_pickle=False),
+    "weights.safetensors": safetensors.numpy.load,
+    "best.safetensors": safetensors.numpy.load,
+}
+FILES = ("run.json", *PARSE)
+ID_DIGITS = 16  # of a folder's name
+CHUNK = 5_000  # runs
+DAY = 86_400.0  # seconds after which what a process of another machine has left counts as a dead one's
+
+
+class Damaged(Exception):
+    """What is wrong with a stored run."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +90,11 @@ class Run:
         """A row per epoch, 0 being before training: train_loss, train_accuracy, val_loss, val_accuracy, seconds (the
         run's share of its stack's), weight_norm (biases left out; runs of earlier versions lack it).
         """
-        return pd.read_parquet(io.BytesIO((self.folder / "history.parquet").read_bytes()))
+        return self._part("history.parquet")
 
     def predictions(self, best: bool = False) -> np.ndarray:
         """Predicted classes of the test images, uint8 [10000]; `best`: with the best validation epoch's weights."""
-        return np.load(self.folder / "predictions.npy")[int(best)]
+        return self._part("predictions.npy")[int(best)]
 
     def model(self, best: bool = False) -> "MLP":
         """The trained network, or the `best` validation epoch's: float [n, 784], as `input_scaling` says → logits."""
@@ -76,7 +102,7 @@ class Run:
 
         from fmnist.model import MLP
 
-        weights = safetensors.numpy.load_file(self.folder / ("best.safetensors" if best else "weights.safetensors"))
+        weights = self._part("best.safetensors" if best else "weights.safetensors")
         model = MLP(self.config)
         found = model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
         if found.unexpected_keys or any(not key.endswith("num_batches_tracked") for key in found.missing_keys):
@@ -87,6 +113,43 @@ class Run:
         """The run as one row of a table: run_id, every config field, METRICS, device."""
         metrics = {name: np.nan if self.metrics[name] is None else self.metrics[name] for name in METRICS}
         return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
+
+    def _part(self, name: str) -> Any:
+        """A file's content, compared and parsed. `UserError` if it is damaged; then the run has been set aside."""
+        try:
+            return _parsed(name, self.content(name))
+        except Damaged as problem:
+            again = load(self.run_id, whole=True)
+            if again and again.record != self.record:  # trained anew meanwhile
+                return again._part(name)
+            raise UserError(f"run {self.run_id}: {problem}; train it anew") from None
+
+    def content(self, name: str) -> bytes:
+        """A file's bytes. `Damaged` if they are not those that were stored, or none."""
+        content, checksum = _bytes(self.folder / name), self.record.get("files", {}).get(name)
+        if checksum and hashlib.sha256(content).hexdigest() != checksum:
+            raise Damaged(f"{name} is not as it was stored")
+        return content
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise Damaged(f"{path.name} is missing") from None
+
+
+def _parsed(name: str, content: bytes) -> Any:
+    try:
+        return PARSE[name](content)
+    except Exception:  # pyarrow's, NumPy's and safetensors' have no one class
+        raise Damaged(f"{name} is not readable") from None
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """The checksum of a record: of all that it says beside it, whatever its layout."""
+    said = {key: part for key, part in record.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def save(result: "Result") -> Run:
@@ -102,27 +165,53 @@ def save(result: "Result") -> Run:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     np.save(predictions := io.BytesIO(), result.predictions)  # to a file it says nothing of a full disk
+    contents = {
+        "history.parquet": pd.DataFrame(result.history).to_parquet(index=False),
+        "predictions.npy": predictions.getvalue(),
+        "weights.safetensors": safetensors.numpy.save(result.weights),
+        "best.safetensors": safetensors.numpy.save(result.best_weights),
+    }
+    contents["run.json"] = _sealed(record, contents)
     folder = runs_folder() / result.config.run_id
     try:
-        if folder.exists() and load(folder.name) is None:
-            _discard(folder)
+        if load(folder.name, whole=True) is None and os.path.lexists(folder):
+            _set_aside(folder, "no run of this version")
         with aside(folder) as part:
             part.mkdir(parents=True)
-            (part / "history.parquet").write_bytes(pd.DataFrame(result.history).to_parquet(index=False))
-            (part / "predictions.npy").write_bytes(predictions.getvalue())
-            (part / "weights.safetensors").write_bytes(safetensors.numpy.save(result.weights))
-            (part / "best.safetensors").write_bytes(safetensors.numpy.save(result.best_weights))
-            (part / "run.json").write_bytes(json.dumps(record, indent=1).encode() + b"\n")
+            for name, content in contents.items():
+                (part / name).write_bytes(content)
     except OSError as error:
         if load(folder.name) is None:
             raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
     return load_run(folder.name)
 
 
+def _sealed(record: dict[str, Any], contents: dict[str, bytes]) -> bytes:
+    """run.json with the checksums of the files and its own."""
+    record = record | {"files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}}
+    return json.dumps(record | {"checksum": _seal(record)}, indent=1).encode() + b"\n"
+
+
 def _discard(folder: Path) -> None:
     """Renamed first: it is there or gone, never half."""
-    gone = folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}"))
-    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    _erase(folder.rename(folder.with_name(f".{folder.name}.{owner()}.{uuid.uuid4().hex[:8]}")))
+
+
+def _erase(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _set_aside(folder: Path, problem: object) -> None:
+    """Under a hidden name, for `fmnist store gc`; where it cannot be, it stays and counts as absent all the same."""
+    hidden = folder.with_name(f".{folder.name}.damaged.{uuid.uuid4().hex[:8]}")
+    try:
+        folder.rename(hidden)
+        done = f"set aside as {hidden}"
+    except FileNotFoundError:  # by another process, which says so
+        return
+    except OSError as error:
+        done = f"it cannot be set aside: {error.strerror}"
+    print(f"run {folder.name}: {problem}; {done}; it is trained anew when it is wanted", file=sys.stderr)
 
 
 @cache
@@ -136,24 +225,57 @@ def check_writable() -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
+        clean()
     except OSError as error:
         raise UserError(f"{folder}: runs cannot be stored here: {error.strerror or error}. {REMEDY}") from None
 
 
-def load(run_id: str) -> Run | None:
-    """The finished run, or None if it is absent, damaged or another version's (then it is trained anew)."""
+def load(run_id: str, whole: bool = False) -> Run | None:
+    """The finished run, or None if it is absent or another version's (then it is trained anew).
+
+    One that is damaged is absent, too: it is named and set aside. All files are compared if it is to be `whole`.
+    """
     folder = runs_folder() / run_id
     try:
-        run = Run(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
-        whole = run.config.run_id == run_id and all((folder / name).stat().st_size for name in FILES)
-        return run if whole and run.row() and run.record["finished"] else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
+        if not re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", run_id) or not folder.is_dir():
+            return None
+        run = _read(folder)
+        for name in PARSE if run and whole else ():
+            content = run.content(name)
+            if "files" not in run.record:
+                _parsed(name, content)
+        return run
+    except Damaged as problem:
+        _set_aside(folder, problem)
+    except OSError:  # not readable now: nobody knows how it is
+        pass
+    return None
+
+
+def _read(folder: Path) -> Run | None:
+    """A run by its record, None if that is another version's. `Damaged` if that is not as it was stored."""
+    try:
+        record = json.loads(_bytes(folder / "run.json"))
+        sealed = bool({"files", "checksum"} & record.keys())
+        if sealed and record.get("checksum") != _seal(record):
+            raise Damaged("run.json is not as it was stored")
+    except (ValueError, AttributeError, RecursionError):
+        raise Damaged("run.json is not readable") from None
+    try:
+        run = Run(folder, record)
+        if run.config.run_id != folder.name or not run.row() or not record["finished"]:
+            return None
+    except (LookupError, TypeError, ValueError, AttributeError, UserError):
         return None
+    for name in PARSE:
+        if not (folder / name).is_file() or not (folder / name).stat().st_size:
+            raise Damaged(f"{name} is missing")
+    return run
 
 
 def load_run(run_id: str) -> Run:
     """The finished run with this id, or the only one whose id begins with it; raises `UserError` if there is none."""
-    found = [run] if (run := load(run_id)) else all_runs(run_id) if run_id else []
+    found = [run] if (run := load(run_id, whole=True)) else all_runs(run_id) if run_id else []
     if len(found) != 1:
         ids = ", ".join(run.run_id for run in found)
         problem = f"begins {len(found)} runs: {ids}" if found else "no such finished run"
@@ -173,9 +295,122 @@ def remove(run_id: str) -> None:
 
 
 def results() -> pd.DataFrame:
-    """One row per finished run, see `Run.row`."""
-    columns = ["run_id", *RunConfig.model_fields, *METRICS, "device"]
-    return pd.DataFrame([run.row() for run in all_runs()], columns=columns)
+    """One row per finished run, by id, see `Run.row`."""
+    return index().drop(columns="finished")
+
+
+def index() -> pd.DataFrame:
+    """`results` with when each run was finished, from .index-….parquet; runs whose folder has changed since, from disk.
+
+    A folder that is no run of this version has a row in that file, too, so that it is not read again.
+    """
+    path, columns = runs_folder() / f".index-{RESULTS_VERSION}.parquet", [*_indexed(""), "changed"]
+    changed = pd.Series(_changed(), dtype="int64")
+    try:
+        known = pd.read_parquet(path, page_checksum_verification=True)
+        if [*known.columns] != columns or not known["run_id"].is_unique:
+            raise ValueError("another version's")
+    except Exception:  # it is absent or damaged: pyarrow's errors have no one class
+        known = pd.DataFrame([_indexed("") | {"changed": 0}])[:0]
+    kept = known[(known["changed"] == changed.reindex(known["run_id"]).to_numpy()).to_numpy()]
+    new = changed.index.difference(kept["run_id"]) if len(kept) < len(changed) else []
+    parts = [kept] if len(kept) else []
+    for start in range(0, len(new), CHUNK):  # as a dict a row takes much memory
+        rows = [_indexed(run_id, load(run_id)) | {"changed": changed[run_id]} for run_id in new[start : start + CHUNK]]
+        parts.append(pd.DataFrame(rows))
+    table = pd.concat(parts, ignore_index=True).sort_values("run_id") if len(new) else kept
+    if len(new) or len(kept) < len(known):
+        with contextlib.suppress(OSError), aside(path) as part:  # a store that cannot be written is read all the same
+            table.to_parquet(part, index=False, write_page_checksum=True)
+    return table.loc[table["finished"] != "", columns[:-1]].reset_index(drop=True)
+
+
+def _changed() -> dict[str, int]:
+    """When each folder that may be a run has last got or lost a file, in nanoseconds, by its name."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(runs_folder()) as entries:
+        for entry in entries:
+            if len(entry.name) == ID_DIGITS and entry.name[0] != ".":
+                with contextlib.suppress(FileNotFoundError):
+                    found[entry.name] = entry.stat().st_mtime_ns
+    return found
+
+
+def _indexed(run_id: str, run: Run | None = None) -> dict[str, Any]:
+    """A run's row in the index; `finished` is empty where there is none."""
+    if run:
+        return run.row() | {"finished": run.record["finished"]}
+    nothing = dict.fromkeys(METRICS, np.nan) | {"best_epoch": 0, "diverged": False}
+    return {"run_id": run_id, **RunConfig().row(), **nothing, "device": "", "finished": ""}
+
+
+def claim(configs: Sequence[RunConfig]) -> tuple[list[RunConfig], str]:
+    """Those of the runs that nobody else trains, now claimed by this process, and who has another, as "machine.123".
+
+    A claim is a link, made in one step or not at all, to a name that says whose it is; those of the dead are void.
+    """
+    own, other = [], ""
+    for config in configs:
+        link = _claim(config.run_id)
+        if os.path.islink(link) and not _alive(link, DAY):
+            link.unlink(missing_ok=True)
+        try:
+            link.symlink_to(owner())
+        except FileExistsError:
+            other = os.readlink(link) if os.path.islink(link) else other
+            continue
+        except OSError:  # no links here: then runs are trained by whoever wants them
+            pass
+        own.append(config)
+    return own, other
+
+
+def release(configs: Iterable[RunConfig]) -> None:
+    for config in configs:
+        _claim(config.run_id).unlink(missing_ok=True)
+
+
+def _claim(run_id: str) -> Path:
+    return runs_folder() / f".{run_id}.claim"
+
+
+def _alive(path: Path, trusted: float) -> bool:
+    """Whether the process that a hidden name or a claim names may be at work; another machine's is for so long."""
+    said = os.readlink(path) if path.is_symlink() else path.name.rpartition(".")[0]
+    machine, _, process = said.rpartition(".")
+    if process.isdecimal() and machine.endswith(owner().rpartition(".")[0]):
+        return psutil.pid_exists(int(process))
+    return abs(time.time() - path.lstat().st_mtime) < trusted
+
+
+def clean(everything: bool = False) -> int:
+    """Remove what dead processes left, written in part or claimed, with `everything` damaged runs, too; how many.
+
+    A process of another machine is trusted to live for a day, and with `everything` not at all.
+    """
+    ours, gone = re.compile(rf"\.([0-9a-f]{{{ID_DIGITS}}}|index-\d+\.parquet)\.(damaged\.)?"), 0
+    for path in sorted(runs_folder().glob(".*.*")):
+        if name := ours.match(path.name):
+            with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+                if everything if name[2] else not _alive(path, 0 if everything else DAY):
+                    _erase(path)
+                    gone += 1
+    return gone
+
+
+def check() -> tuple[int, int, int]:
+    """Compare every file of every run, and seal those stored before there were checksums: (whole, sealed, damaged)."""
+    whole = sealed = damaged = 0
+    for run_id in sorted(_changed()):
+        run = load(run_id, whole=True)
+        if run and "files" not in run.record:
+            contents = {name: run.content(name) for name in PARSE}
+            with aside(run.folder / "run.json") as part:
+                part.write_bytes(_sealed(run.record, contents))
+            sealed += 1
+        whole += run is not None
+        damaged += not os.path.lexists(runs_folder() / run_id)
+    return whole, sealed, damaged
 
 
 def committed(folder: Path, *files: Path) -> dict[str, Any]:

@@ -6,8 +6,10 @@ what the store lacks; then `runs()` and `history()` give the two tables that ana
 
 import itertools
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,11 +20,23 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate, validate_field
+from fmnist.config import (
+    RunConfig,
+    Strict,
+    UserError,
+    located,
+    nearest,
+    parameter_count,
+    sizes_text,
+    validate,
+    validate_field,
+)
 from fmnist.words import count, joined
 
+DAY = 86_400.0  # seconds; longer training is asked about
 Overrides = dict[str, Any]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+MOST = 10_000  # runs of a study
 
 
 class StudySpec(Strict):
@@ -30,8 +44,8 @@ class StudySpec(Strict):
 
     base: Overrides = {}
     variants: dict[str, Overrides] = {}  # of run configs, and of `seeds`
-    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    seeds: Annotated[list[Seed], Field(min_length=1, strict=False)] = [0]  # a range will do
+    grid: dict[str, Annotated[list[Any], Field(min_length=1, max_length=MOST)]] = {}
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST, strict=False)] = [0]  # a range will do
 
 
 class Study:
@@ -56,12 +70,18 @@ class Study:
         _check_fields(self.spec, where)
         self.trials: dict[str, tuple[str, list[RunConfig]]] = {}  # label → (variant, its runs)
         known: dict[str, str] = {}  # address of a trial → its label
+        points, planned = math.prod(map(len, self.spec.grid.values())), 0
         for name, overrides in (self.spec.variants or {"": {}}).items():
             place = f"{where}: variants.{name}" if name else where
             given, source = (overrides["seeds"], place) if "seeds" in overrides else (self.spec.seeds, where)
             seeds = validate(StudySpec, {"seeds": given}, source).seeds
             if len(set(seeds)) < len(seeds):
                 raise UserError(f"{source}: seeds: a seed stands twice in {seeds}")
+            if (planned := planned + points * len(seeds)) > MOST:
+                times = (
+                    f"{len(self.spec.variants) or 1:,} variants × {points:,} points of the grid × {len(seeds):,} seeds"
+                )
+                raise UserError(located(f"{where}: grid: a study has at most {MOST:,} runs, not {times}"))
             for values in itertools.product(*self.spec.grid.values()):
                 point = dict(zip(self.spec.grid, values, strict=True))
                 label = ", ".join([name] * bool(name) + [setting(*item) for item in point.items()]) or "base"
@@ -170,21 +190,51 @@ def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None
     meanwhile: by the process on the CPU, on the device elsewhere; left out, most of what is free. Raises `UserError`
     for what is not there, cannot be written or does not fit, and where `FMNIST_READ_ONLY` forbids to train.
     """
-    missing = list({c.run_id: c for c in configs if store.load(c.run_id) is None}.values())
+    wanted = {config.run_id: config for config in configs}
+    stored = {run_id: run for run_id in wanted if (run := store.load(run_id, whole=True))}
+    missing = [config for run_id, config in wanted.items() if run_id not in stored]
     if missing and os.environ.get("FMNIST_READ_ONLY") == "1":
         wanting = f"{count(len(missing), 'run')} not in the store. The notebooks of a report only read; "
         raise UserError(wanting + "`fmnist report` trains beforehand what their parameters ask for")
     if missing:
         _train(missing, device, memory)
-    return [store.load_run(config.run_id) for config in configs]
+    return [stored.get(config.run_id) or store.load_run(config.run_id) for config in configs]
+
+
+def _lacking(configs: list[RunConfig]) -> list[RunConfig]:
+    return [config for config in configs if store.load(config.run_id) is None]
 
 
 def _train(missing: list[RunConfig], device: str, memory: int | None) -> None:
-    """Train and store, under one bar in units of work, so that its ETA holds for all sizes of networks."""
+    """Train and store what is missing; what another process is training is waited for."""
     from fmnist.engine import workers
 
-    workers.resolve_device(device)
+    on, waits = workers.resolve_device(device), False
     store.check_writable()
+    if (seconds := workers.estimate(missing, on)) > DAY and os.environ.get("FMNIST_YES") != "1":
+        said = f"training {count(len(missing), 'run')} would take about {seconds / DAY:,.0f} days on {on}, at the pace"
+        raise UserError(f"{said} of one large product; --yes, or FMNIST_YES=1, goes on")
+    while missing:
+        own, other = store.claim(missing)
+        try:
+            if lacking := _lacking(own):  # somebody may just have finished them
+                _train_own(lacking, device, memory)
+        finally:
+            store.release(own)
+        missing = _lacking([config for config in missing if config not in own])
+        if missing and not own:
+            if not waits:
+                machine, _, process = other.rpartition(".")
+                said = f"waiting for {count(len(missing), 'run')} that process {process} on {machine} trains"
+                print(said, file=sys.stderr)
+            waits = True
+            time.sleep(1)
+
+
+def _train_own(missing: list[RunConfig], device: str, memory: int | None) -> None:
+    """Under one bar in units of work, so that its ETA holds for all sizes of networks."""
+    from fmnist.engine import workers
+
     seen = sys.stderr.isatty() or hasattr(get_ipython(), "kernel")  # at a terminal or in a notebook
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
     total, done = sum(map(workers.work, missing)), itertools.count(1)

@@ -7,6 +7,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -31,6 +32,7 @@ STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured 
 OVERHEAD = 450_000_000  # bytes of each worker on a CPU beside its stack: code, the data set, kernels, fragments
 STEP_CALLS = 4e6  # multiply-adds that a run's share of a step's calls is worth; with batches of one image it is all
 START = 3e11  # multiply-adds that take as long as to start a process: less is trained where it is asked for
+LITTLE = 3e14  # multiply-adds that no machine needs a day for
 SMALL_STEP = 1 << 27  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
 
 
@@ -47,6 +49,19 @@ def products(config: RunConfig) -> int:
 def work(config: RunConfig) -> float:
     """What a run's training costs for each image of its train split, in multiply-adds; progress is measured in it."""
     return float((products(config) + STEP_CALLS / config.batch_size) * max(config.epochs, 1))
+
+
+def estimate(configs: Sequence[RunConfig], device: torch.device) -> float:
+    """Seconds that training takes, roughly: its work at the pace of a product measured now; 0 if it is little."""
+    total = sum(map(work, configs)) * TRAIN_IMAGES  # multiply-adds
+    if total < LITTLE:
+        return 0.0
+    a, b, took = torch.rand(2048, 1024, device=device), torch.rand(1024, 1024, device=device), []
+    for _ in range(4):
+        begin = time.perf_counter()
+        (a @ b).sum().item()
+        took.append(time.perf_counter() - begin)
+    return total * min(took) / (a.numel() * b.shape[1])
 
 
 def footprint(config: RunConfig) -> tuple[int, int]:

@@ -23,7 +23,8 @@ CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")  # what th
 SAID = ("hidden_sizes", "optimizer", "lr", "epochs")  # names a trial that stands alone
 TEST, VAL = "test (%)", "validation (%)"
 MEAN = f"{TEST}, mean"
-GROUPED = {"ids": ("ids", "sum"), MEAN: (TEST, "mean"), "runs": ("run_id", "size"), "diverged": ("diverged", "sum")}
+NEWEST = 10_000  # most rows that are listed: a browser takes seconds for more
+GROUPED = {"ids": ("run_id", list), MEAN: (TEST, "mean"), "runs": ("run_id", "size"), "diverged": ("diverged", "sum")}
 GROUPED |= {f"{TEST}, {name}": (TEST, name) for name in ("std", "min", "max")}
 FIRST = ["ids", "run_id", MEAN, TEST, VAL]  # stay in view
 LOOK = {  # of DataTables: with a search by words and one by conditions; sorting, search and page outlast an update
@@ -70,15 +71,15 @@ def study_yaml(configs: list[RunConfig], full: bool = False) -> str:
     return text.getvalue()
 
 
-def overview(runs: list[store.Run], by: str = "") -> pd.DataFrame:
-    """The runs for reading, a row a run, or a group of those that share `by`, a field or "trial" (all fields).
+def overview(runs: pd.DataFrame, by: str = "") -> pd.DataFrame:
+    """`store.index()` for reading, a row a run, or a group of those that share `by`, a field or "trial" (all fields).
 
     What has one value in all rows is left out, but for names and scores.
     """
-    if not runs:
+    if runs.empty:
         return pd.DataFrame({"ids": [], "run id": []})
-    fields = differing([run.config for run in runs])
-    frame = pd.DataFrame([run.row() | {"ids": [run.run_id]} for run in runs])
+    fields = [name for name in TRIAL_FIELDS if runs[name].nunique() > 1]
+    frame = runs.assign(ids=[[run_id] for run_id in runs["run_id"]])
     frame[TEST], frame[VAL] = 100 * frame["test_accuracy"], 100 * frame["val_accuracy"]
     each = ["ids", "run_id", TEST, VAL, *fields, "seed", "best_epoch", "diverged", "seconds"]
     keys = {"": "run_id", "trial": fields or [*SAID]}.get(by, by)
@@ -127,8 +128,8 @@ class Browse(Panel):
     def refresh(self, also: tuple[store.Run, ...] = ()) -> None:
         """Read the store again; rows whose runs were all picked stay so, and those of the runs `also` with them."""
         picked, new = ({run.run_id for run in runs} for runs in (self.picked, also))
-        self.runs = sorted(store.all_runs(), key=lambda run: run.record["finished"], reverse=True)
-        frame, before = overview(self.runs, self.group.value), [*self.table.selected_rows]
+        self.runs = store.index().sort_values("finished", ascending=False, kind="stable")
+        frame, before = overview(self.runs, self.group.value)[:NEWEST], [*self.table.selected_rows]
         self._rows = [*frame.pop("ids")]
         rows = [row for row, ids in enumerate(self._rows) if picked >= {*ids} or new & {*ids}]
         fixed = {"start": sum(name.replace(" ", "_") in FIRST or name in FIRST for name in frame)}
@@ -140,7 +141,8 @@ class Browse(Panel):
         self.confirm.layout.display = "none"  # a question about other rows
         runs = self.picked
         picked = f"{count(len(runs), 'run')} picked (Ctrl or Shift: several)"
-        self.counted.value = f"{len(self.runs):,} finished runs; {picked}"
+        listed = f"the newest {NEWEST:,} rows of them are listed; " if len(self._rows) == NEWEST else ""
+        self.counted.value = f"{len(self.runs):,} finished runs; {listed}{picked}"
         for button in (self.compare_button, self.open_button, self.remove_button):
             button.disabled = not runs
         self._write_study()

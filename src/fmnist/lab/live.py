@@ -28,7 +28,7 @@ class Live:
 
     def __init__(self, configs: Sequence[RunConfig], device: str = "auto", changed: Callable[[], None] = lambda: None):
         self.device, self.changed, self.total = resolve_device(device), changed, configs[0].epochs
-        self.runs = [run for config in configs if (run := store.load(config.run_id))]
+        self.runs = [run for config in configs if (run := store.load(config.run_id, whole=True))]
         self.missing = [c for c in configs if c.run_id not in {run.run_id for run in self.runs}]
         self.epochs = 0 if self.missing else self.total
         self.state, self.error = "training", None

@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 class Author(Strict):
     name: str
     affiliation: str = ""
-    email: str = ""
+    email: Annotated[str, Field(pattern=r"^([^\s@<>]+@[^\s@<>]+)?$")] = ""
 
 
 class Section(Strict):
@@ -161,7 +161,8 @@ class Report:
         contents = {"report": self.name, "base": self.spec.base, "sections": [c.contents() for c in self.chapters]}
         contents["published"] = read_yaml(published) if published.exists() else None
         _write(self.built / "contents.json", json.dumps(contents, indent=1))
-        wanted, there = len(self.configs), sum(store.load(config.run_id) is not None for config in self.configs)
+        found = [store.load(config.run_id, whole=True) for config in self.configs]
+        wanted, there = len(found), sum(run is not None for run in found)
         say(f"{self.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {self.device}")
         train(self.configs, self.device, memory)  # then what is only known afterwards, or on data that may be lacking
         for chapter in self.chapters:

@@ -5,6 +5,7 @@ local MARKDOWN = "markdown+lists_without_preceding_blankline-blank_before_header
   .. "+tex_math_single_backslash+tex_math_double_backslash+autolink_bare_uris-example_lists"
   .. "-yaml_metadata_block-pandoc_title_block"
 local INLINE_TAGS = { b = 1, strong = 1, i = 1, em = 1, sub = 1, sup = 1, u = 1, kbd = 1, mark = 1, small = 1, s = 1 }
+local SCHEMES = { http = 1, https = 1, mailto = 1 } -- of links; nothing else is followed
 local PRINTABLE = { svg = 1, png = 1, jpg = 1, jpeg = 1, gif = 1, webp = 1 }
 local folder, pdf
 
@@ -18,12 +19,14 @@ local function written(data, suffix)
   return name
 end
 
--- The file of a local image, copied beside the document when it lies in the notebook's folder; nil when there is none.
+-- The file of a local image, copied beside the document; nil when there is none in the notebook's folder, in the one
+-- above or below those.
 local function local_file(src)
   local path = src:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
+  if path:match("^[/\\]") or path:match("^%a:") or path:match("%.%..*%.%.") then return nil end
   local here = io.open(path, "rb")
   if here then here:close() return path end
-  local there = io.open(path:match("^/") and path or folder .. "/" .. path, "rb")
+  local there = io.open(folder .. "/" .. path, "rb")
   if not there then return nil end
   local data = there:read("a")
   there:close()
@@ -38,9 +41,14 @@ local function unpacked(uri)
   return form and written(data, form)
 end
 
+local function link(element)
+  local scheme = element.target:gsub("[%c%s]", ""):lower():match("^(%a[%w+.-]*):")
+  if scheme and not SCHEMES[scheme] then return element.content end
+end
+
 local function image(element)
   local caption = #element.caption > 0 and element.caption or pandoc.Inlines("image")
-  if element.src:match("^%a[%w+.-]*://") or element.src:match("^//") then
+  if element.src:match("^https?://") or element.src:match("^//") then
     return pandoc.Link(caption, element.src)
   end
   local file = element.src:match("^data:") and unpacked(element.src) or local_file(element.src)
@@ -102,6 +110,7 @@ local function html(text)
     CodeBlock = plain,
     Table = align_numbers,
     Image = image,
+    Link = link,
     RawBlock = function() return {} end,
     RawInline = function() return {} end,
   }
@@ -133,6 +142,7 @@ end
 local function markdown(text, attributes)
   return headings(pandoc.read(text, MARKDOWN, { columns = 100000 }).blocks):walk {
     Image = image,
+    Link = link,
     RawInline = raw_inline,
     RawBlock = function(element)
       if element.format == "html" then return html(element.text) end
@@ -230,5 +240,6 @@ function Pandoc(document)
     local made = parse and parse(block.text, block.attributes) or block
     blocks:extend(pandoc.utils.type(made) == "Blocks" and made or { made })
   end
-  return pandoc.Pandoc(blocks, document.meta)
+  local clean = { Image = image, Link = link, RawInline = raw_inline, RawBlock = function() return {} end }
+  return pandoc.Pandoc(blocks, pandoc.Pandoc({}, document.meta):walk(clean).meta)
 end
