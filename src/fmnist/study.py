@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,9 +85,9 @@ class Study:
         rows = [{"trial": trial, "variant": name, **runs[0].row()} for trial, (name, runs) in self.trials.items()]
         return pd.DataFrame(rows).drop(columns="seed")
 
-    def run(self, device: str = "auto", memory: int | None = None) -> "Study":
+    def run(self, device: str = "auto", memory: int | None = None, cluster: str = "") -> "Study":
         """Train what the store lacks, with a progress bar; returns the study. All as for `train`."""
-        train(self.configs, device, memory)
+        train(self.configs, device, memory, cluster)
         return self
 
     def runs(self) -> pd.DataFrame:
@@ -162,12 +163,15 @@ def setting(key: str, value: Any) -> str:
     return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
-def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None = None) -> list[store.Run]:
+def train(
+    configs: Sequence[RunConfig], device: str = "auto", memory: int | None = None, cluster: str = ""
+) -> list[store.Run]:
     """Train the runs that the store lacks, each once, and return all of them in the given order.
 
     `device` is "auto" (the accelerator if there is one), "cpu", "cuda", "cuda:1" or "mps". Every run is stored as its
     stack ends, so an interrupt (KeyboardInterrupt) loses only what is in training. `memory` bounds the bytes taken
-    meanwhile: by the process on the CPU, on the device elsewhere; left out, most of what is free. Raises `UserError`
+    meanwhile: by the process on the CPU, on the device elsewhere; left out, most of what is free. `cluster`, the
+    address of a Dask scheduler or a YAML file of jobs, trains on workers instead (docs/cluster.md). Raises `UserError`
     for what is not there, cannot be written or does not fit, and where `FMNIST_READ_ONLY` forbids to train.
     """
     missing = list({c.run_id: c for c in configs if store.load(c.run_id) is None}.values())
@@ -175,15 +179,15 @@ def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None
         wanting = f"{count(len(missing), 'run')} not in the store. The notebooks of a report only read; "
         raise UserError(wanting + "`fmnist report` trains beforehand what their parameters ask for")
     if missing:
-        _train(missing, device, memory)
+        _train(missing, device, memory, cluster)
     return [store.load_run(config.run_id) for config in configs]
 
 
-def _train(missing: list[RunConfig], device: str, memory: int | None) -> None:
+def _train(missing: list[RunConfig], device: str, memory: int | None, at: str) -> None:
     """Train and store, under one bar in units of work, so that its ETA holds for all sizes of networks."""
-    from fmnist.engine import workers
+    from fmnist.engine import cluster, workers
 
-    workers.resolve_device(device)
+    team = partial(cluster.team, at) if at else workers.here
     store.check_writable()
     seen = sys.stderr.isatty() or hasattr(get_ipython(), "kernel")  # at a terminal or in a notebook
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
@@ -198,7 +202,7 @@ def _train(missing: list[RunConfig], device: str, memory: int | None) -> None:
             bar.set_postfix_str(f"val {accuracy:.1%}", refresh=False)
             bar.update(work)
 
-        workers.train(missing, finished, device, progress, memory)
+        workers.train(missing, finished, device, progress, memory, team)
 
 
 def contents(path: str) -> dict[str, Any]:
