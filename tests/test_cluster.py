@@ -9,6 +9,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
 import torch
@@ -45,10 +46,17 @@ def preload(tmp_path_factory, data_set) -> str:
 
 
 @pytest.fixture(scope="module")
-def address(preload):
-    """The scheduler of two workers, each a process."""
-    with LocalCluster(2, threads_per_worker=1, preload=preload, dashboard_address=None, host="127.0.0.1") as there:
-        yield there.scheduler_address
+def two(preload):
+    """Two workers, each a process that is started anew when it is killed, even if that takes its time."""
+    options = {"threads_per_worker": 1, "preload": preload, "dashboard_address": None, "host": "127.0.0.1"}
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "10m"}), LocalCluster(2, **options) as there:
+        yield there
+
+
+@pytest.fixture
+def address(two):
+    two.wait_for_workers(2)
+    return two.scheduler_address
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +69,7 @@ def few(small, tmp_path, monkeypatch):
     cluster.fingerprint.cache_clear()
 
 
-def dask(program: str, *words: str, **environment: str) -> subprocess.Popen:
+def start(program: str, *words: str, **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-m", f"distributed.cli.dask_{program}", "--no-dashboard", *words]
     return subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
 
@@ -156,7 +164,7 @@ def test_a_worker_of_other_code_torch_or_data_is_refused_and_named(address, tmp_
     def progress(*_):
         if not started:
             preloaded = ("--preload", str(tmp_path / "other.py"), "--nthreads", "1", "--no-nanny")
-            started.append(dask("worker", address, *preloaded, PYTHONPATH=str(tmp_path)))
+            started.append(start("worker", address, *preloaded, PYTHONPATH=str(tmp_path)))
 
     what = r"fmnist: .*, code \w+, not .*, code \w+; torch: 2.0, not .*; FashionMNIST: data \w+, not \w+"
     try:
@@ -171,8 +179,8 @@ def test_a_worker_of_other_code_torch_or_data_is_refused_and_named(address, tmp_
 def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 20)
     at = ("--scheduler-file", str(tmp_path / "scheduler.json"))
-    scheduler = dask("scheduler", *at, "--port", "0", "--host", "127.0.0.1")
-    worker = dask("worker", *at, "--nthreads", "1", "--preload", preload)
+    scheduler = start("scheduler", *at, "--port", "0", "--host", "127.0.0.1")
+    worker = start("worker", *at, "--nthreads", "1", "--preload", preload)
     try:
         while not Path(at[1]).exists():
             time.sleep(0.1)
