@@ -6,16 +6,20 @@ REPORT ?= homework
 PUBLISHED := karki wood lyu lybbert dewangan
 DEVICE ?= auto
 MEMORY ?=
+CLUSTER ?=
 KEEP_GOING ?=
 TITLE ?=
 AUTHOR ?=
 PYTHON ?= python3
 KEEP := $(if $(filter-out 0 no,$(KEEP_GOING)),--keep-going)
+WHERE = --device "$(DEVICE)" $(if $(MEMORY),--memory "$(MEMORY)") $(if $(CLUSTER),--cluster "$(CLUSTER)")
 
 BIN := .venv/bin
 READY := .venv/.ready
 TESTING := .venv/.ready-dev
 TIMING := .venv/.ready-bench
+CLUSTERED := .venv/.ready-cluster
+TRAINING = $(if $(CLUSTER),$(CLUSTERED),$(READY))
 UNFINISHED := .venv/.unfinished
 PINNED := torch==2.14.1 torchvision==0.29.1
 UV := $(if $(shell uv --version 2>/dev/null),uv,$(BIN)/uv)
@@ -34,17 +38,17 @@ endif
 .PHONY: help report reports smoke new lab data test test-slow bench lint lock clean
 
 help:  ## list what there is to do
-	@echo "make TARGET [REPORT=a folder of params/] [DEVICE=auto|cpu|cuda|mps] [MEMORY=8GB] [KEEP_GOING=1] [PYTHON=python3.12]"
+	@echo "make TARGET [REPORT=a folder of params/] [DEVICE=auto|cpu|cuda|mps] [MEMORY=8GB] [KEEP_GOING=1] [CLUSTER=tcp://…|jobs.yaml] [PYTHON=python3.12]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-report: $(READY)  ## train, execute the notebooks and write report/REPORT.html, .pdf and .json (REPORT=homework)
-	@$(BIN)/fmnist report "$(REPORT)" --device "$(DEVICE)" $(if $(MEMORY),--memory "$(MEMORY)") $(KEEP)
+report: $(TRAINING)  ## train, execute the notebooks and write report/REPORT.html, .pdf and .json (REPORT=homework)
+	@$(BIN)/fmnist report "$(REPORT)" $(WHERE) $(KEEP)
 
-reports: $(READY)  ## the same for the five published reports and homework (about two hours on two cores)
-	@$(BIN)/fmnist report $(PUBLISHED) homework --device "$(DEVICE)" $(if $(MEMORY),--memory "$(MEMORY)") $(KEEP)
+reports: $(TRAINING)  ## the same for the five published reports and homework (about two hours on two cores)
+	@$(BIN)/fmnist report $(PUBLISHED) homework $(WHERE) $(KEEP)
 
-smoke: $(READY)  ## the same for params/smoke: the whole way in a few minutes, with tiny runs
-	@$(BIN)/fmnist report smoke --device "$(DEVICE)" $(KEEP)
+smoke: $(TRAINING)  ## the same for params/smoke: the whole way in a few minutes, with tiny runs
+	@$(BIN)/fmnist report smoke $(WHERE) $(KEEP)
 
 new: $(READY)  ## make params/REPORT, a report of your own to edit (REPORT=mine TITLE=… AUTHOR=…; asks for what is left out)
 	@$(BIN)/fmnist new "$(REPORT)" $(if $(TITLE),--title "$(TITLE)") $(if $(AUTHOR),--author "$(AUTHOR)")
@@ -106,6 +110,12 @@ $(TESTING): $(READY)
 	@echo "Adding what tests need …"
 	@touch $(UNFINISHED)
 	$(call install,[dev])
+	@touch $@ && rm $(UNFINISHED)
+
+$(CLUSTERED): $(READY)
+	@echo "Adding Dask, for more than one machine …"
+	@touch $(UNFINISHED)
+	$(call install,[cluster])
 	@touch $@ && rm $(UNFINISHED)
 
 $(TIMING): $(READY)

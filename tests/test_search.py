@@ -85,7 +85,7 @@ def trained(small, tmp_path, monkeypatch):
     """The runs that were trained, on a few images of the data set; the store is empty at first."""
     found, data = [], small.subset(300, 300)
 
-    def train(configs, device, memory):
+    def train(configs, device, memory, _):
         assert (device, memory) == ("cpu", 2**30)
         found.extend(store.save(train_stack([config], data)[0]).run_id for config in configs)
 

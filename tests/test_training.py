@@ -23,7 +23,7 @@ from fmnist.engine import stack as stack_module
 from fmnist.engine import workers
 from fmnist.engine.stack import Stack
 from fmnist.engine.train import Feed, Result, Trainer, evaluate, train_stack
-from fmnist.engine.workers import STACK_RUNS, footprint, pack, plan, resolve_device, work
+from fmnist.engine.workers import STACK_RUNS, footprint, pack, plan, resolve_device, slots_here, work
 from fmnist.model import MLP, images_and_labels, plain_training
 
 torch.set_num_threads(1)
@@ -514,7 +514,7 @@ def test_a_stack_is_bounded_by_memory_and_a_run_that_does_not_fit_is_refused(mon
     small = pack(alike, torch.device("cpu"), 1, 5 * own + shared)
     assert max(map(len, small)) <= 5 and sum(map(len, small)) == 24
     with pytest.raises(UserError, match="memory: 0 MB are free for training: too little for one of these runs"):
-        plan(alike, torch.device("cpu"), 100_000_000)
+        plan(alike, slots_here(alike, torch.device("cpu"), 100_000_000))
 
 
 def collected(configs: list[RunConfig], **options) -> list[Result]:
@@ -551,7 +551,7 @@ def test_a_stack_that_finds_too_little_memory_is_split(tiny, monkeypatch):
         return train_stack(configs, data, watch, stop)
 
     monkeypatch.setattr(workers, "train_stack", cramped)
-    monkeypatch.setattr(workers, "plan", lambda configs, device, memory: ([configs], 1))
+    monkeypatch.setattr(workers, "plan", lambda configs, _: [configs])
     configs = [run_config(epochs=2, lr=0.1 / (1 + i)) for i in range(7)]
     results = collected(configs, progress=lambda *step: done.append(step))
     assert {result.config for result in results} == set(configs) and max(sizes) == 7

@@ -48,6 +48,7 @@ def _agreed(_context: click.Context, _option: click.Parameter, yes: bool) -> Non
 device = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps")
 memory = click.option("--memory", type=_bytes, metavar="SIZE", help="the most that training may take, as 4GB or 800MB")
 yes = click.option("--yes", is_flag=True, expose_value=False, callback=_agreed, help="train even what takes days")
+cluster = click.option("--cluster", default="", metavar="WHERE", help="tcp://… of a Dask scheduler, or a YAML of jobs")
 path = click.argument("path", type=Path)
 
 
@@ -61,12 +62,13 @@ def commands() -> None:
 @device
 @memory
 @yes
+@cluster
 @click.option("--keep-going", is_flag=True, help="where a notebook fails, leave a marked gap")
-def report(names: tuple[str, ...], device: str, memory: int | None, keep_going: bool) -> int:
+def report(names: tuple[str, ...], device: str, memory: int | None, cluster: str, keep_going: bool) -> int:
     """Train, execute the notebooks and write report/NAME.html, .pdf and .json for folders of params/ (homework)."""
     from fmnist.paper.report import build
 
-    return int(build(names or ("homework",), device, memory, keep_going, say))
+    return int(build(names or ("homework",), device, memory, keep_going, say, cluster))
 
 
 @commands.command()
@@ -98,7 +100,8 @@ def verify(path: Path, sample: int, seed: int, device: str) -> int:
 @device
 @memory
 @yes
-def train(path: Path, device: str, memory: int | None) -> None:
+@cluster
+def train(path: Path, device: str, memory: int | None, cluster: str) -> None:
     """Train what is missing of params/NAME or params/NAME/NOTEBOOK.yaml and print the summary table."""
     from fmnist.paper.report import Report
     from fmnist.study import train
@@ -107,14 +110,14 @@ def train(path: Path, device: str, memory: int | None) -> None:
     file = (path if path.suffix == ".yaml" else path / "report.yaml").resolve()
     if file.parents[1] != project_root() / "params":
         raise UserError(f"{path}: not a report of this project; they are in {project_root() / 'params'}")
-    studies = Report(file.parent.name, device).trained
+    studies = Report(file.parent.name, device, cluster).trained
     if file.name != "report.yaml":
         if file.stem not in studies:
             raise UserError(f"{path}: no study of this report{nearest(file.stem, list(studies))}")
         studies = {file.stem: studies[file.stem]}
-    train([config for study in studies.values() for config in study.configs], device, memory)
+    train([config for study in studies.values() for config in study.configs], device, memory, cluster)
     for name, study in studies.items():
-        print(f"\n{name}\n{summary_table(study.run(device, memory).runs()).printed.to_string(index=False)}")
+        print(f"\n{name}\n{summary_table(study.run(device, memory, cluster).runs()).printed.to_string(index=False)}")
 
 
 @commands.command()

@@ -97,15 +97,15 @@ class Search:
         self._optuna = optuna.create_study(direction="maximize", sampler=sampler)
         self._draw(self.spec.trials if method == "random" else ROUND)
 
-    def run(self, device: str = "auto", memory: int | None = None) -> "Search":
+    def run(self, device: str = "auto", memory: int | None = None, cluster: str = "") -> "Search":
         """Train what the store lacks, with Optuna round by round, as `study.train`; returns the search."""
-        train(self.configs, device, memory)
+        train(self.configs, device, memory, cluster)
         while len(self._found) < self.spec.trials:
             for proposal, run_id in self._asked:  # a diverged run is worth nothing
                 self._optuna.tell(proposal, store.load_run(run_id).metrics["val_accuracy"] or 0.0)
             self._asked.clear()
             self._draw(len(self._found) + ROUND)
-            train(self.configs, device, memory)
+            train(self.configs, device, memory, cluster)
         return self
 
     def runs(self) -> pd.DataFrame:

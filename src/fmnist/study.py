@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,9 +105,9 @@ class Study:
         rows = [{"trial": trial, "variant": name, **runs[0].row()} for trial, (name, runs) in self.trials.items()]
         return pd.DataFrame(rows).drop(columns="seed")
 
-    def run(self, device: str = "auto", memory: int | None = None) -> "Study":
+    def run(self, device: str = "auto", memory: int | None = None, cluster: str = "") -> "Study":
         """Train what the store lacks, with a progress bar; returns the study. All as for `train`."""
-        train(self.configs, device, memory)
+        train(self.configs, device, memory, cluster)
         return self
 
     def runs(self) -> pd.DataFrame:
@@ -182,12 +183,15 @@ def setting(key: str, value: Any) -> str:
     return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
-def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None = None) -> list[store.Run]:
+def train(
+    configs: Sequence[RunConfig], device: str = "auto", memory: int | None = None, cluster: str = ""
+) -> list[store.Run]:
     """Train the runs that the store lacks, each once, and return all of them in the given order.
 
     `device` is "auto" (the accelerator if there is one), "cpu", "cuda", "cuda:1" or "mps". Every run is stored as its
     stack ends, so an interrupt (KeyboardInterrupt) loses only what is in training. `memory` bounds the bytes taken
-    meanwhile: by the process on the CPU, on the device elsewhere; left out, most of what is free. Raises `UserError`
+    meanwhile: by the process on the CPU, on the device elsewhere; left out, most of what is free. `cluster`, the
+    address of a Dask scheduler or a YAML file of jobs, trains on workers instead (docs/cluster.md). Raises `UserError`
     for what is not there, cannot be written or does not fit, and where `FMNIST_READ_ONLY` forbids to train.
     """
     wanted = {config.run_id: config for config in configs}
@@ -197,7 +201,7 @@ def train(configs: Sequence[RunConfig], device: str = "auto", memory: int | None
         wanting = f"{count(len(missing), 'run')} not in the store. The notebooks of a report only read; "
         raise UserError(wanting + "`fmnist report` trains beforehand what their parameters ask for")
     if missing:
-        _train(missing, device, memory)
+        _train(missing, device, memory, cluster)
     return [stored.get(config.run_id) or store.load_run(config.run_id) for config in configs]
 
 
@@ -205,20 +209,20 @@ def _lacking(configs: list[RunConfig]) -> list[RunConfig]:
     return [config for config in configs if store.load(config.run_id) is None]
 
 
-def _train(missing: list[RunConfig], device: str, memory: int | None) -> None:
+def _train(missing: list[RunConfig], device: str, memory: int | None, at: str) -> None:
     """Train and store what is missing; what another process is training is waited for."""
     from fmnist.engine import workers
 
-    on, waits = workers.resolve_device(device), False
+    on, waits = workers.resolve_device("auto" if at else device), False
     store.check_writable()
-    if (seconds := workers.estimate(missing, on)) > DAY and os.environ.get("FMNIST_YES") != "1":
+    if not at and (seconds := workers.estimate(missing, on)) > DAY and os.environ.get("FMNIST_YES") != "1":
         said = f"training {count(len(missing), 'run')} would take about {seconds / DAY:,.0f} days on {on}, at the pace"
         raise UserError(f"{said} of one large product; --yes, or FMNIST_YES=1, goes on")
     while missing:
         own, other = store.claim(missing)
         try:
             if lacking := _lacking(own):  # somebody may just have finished them
-                _train_own(lacking, device, memory)
+                _train_own(lacking, device, memory, at)
         finally:
             store.release(own)
         missing = _lacking([config for config in missing if config not in own])
@@ -231,10 +235,11 @@ def _train(missing: list[RunConfig], device: str, memory: int | None) -> None:
             time.sleep(1)
 
 
-def _train_own(missing: list[RunConfig], device: str, memory: int | None) -> None:
+def _train_own(missing: list[RunConfig], device: str, memory: int | None, at: str) -> None:
     """Under one bar in units of work, so that its ETA holds for all sizes of networks."""
-    from fmnist.engine import workers
+    from fmnist.engine import cluster, workers
 
+    team = partial(cluster.team, at) if at else workers.here
     seen = sys.stderr.isatty() or hasattr(get_ipython(), "kernel")  # at a terminal or in a notebook
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
     total, done = sum(map(workers.work, missing)), itertools.count(1)
@@ -248,7 +253,7 @@ def _train_own(missing: list[RunConfig], device: str, memory: int | None) -> Non
             bar.set_postfix_str(f"val {accuracy:.1%}", refresh=False)
             bar.update(work)
 
-        workers.train(missing, finished, device, progress, memory)
+        workers.train(missing, finished, device, progress, memory, team)
 
 
 def contents(path: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -125,19 +125,29 @@ def budget(device: torch.device, memory: int | None, workers: int) -> int:
     return (memory or int(0.5 * psutil.virtual_memory().available)) // workers
 
 
-def plan(configs: Sequence[RunConfig], device: torch.device, memory: int | None) -> tuple[list, int]:
-    """(stacks, workers): as many workers as there are cores, stacks and memory for. UserError if a run does not fit."""
-    if device.type == "mps" and any(config.precision == "float64" for config in configs):
+Slots = list[tuple[torch.device, int]]  # for each stack that is trained at a time: where, and the bytes it may take
+
+
+def plan(configs: Sequence[RunConfig], slots: Slots) -> list:
+    """Stacks for a team: where some train on a CPU, such as a CPU takes. UserError if a run does not fit."""
+    kinds = {device.type: device for device, _ in slots}
+    if "mps" in kinds and any(config.precision == "float64" for config in configs):
         raise UserError("precision: float64 does not exist on mps; use device cpu, or precision float32")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = cores if sum(map(work, configs)) * TRAIN_IMAGES > START else 1
-    needed, room = max(sum(footprint(config)) for config in configs), budget(device, memory, 1)
+    needed, room = max(sum(footprint(config)) for config in configs), min(memory for _, memory in slots)
     if room < needed:
         said = f"memory: {max(room, 0) / 1e6:,.0f} MB are free for training: too little for one of these runs"
         raise UserError(f"{said}, which takes up to {needed / 1e6:,.0f} MB")
+    return pack(configs, kinds.get("cpu", slots[0][0]), len(slots), room)
+
+
+def slots_here(configs: Sequence[RunConfig], device: torch.device, memory: int | None) -> Slots:
+    """As many as there are cores, stacks and memory for; one on an accelerator."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cores if sum(map(work, configs)) * TRAIN_IMAGES > START else 1
+    needed = max(sum(footprint(config)) for config in configs)
     most = min(cores, len(configs)) if device.type == "cpu" else 1
     workers = max((n for n in range(2, most + 1) if budget(device, memory, n) >= needed), default=1)
-    return pack(configs, device, workers, budget(device, memory, workers)), workers
+    return [(device, budget(device, memory, workers))] * workers
 
 
 def devices() -> list[str]:
@@ -163,28 +173,38 @@ POLL = 0.02  # seconds between two looks at what the workers report
 Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
 
 
+@contextmanager
+def here(configs: Sequence[RunConfig], device: str, memory: int | None) -> Iterator[tuple[Slots, Callable]]:
+    """This machine as a team: its slots, and what hires for them (see `hire`)."""
+    on = resolve_device(device)
+    for name in dict.fromkeys(config.dataset for config in configs):
+        load(on, name)  # or say that it cannot be had
+    slots = slots_here(configs, on, memory)
+    with settings(on, len(slots)):
+        yield slots, partial(hire, on, len(slots))
+
+
 def train(
     configs: Sequence[RunConfig],
     finished: Callable[[Result], None],
     device: str = "auto",
     progress: Progress = lambda *_: None,
     memory: int | None = None,
+    team: Callable = here,
 ) -> None:
     """Train all runs; `finished` takes each as its stack ends, `progress` is called after every epoch of a stack.
 
     On the CPU each core trains a stack of its own. Ctrl-C ends all; what has been trained by then has been `finished`.
     `memory` bounds the bytes that are taken: of the process and its workers on the CPU, of the device elsewhere; left
-    out, most of what is free. UserError if a run needs more.
+    out, most of what is free. UserError if a run needs more. Another `team` than `here` may train: `cluster.team`.
     """
-    on = resolve_device(device)
-    for name in dict.fromkeys(config.dataset for config in configs):
-        load(on, name)  # or say that it cannot be had
-    stacks, workers = plan(configs, on, memory)
-    with settings(on, workers):
-        executor, task, reports, _ = crew = hire(on, workers)
+    with team(configs, device, memory) as (slots, hire_all):
+        stacks = plan(configs, slots)
+        executor, task, reports, _ = crew = hire_all()
         waiting, trained, whole = [], deque(), False
+        lasting = isinstance(executor, ProcessPoolExecutor)
         try:
-            with apart() if workers > 1 else nullcontext():
+            with apart() if lasting else nullcontext():
                 waiting += [executor.submit(task, stack) for stack in stacks]
             while waiting or not reports.empty():
                 if reports.empty():
@@ -193,12 +213,12 @@ def train(
                     progress(*reports.get())
                 deliver(waiting, trained, finished)
             whole = True
-        except BrokenProcessPool:
-            said = "training: a worker was killed, perhaps for want of memory; try a smaller --memory"
-            raise UserError(said) from None
+        except BrokenExecutor as error:
+            said = "a worker was killed, perhaps for want of memory; try a smaller --memory"
+            raise UserError(f"training: {said if isinstance(error, BrokenProcessPool) else error}") from None
         finally:
-            if whole and workers > 1:
-                KEPT[workers] = crew
+            if whole and lasting:
+                KEPT[len(slots)] = crew
             else:
                 dismiss(*crew)
             waiting = [future for future in waiting if not future.cancelled() and not future.exception()]

@@ -107,10 +107,11 @@ class Chapter:
 class Report:
     """A checked report. Raises `UserError` for anything wrong in its folder, before anything is trained."""
 
-    def __init__(self, name: str, device: str = "auto"):
+    def __init__(self, name: str, device: str = "auto", cluster: str = ""):
         from fmnist.engine.workers import resolve_device
 
-        self.name, self.folder, self.device = name, project_root() / "params" / name, str(resolve_device(device))
+        self.name, self.folder, self.cluster = name, project_root() / "params" / name, cluster
+        self.device = device if cluster else str(resolve_device(device))  # a cluster's workers each resolve it
         self.built = project_root() / "report" / "build" / name  # where executed notebooks are kept
         place = f"params/{name}/report.yaml"
         there = sorted(path.parent.name for path in (project_root() / "params").glob("*/report.yaml"))
@@ -163,15 +164,16 @@ class Report:
         _write(self.built / "contents.json", json.dumps(contents, indent=1))
         found = [store.load(config.run_id, whole=True) for config in self.configs]
         wanted, there = len(found), sum(run is not None for run in found)
-        say(f"{self.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {self.device}")
-        train(self.configs, self.device, memory)  # then what is only known afterwards, or on data that may be lacking
+        where, options = self.cluster or self.device, (self.device, memory, self.cluster)
+        say(f"{self.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {where}")
+        train(self.configs, *options)  # then what is only known afterwards, or on data that may be lacking
         for chapter in self.chapters:
             if chapter.kind == "search":
-                search = chapter.study.run(self.device, memory)
+                search = chapter.study.run(*options)
                 self.later[chapter.name] = search.again(chapter.parameters["finalists"], chapter.parameters["again"])
             elif chapter.kind == "beyond" and not lacking(chapter.study.configs[0].dataset):
                 self.later[chapter.name] = chapter.study
-        train([config for study in self.later.values() for config in study.configs], self.device, memory)
+        train([config for study in self.later.values() for config in study.configs], *options)
 
     def execute(self, say: Say) -> dict[str, NotebookNode]:
         """Run every notebook, several at a time; those that fail are gaps, with what went wrong in their metadata."""
@@ -242,9 +244,9 @@ class Report:
         return [*written, _write(folder / "index.html", index(folder))]
 
 
-def build(names: Sequence[str], device: str, memory: int | None, keep_going: bool, say: Say) -> bool:
+def build(names: Sequence[str], device: str, memory: int | None, keep_going: bool, say: Say, cluster: str = "") -> bool:
     """Check all, then train, execute and render each; whether a section is missing, which only `keep_going` allows."""
-    reports = [Report(name, device) for name in names]
+    reports = [Report(name, device, cluster) for name in names]
     for report in reports:
         report.check_prose()
     incomplete = False

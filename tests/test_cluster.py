@@ -1,0 +1,239 @@
+"""More than one machine: what Dask's workers train is what this one would, whatever dies, stops or does not fit."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import dask
+import psutil
+import pytest
+import torch
+from distributed import Client, LocalCluster
+
+import fmnist
+from fmnist import cli, store
+from fmnist.config import RunConfig, UserError
+from fmnist.engine import cluster, workers
+from fmnist.engine.train import train_stack
+from fmnist.study import Study
+
+BASE = {"val_size": 500, "batch_size": 64, "lr": 0.1}
+ENDLESS = 1_000_000  # epochs
+PRELOAD = """
+import torch
+from fmnist.data import load
+from fmnist.engine import workers
+few = load().subset(3_000, {test})
+workers.load, torch.__version__ = lambda *_: few, {version!r}
+"""
+
+
+def configs(*widths: int, epochs: int = 2) -> list[RunConfig]:
+    return [RunConfig(hidden_sizes=(width,), epochs=epochs, **BASE) for width in widths]
+
+
+@pytest.fixture(scope="module")
+def preload(tmp_path_factory, data_set) -> str:
+    """What gives a worker the first images alone, so that it is quick."""
+    path = tmp_path_factory.mktemp("preload") / "few.py"
+    path.write_text(PRELOAD.format(test=1_000, version=torch.__version__))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def two(preload):
+    """Two workers, each a process that is started anew when it is killed, even if that takes its time."""
+    options = {"threads_per_worker": 1, "preload": preload, "dashboard_address": None, "host": "127.0.0.1"}
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "10m"}), LocalCluster(2, **options) as there:
+        yield there
+
+
+@pytest.fixture
+def address(two):
+    two.wait_for_workers(2)
+    return two.scheduler_address
+
+
+@pytest.fixture(autouse=True)
+def few(small, tmp_path, monkeypatch):
+    """As on the workers; an empty store."""
+    monkeypatch.setattr(workers, "load", lambda *_: small)
+    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
+    cluster.fingerprint.cache_clear()
+    yield
+    cluster.fingerprint.cache_clear()
+
+
+def start(program: str, *words: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", f"distributed.cli.dask_{program}", "--no-dashboard", *words]
+    return subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+
+
+def end(*processes: subprocess.Popen) -> None:
+    for process in processes:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            each.kill()
+        process.wait()
+
+
+def train(where: str, runs: list[RunConfig], progress=lambda *_: None) -> list:
+    done = []
+    workers.train(runs, done.append, "auto", progress, team=partial(cluster.team, where))
+    return done
+
+
+# --- it is the same training ------------------------------------------------------------------------------------------
+
+
+def test_a_study_on_a_cluster_is_the_study(address, small):
+    study = Study(BASE | {"epochs": 1}, {}, {"hidden_sizes": [[4], [5]], "optimizer": ["SGD", "Adam"]}, [0, 1])
+    assert len(study.run("auto", None, address).runs()) == 8
+    for config in study.configs:
+        again = train_stack([config], small)[0]
+        run = store.load_run(config.run_id)
+        assert run.metrics["test_accuracy"] == pytest.approx(again.metrics["test_accuracy"], abs=0.002)
+        assert run.record["data_checksum"] == small.checksum
+
+
+def test_progress_adds_up(address):
+    runs, steps = configs(4, 5, 6, epochs=3), []
+    assert {result.config for result in train(address, runs, lambda *step: steps.append(step))} == {*runs}
+    assert sum(epochs for epochs, _, _ in steps) == 9 and len(steps) == 9
+    assert sum(done for _, done, _ in steps) == pytest.approx(sum(map(workers.work, runs)))
+
+
+def test_where_one_worker_has_no_gpu_stacks_are_those_of_a_cpu():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    runs = [RunConfig(lr=1 / (3 + i)) for i in range(200)]
+    assert max(map(len, workers.plan(runs, [(cpu, 1 << 34), (gpu, 1 << 34)]))) == workers.STACK_RUNS["cpu"]
+    assert list(map(len, workers.plan(runs, [(gpu, 1 << 36)] * 2))) == [100, 100]
+    with pytest.raises(UserError, match="memory: 1 MB are free for training"):
+        workers.plan(runs, [(gpu, 1 << 34), (cpu, 1 << 20)])
+
+
+def test_dask_names_a_stack_by_network_and_trial():
+    pair = [RunConfig(hidden_sizes=(128,), optimizer="Adam", seed=seed) for seed in (0, 1)]
+    assert cluster.title(pair) == "stack 784–128–10 × 2, Adam"
+    assert cluster.title(pair[:1]) == "stack 784–128–10 × 1, Adam, seed 0"
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_workers_stack_runs_again_elsewhere(address):
+    steps, killed = [], []
+
+    def progress(*step):
+        steps.append(step)
+        if len(steps) == 30:
+            with Client(address, set_as_default=False) as client:
+                busy = next(who for who, keys in client.processing().items() if keys)
+                killed.append(client.run(os.getpid, workers=[busy])[busy])
+                os.kill(killed[0], signal.SIGKILL)
+
+    runs = configs(4, 5, epochs=60)
+    assert {result.config for result in train(address, runs, progress)} == {*runs} and killed
+    assert sum(epochs for epochs, _, _ in steps) == 120 < sum(epochs for epochs, _, _ in steps if epochs > 0)
+
+
+def test_ctrl_c_keeps_what_is_finished_and_frees_the_workers(address):
+    runs, done = configs(4, epochs=ENDLESS) + configs(5, epochs=1), []
+
+    def progress(*_):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        workers.train(runs, done.append, "auto", progress, team=partial(cluster.team, address))
+    assert [result.config for result in done] == runs[1:]
+    assert len(train(address, configs(6, 7))) == 2  # on both workers
+
+
+def test_a_worker_of_other_code_torch_or_data_is_refused_and_named(address, tmp_path):
+    """Also one that comes when the others are at work already."""
+    shutil.copytree(Path(fmnist.__file__).parent, tmp_path / "fmnist")
+    (tmp_path / "fmnist" / "words.py").open("a").write("# changed\n")
+    (tmp_path / "other.py").write_text(PRELOAD.format(test=999, version="2.0"))
+    started = []
+
+    def progress(*_):
+        if not started:
+            preloaded = ("--preload", str(tmp_path / "other.py"), "--nthreads", "1", "--no-nanny")
+            started.append(start("worker", address, *preloaded, PYTHONPATH=str(tmp_path)))
+
+    what = r"fmnist: .*, code \w+, not .*, code \w+; torch: 2.0, not .*; FashionMNIST: data \w+, not \w+"
+    try:
+        for runs in (configs(4, 5, 6, 7, epochs=ENDLESS), configs(4)):
+            with pytest.raises(UserError, match=f"cluster: worker tcp://127.0.0.1:[0-9]+: {what}") as error:
+                train(address, runs, progress)
+            assert "\n" not in str(error.value)
+    finally:
+        end(*started)
+
+
+def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 20)
+    at = ("--scheduler-file", str(tmp_path / "scheduler.json"))
+    scheduler = start("scheduler", *at, "--port", "0", "--host", "127.0.0.1")
+    worker = start("worker", *at, "--nthreads", "1", "--preload", preload)
+    try:
+        while not Path(at[1]).exists():
+            time.sleep(0.1)
+        with Client(scheduler_file=at[1], set_as_default=False) as client:
+            where = client.scheduler.address
+        done, runs = [], configs(4, epochs=1) + configs(5, epochs=ENDLESS)
+        kill = lambda *_: end(scheduler) if done and scheduler.poll() is None else None  # noqa: E731
+        with pytest.raises(UserError, match=f"training: cluster: {where}: its scheduler was lost"):
+            workers.train(runs[::-1], done.append, "auto", kill, team=partial(cluster.team, where))
+        assert [result.config for result in done] == runs[:1]
+        monkeypatch.setattr(cluster, "PATIENCE", 1)
+        with pytest.raises(UserError, match=f"cluster: {where}: no scheduler answers there"):
+            train(where, runs)
+    finally:
+        end(*(process for process in (scheduler, worker) if process.poll() is None))
+
+
+# --- job systems: dask-jobqueue's trial one stands in for SLURM -------------------------------------------------------
+
+
+def test_jobs_of_a_file_train(preload, tmp_path):
+    options = f"cores: 1, processes: 1, memory: 3GB, worker_extra_args: [--preload, {preload}]"
+    (tmp_path / "jobs.yaml").write_text(f"system: Local\njobs: 1\noptions: {{{options}}}\n")
+    runs = configs(4, 5)
+    assert {result.config for result in train(str(tmp_path / "jobs.yaml"), runs)} == {*runs}
+    client = cluster.CLIENTS.pop(str(tmp_path / "jobs.yaml"))[0]
+    client.cluster.close()
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("system: Slurm\njobs: 2", "system: 'Slurm' is not allowed; did you mean 'SLURM'"),
+        ("system: SLURM\njobs: 0", "jobs: should be greater than 0"),
+        ("system: SLURM\njobs: 2\noptions: {cores: 1, memory: 1GB}", "system: sbatch is not on this machine"),
+        ("system: Local\njobs: 1\noptions: {coers: 1}", "options.coers: unknown key; did you mean 'cores'"),
+        ("system: Local\njobs: 1", "options: You must specify how much cores and memory per job"),
+    ],
+)
+def test_a_wrong_file_of_jobs_is_one_clear_line(text, told, tmp_path):
+    (tmp_path / "jobs.yaml").write_text(text)
+    with pytest.raises(UserError, match=told) as error:
+        train(str(tmp_path / "jobs.yaml"), configs(4))
+    assert str(error.value).startswith(f"{tmp_path / 'jobs.yaml'}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("command", [["train", "params/smoke"], ["report", "smoke"]])
+def test_commands_hand_their_cluster_on(command, capsys):
+    assert cli.main([*command, "--cluster", "somewhere"]) == 2
+    assert "cluster: somewhere: neither a scheduler's address, as tcp://host:8786, nor a" in capsys.readouterr().err
+
+
+def test_dask_is_not_imported_unless_asked_for():
+    code = "import sys, fmnist.cli, fmnist.engine.cluster; assert not {'dask', 'distributed'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)
