@@ -35,7 +35,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help report reports smoke new lab data test test-slow bench lint lock clean
+.PHONY: help report reports smoke new lab data test test-slow test-faults bench lint lock clean
 
 help:  ## list what there is to do
 	@echo "make TARGET [REPORT=a folder of params/] [DEVICE=auto|cpu|cuda|mps] [MEMORY=8GB] [KEEP_GOING=1] [CLUSTER=tcp://…|jobs.yaml] [PYTHON=python3.12]"
@@ -64,6 +64,9 @@ test: $(TESTING)  ## run the tests
 
 test-slow: $(TESTING)  ## run the slow tests: each notebook alone with its defaults (about nine minutes)
 	@$(BIN)/python -m pytest -m slow
+
+test-faults: $(TESTING)  ## try every fault as often as README says, and print the counts (about an hour)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/test_faults.py
 
 bench: $(TIMING)  ## time training against five other ways to do it, and against the machine's limit (half an hour, nothing else running)
 	@$(BIN)/python benchmarks/bench.py --device "$(DEVICE)"

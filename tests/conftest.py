@@ -27,6 +27,26 @@ def data_set():
         pytest.skip(f"the data set is nowhere to be had: {error}")
 
 
+@pytest.fixture(scope="session")
+def result(small):
+    """A tiny run as training gives it."""
+    from reference import TINY_RUN
+
+    from fmnist.engine.train import train_stack
+
+    return train_stack([TINY_RUN], small)[0]
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch, small):
+    """An empty store, and training on the first images."""
+    from fmnist.engine import workers
+
+    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(workers, "load", lambda *_: small)
+    return tmp_path / "runs"
+
+
 def pytest_terminal_summary(terminalreporter):
     """How often which fault was tried (test_faults)."""
     for report in terminalreporter.getreports("passed"):

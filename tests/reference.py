@@ -7,6 +7,7 @@ from fmnist.config import RunConfig
 from fmnist.data import Data
 from fmnist.model import MLP, images_and_labels
 
+TINY_RUN = RunConfig(hidden_sizes=(4,), epochs=1, val_size=500, batch_size=64, lr=0.1)
 OPTIMIZERS = {
     "SGD": {"lr": 0.1},
     "SGD, weight decay": {"lr": 0.1, "weight_decay": 0.01},

@@ -3,33 +3,32 @@
 `make test` tries each fault a few times, `make test-faults` as often as README says; both print how often.
 """
 
+import contextlib
 import errno
 import io
 import json
 import os
 import random
 import re
-import shutil
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import nbformat.v4 as nbf
-import numpy as np
 import psutil
 import pypdf
 import pytest
 from test_report import environment, project
-from test_store import CONFIG, SCRIPT, folders, result, runs, script  # noqa: F401
+from test_store import CONFIG, SCRIPT, folders, script
 
 from fmnist import cli, store, study
 from fmnist.config import RunConfig, UserError, read_yaml
 from fmnist.engine import workers
-from fmnist.engine.train import train_stack
 from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
+from fmnist.search import Search
 from fmnist.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +49,7 @@ def seeded(result, seed: int):
     return replace(result, config=CONFIG.model_copy(update={"seed": seed}))
 
 
-# --- damaged runs ------------------------------------------------------------------------------------------------------
+# --- damaged runs -----------------------------------------------------------------------------------------------------
 
 
 def damage(path: Path, way: str, at: random.Random) -> None:
@@ -145,7 +144,7 @@ def test_the_index_says_what_the_folders_say(count, runs, result, monkeypatch, s
     survived("damaged index", count // 4)
 
 
-# --- kills, and several at a time ---------------------------------------------------------------------------------------
+# --- kills, and several at a time -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("times", often(2, 30))
@@ -189,3 +188,242 @@ def test_builds_at_once_train_no_run_twice(count, runs, survived):
     assert [process.returncode for process in together] == [0] * count
     assert sum(trained) == len(store.all_runs()) == len(list(runs.iterdir())) == 3
     survived("builds at once", count)
+
+
+def family(mark: str) -> list[psutil.Process]:
+    """Every process that has `mark` in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found += [process] if process.environ().get("FMNIST_TEST") == mark else []
+    return found
+
+
+@pytest.mark.parametrize("times", often(1, 3))
+def test_a_killed_report_leaves_no_kernel_and_no_worker(times, tmp_path, survived):
+    """Its parent alone is killed while notebooks are executed."""
+    folder = project(tmp_path / "project", {"one": ["import time; time.sleep(600)"]})
+    for i in range(times):
+        own = environment(folder) | {"FMNIST_TEST": f"{folder} {i}"}
+        command = [sys.executable, "-m", "fmnist.cli", "report", "mine", "--device", "cpu"]
+        parent = subprocess.Popen(command, cwd=folder, env=own, stderr=subprocess.DEVNULL)
+        until(lambda i=i: any("ipykernel" in " ".join(each.cmdline()) for each in family(f"{folder} {i}")), 300)
+        parent.kill()
+        parent.wait()
+        until(lambda i=i: not family(f"{folder} {i}"), 20)
+    survived("kill of a report's parent alone", times)
+
+
+def until(done, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+BUSY = """
+import sys, threading, time
+import numpy, torch
+from fmnist.engine import workers
+workers.START = 0  # so that there are several processes
+threads = int(sys.argv[1])
+torch.set_num_threads(threads)
+a = torch.rand(1500, 1500, requires_grad=True)
+(a @ a).sum().backward()
+torch.nn.functional.conv2d(torch.rand(8, 3, 64, 64), torch.rand(16, 3, 5, 5))
+numpy.linalg.inv(numpy.random.rand(400, 400) @ numpy.random.rand(400, 400))
+threading.Thread(target=lambda: [(torch.rand(300, 300) @ torch.rand(300, 300), time.sleep(0.01)) for _ in iter(int, 1)],
+                 daemon=True).start()
+import fmnist
+configs = [fmnist.RunConfig(hidden_sizes=[8], epochs=1, val_size=59_000, seed=seed) for seed in range(2)]
+print(len(fmnist.train(configs, "cpu")))
+"""
+
+
+@pytest.mark.parametrize(
+    "threads", [pytest.param(2, marks=pytest.mark.faults), 4, pytest.param(8, marks=pytest.mark.faults)]
+)
+def test_training_ends_whatever_its_process_has_computed_before(threads, tmp_path, data_set, survived):
+    own = {**os.environ, "FMNIST_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-c", BUSY, str(threads)]
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=240)
+    assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr
+    survived(f"training after {threads} threads have computed", 1)
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["file", "loop", "read-only", "full"])
+def test_a_store_that_takes_nothing_is_said_before_training(fault, tmp_path, monkeypatch):
+    place = tmp_path / "runs"
+    monkeypatch.setenv("FMNIST_RUNS", str(place))
+    monkeypatch.setattr(workers, "train", lambda *_: pytest.fail("training has begun"))
+    if fault == "file":
+        place.write_text("mine")
+    elif fault == "loop":
+        place.symlink_to(tmp_path / "other")
+        (tmp_path / "other").symlink_to(place)
+    else:
+        number = errno.EROFS if fault == "read-only" else errno.ENOSPC
+        refuse = mock.Mock(side_effect=OSError(number, os.strerror(number)))
+        monkeypatch.setattr(store, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match="runs cannot be stored here: .*Set FMNIST_RUNS"):
+        study.train([CONFIG], "cpu")
+    assert store.results().empty and store.load(CONFIG.run_id) is None
+
+
+def test_a_store_that_cannot_be_written_is_read(runs, result, monkeypatch):
+    store.save(result)
+    monkeypatch.setattr(store, "aside", mock.Mock(side_effect=PermissionError(errno.EROFS, "Read-only")))
+    assert len(store.results()) == 1 and study.train([CONFIG], "cpu")[0].config == CONFIG
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+BOMB = "a0: &a0 [1, 1, 1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+LIMITS = {
+    "base: {epochs: 1000000000}": r"line 1: base: epochs: should be less than or equal to 1000000 \(got 1000000000\)",
+    "base:\n  epochs: 1" + "0" * 30: "line 2: base: epochs: should be less than or equal to 1000000",
+    "base: {hidden_sizes: [10000000]}": "line 1: base: hidden_sizes: 7,950,000,010 weights; .* at most 1,000,000,000",
+    "base: {hidden_sizes: [" + "8, " * 4_000 + "]}": "line 1: base: hidden_sizes: should have at most 100 items",
+    "grid: {lr: [1.0, 0.1], batch_size: [" + ", ".join(map(str, range(1, 2_500))) + "]}\nseeds: [0, 1, 2]": (
+        r"line 1: grid: a study has at most 10,000 runs, not 1 variants × 4,998 points of the grid × 3 seeds"
+    ),
+    "a: !!int x": "line 1: not readable as YAML: 'x': not a readable int",
+    "\na: !!bool maybe": "line 2: not readable as YAML: 'maybe': not a readable bool",
+    "a: !!float abc": "line 1: not readable as YAML: 'abc': not a readable float",
+    "a: " + "9" * 5_000: "line 1: not readable as YAML: '999.*: not a readable int",
+    "a: " + "[" * 200 + "]" * 200: "line 1: not readable as YAML: more than 20 levels",
+    "a: " + "{a: " * 20_000: "line 1: not readable as YAML: more than 20 levels",
+    "a: [" + "1," * 40_000 + "]": "line 1: not readable as YAML: .* 5,000 values",
+    "a: [" + "1," * 5_000_000 + "]": "10,000,005 bytes; parameters are read from files of at most 100,000",
+    BOMB: "line 5: not readable as YAML: .* 5,000 values with aliases written out",
+    "a: &a [*a]": "line 1: not readable as YAML: .* aliases",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), LIMITS.items(), ids=[text[:30] for text in LIMITS])
+def test_what_is_beyond_all_use_is_refused_at_once(text, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("some.yaml").write_text(text)
+    begin = time.process_time()
+    with pytest.raises(UserError, match=f"some.yaml(, |: ){said}") as error:
+        Study(**read_yaml(Path("some.yaml")), where="some.yaml")
+    assert time.process_time() - begin < 2 and "\n" not in str(error.value)[:-1]
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"layers": [10**6], "width": [8]}, "hidden_sizes: should have at most 100 items"),
+        ({"lr": {"low": 0.1, "high": 1.0}}, "trials: should be less than or equal to 10000"),
+    ],
+)
+def test_a_search_beyond_all_use_is_refused_at_once(space, said):
+    with pytest.raises(UserError, match=said):
+        Search(space=space, trials=10**9 if "lr" in space else 2)
+
+
+def test_training_of_days_is_asked_about(runs, monkeypatch):
+    config = RunConfig(hidden_sizes=(2_000, 2_000), epochs=100_000)
+    monkeypatch.setattr(workers, "train", lambda configs, finished, *_: pytest.fail("begun"))
+    with pytest.raises(
+        UserError, match=r"training one run would take about [\d,]+ days on cpu.*--yes, or FMNIST_YES=1"
+    ):
+        study.train([config], "cpu")
+    monkeypatch.setenv("FMNIST_YES", "1")
+    with pytest.raises(pytest.fail.Exception, match="begun"):
+        study.train([config], "cpu")
+
+
+NASTY = [
+    "10**9",
+    "!!python/object:os.system {}",
+    "&a",
+    "*a",
+    "[",
+    "}",
+    ": ",
+    "\t",
+    "- ",
+    "~",
+    ".inf",
+    "1e999",
+    "'",
+    "é\0",
+]
+
+
+@pytest.mark.parametrize("times", often(60, 500))
+def test_a_mutated_yaml_is_read_or_refused(times, tmp_path, monkeypatch, survived):
+    monkeypatch.chdir(tmp_path)
+    at, texts = random.Random(0), [path.read_text() for path in sorted((ROOT / "params").glob("*/*.yaml"))]
+    texts = [text for text in texts if re.search("^(base|variants|grid):", text, re.M) and "sections:" not in text]
+    refused = 0
+    for _ in range(times):
+        text = at.choice(texts)
+        for _ in range(at.randint(1, 4)):
+            a, b = sorted(at.randrange(len(text) + 1) for _ in range(2))
+            text = text[:a] + at.choice([*NASTY, text[a : a + 20] * 3, ""]) + text[min(b, a + 8) :]
+        Path("some.yaml").write_text(text)
+        try:
+            values = read_yaml(Path("some.yaml"))
+            Study(
+                **{key: values[key] for key in ("base", "variants", "grid", "seeds") if key in values},
+                where="some.yaml",
+            )
+        except UserError as error:
+            assert str(error).startswith("some.yaml")
+            refused += 1
+    assert refused > times / 2
+    survived("mutated YAML", times)
+
+
+# --- what a paper and JupyterLab let in -------------------------------------------------------------------------------
+
+EVIL = '<script>alert(1)</script> `#read("/etc/passwd")` #read("/etc/passwd") <b onclick="x()">b</b> <img src=x>'
+RAW = """```{=typst}
+#read("/etc/passwd")
+```
+
+`#read("/etc/hostname")`{=typst} `<script>alert(2)</script>`{=html} <iframe src="file:///etc/passwd"></iframe>
+[one](javascript:alert(3)) [five](a.html){onclick="z()"} ![two](file:///etc/passwd) ![three](../../secret.png) ![four](/etc/hostname.png)
+"""
+
+
+def test_what_would_break_out_of_a_paper_is_text_or_refused(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "secret.png").write_bytes(b"SECRET")
+    html_output = nbf.new_output("display_data", data={"text/html": "<table><tr><td onclick='a()'>x</td></tr></table>"})
+    cells = [nbf.new_markdown_cell(f"# One {EVIL}\n\n{RAW}"), nbf.new_code_cell("1", outputs=[html_output])]
+    about = {"title": EVIL, "authors": [{"name": EVIL, "affiliation": EVIL}], "abstract": RAW, "notice": EVIL}
+    paper = nbf.new_notebook(cells=cells, metadata={"fmnist": about})
+    place = {"metadata": {"name": "x", "path": str(tmp_path / "a" / "b")}}
+    html, pdf = (form().from_notebook_node(paper, place)[0] for form in (HomeworkHTML, HomeworkPDF))
+    body = html[html.index("<body") :]
+    assert not re.search(r"<script>alert|<iframe|<img|\son\w+=|javascript:|U0VDUkVU", body)
+    text = "".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(pdf)).pages)
+    assert (
+        '#read("/etc/passwd")' in " ".join(text.split()).replace("”", '"').replace("“", '"')
+        and "root:" not in text + html
+    )
+
+
+def test_jupyterlab_keeps_its_token_and_listens_on_loopback():
+    settings = (ROOT / "jupyter_server_config.py").read_text() + (ROOT / "Makefile").read_text()
+    assert not re.search(r"token|password|allow_origin|disable_check_xsrf|[. ]ip\b|--ip", settings)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", often(100, 2_000))
+def test_many_small_runs_in_one_process_take_no_more_memory(count, runs, survived):
+    sizes = []
+    for part in range(2):
+        seeds = range(part * count // 2, (part + 1) * count // 2)
+        study.train([CONFIG.model_copy(update={"seed": seed}) for seed in seeds], "cpu")
+        sizes.append(psutil.Process().memory_info().rss)
+    assert len(store.results()) == count and sizes[1] - sizes[0] < 60e6
+    survived("small runs in one process", count)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from reference import TINY_RUN as CONFIG
 
 from fmnist import ensemble, store, study
 from fmnist.config import RunConfig, UserError
@@ -24,8 +25,6 @@ from fmnist.data import scaling, split
 from fmnist.engine import workers
 from fmnist.engine.train import train_stack
 from fmnist.store import FILES, METRICS
-
-CONFIG = RunConfig(hidden_sizes=(4,), epochs=1, val_size=500, batch_size=64, lr=0.1)
 
 # What another process does: train `runs` tiny runs on the first images, with more of its own around it.
 SCRIPT = """
@@ -42,19 +41,6 @@ def configs(**more):
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-@pytest.fixture(scope="module")
-def result(small):
-    return train_stack([CONFIG], small)[0]
-
-
-@pytest.fixture
-def runs(tmp_path, monkeypatch, small):
-    """An empty store, and training on the first images."""
-    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(workers, "load", lambda *_: small)
-    return tmp_path / "runs"
 
 
 @pytest.fixture

@@ -328,7 +328,7 @@ def index() -> pd.DataFrame:
 def _changed() -> dict[str, int]:
     """When each folder that may be a run has last got or lost a file, in nanoseconds, by its name."""
     found = {}
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(runs_folder()) as entries:
+    with contextlib.suppress(OSError), os.scandir(runs_folder()) as entries:  # else there is none
         for entry in entries:
             if len(entry.name) == ID_DIGITS and entry.name[0] != ".":
                 with contextlib.suppress(FileNotFoundError):

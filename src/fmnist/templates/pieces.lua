@@ -188,6 +188,30 @@ local function with_origin(element, attributes)
   return blocks
 end
 
+-- Without attributes by which an element does something in a browser, or loads something.
+local function quiet(element)
+  local names = pandoc.List {}
+  for name, value in pairs(element.attributes) do
+    if name:lower():match("^on") or value:match("url%s*%(") then names:insert(name) end
+  end
+  for _, name in ipairs(names) do element.attributes[name] = nil end
+  return element
+end
+
+local function quiet_table(element)
+  local rows = pandoc.List {}
+  for _, part in ipairs { element.head, element.foot } do rows:extend(part.rows) end
+  for _, body in ipairs(element.bodies) do
+    rows:extend(body.head)
+    rows:extend(body.body)
+  end
+  for _, row in ipairs(rows) do
+    quiet(row.attr)
+    for _, cell in ipairs(row.cells) do quiet(cell.attr) end
+  end
+  return quiet(element)
+end
+
 local read = {}
 
 function read.markdown(text, attributes)
@@ -240,6 +264,10 @@ function Pandoc(document)
     local made = parse and parse(block.text, block.attributes) or block
     blocks:extend(pandoc.utils.type(made) == "Blocks" and made or { made })
   end
+  local doing = {}
+  for _, kind in ipairs { "Header", "Link", "Image", "Code", "CodeBlock", "Div", "Span", "Figure" } do doing[kind] = quiet end
+  doing.Table = quiet_table
+  blocks = blocks:walk(doing)
   local clean = { Image = image, Link = link, RawInline = raw_inline, RawBlock = function() return {} end }
   return pandoc.Pandoc(blocks, pandoc.Pandoc({}, document.meta):walk(clean).meta)
 end
