@@ -36,13 +36,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     load()
-    rates, widths = (0.3, 0.1, 0.03, 0.01), (32, 64, 128, 256)
+    rates, widths = (0.3, 0.1, 0.03, 0.01), (32, 128)
     asked = [{"hidden_sizes": (n,), "lr": lr, "seed": seed} for n, lr, seed in product(widths, rates, (0, 1))]
     configs = [RunConfig(epochs=given.epochs, **each) for each in asked]
     print(f"{len(configs)} runs of {given.epochs} epochs, median of {given.repeats}\n")
     print("| where | stacks | seconds | of these training | overhead a stack (s) |\n|---|---|---|---|---|")
     for count in (0, 1, 2, 4):
-        there = LocalCluster(count, threads_per_worker=1, dashboard_address=None, preload=PRELOAD) if count else None
+        there = (
+            LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, preload=PRELOAD)
+            if count
+            else None
+        )
         team = partial(cluster.team, there.scheduler_address) if there else workers.here
         found = [trained(configs, team) for _ in range(1 + given.repeats)][1:]  # the first starts and loads
         walls = [wall for _, wall in found]

@@ -49,7 +49,10 @@ def preload(tmp_path_factory, data_set) -> str:
 def two(preload):
     """Two workers, each a process that is started anew when it is killed, even if that takes its time."""
     options = {"threads_per_worker": 1, "preload": preload, "dashboard_address": None, "host": "127.0.0.1"}
-    with dask.config.set({"distributed.deploy.lost-worker-timeout": "10m"}), LocalCluster(2, **options) as there:
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10m"}),
+        LocalCluster(n_workers=2, **options) as there,
+    ):
         yield there
 
 
@@ -177,7 +180,6 @@ def test_a_worker_of_other_code_torch_or_data_is_refused_and_named(address, tmp_
 
 
 def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "PATIENCE", 20)
     at = ("--scheduler-file", str(tmp_path / "scheduler.json"))
     scheduler = start("scheduler", *at, "--port", "0", "--host", "127.0.0.1")
     worker = start("worker", *at, "--nthreads", "1", "--preload", preload)
@@ -186,6 +188,7 @@ def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_
             time.sleep(0.1)
         with Client(scheduler_file=at[1], set_as_default=False) as client:
             where = client.scheduler.address
+            client.wait_for_workers(1)
         done, runs = [], configs(4, epochs=1) + configs(5, epochs=ENDLESS)
         kill = lambda *_: end(scheduler) if done and scheduler.poll() is None else None  # noqa: E731
         with pytest.raises(UserError, match=f"training: cluster: {where}: its scheduler was lost"):
@@ -203,6 +206,7 @@ def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_
 
 def test_jobs_of_a_file_train(preload, tmp_path):
     options = f"cores: 1, processes: 1, memory: 3GB, worker_extra_args: [--preload, {preload}]"
+    options += ", scheduler_options: {dashboard_address: ':0'}"
     (tmp_path / "jobs.yaml").write_text(f"system: Local\njobs: 1\noptions: {{{options}}}\n")
     runs = configs(4, 5)
     assert {result.config for result in train(str(tmp_path / "jobs.yaml"), runs)} == {*runs}
