@@ -136,7 +136,7 @@ OPTIMIZER = [
     ("base: {lr: 0.1", r"line \d: not readable as YAML: expected ',' or '}'"),
     ("base: {lr: 0.1}\nbase: {lr: 0.2}", 'line 2: not readable as YAML: found duplicate key "base"$'),
     ("base:\n\tlr: 0.1", "line 2: not readable as YAML: found character .* that cannot start any token"),
-    ("base: *nowhere", "line 1: not readable as YAML: found undefined alias"),
+    ("base: *nowhere", "line 1: not readable as YAML: an alias"),
     ("base: !!python/object:os.system {}", "line 1: not readable as YAML: could not determine a constructor"),
     ("a: 1\n---\na: 2", "line 2: not readable as YAML: "),
     ("\0", "not readable as YAML: "),

@@ -266,27 +266,22 @@ def nearest(name: str, allowed: list[str]) -> str:
     return (f"; did you mean '{folded[close[0]]}'?" if close else ".") + f" Allowed: {', '.join(allowed)}"
 
 
-SIZE, VALUES, LEVELS = 100_000, 5_000, 20  # most bytes of a YAML file, values with aliases written out, nested levels
+SIZE, LEVELS = 50_000, 20  # most bytes of a YAML file, and nested levels
 
 
 class Bounded(Composer):
-    """Refuses, while it reads, what is nested or repeated beyond all use."""
+    """Refuses what is nested beyond all use, and aliases, by which a few lines can stand for a billion values."""
 
-    def __init__(self, *given: Any, **named: Any):
-        super().__init__(*given, **named)
-        self.level, self.values, self.sizes = 0, 0, {}  # sizes in values of the nodes, by id, that an alias may repeat
+    level = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event, before = self.loader.parser.peek_event(), self.values
+        event = self.loader.parser.peek_event()
         self.level += 1
-        node = super().compose_node(parent, index) if self.level <= LEVELS else None
-        self.level -= 1
-        alias = isinstance(event, AliasEvent)
-        self.values += self.sizes.get(id(node), VALUES) if alias else 1  # an alias inside of itself never ends
-        if node is None or self.values > VALUES:
-            said = f"more than {LEVELS} levels, or {VALUES:,} values with aliases written out"
+        if self.level > LEVELS or isinstance(event, AliasEvent):
+            said = f"more than {LEVELS} levels" if self.level > LEVELS else "an alias (*); write the value out"
             raise ComposerError(problem=said, problem_mark=event.start_mark)
-        self.sizes.setdefault(id(node), self.values - before)
+        node = super().compose_node(parent, index)
+        self.level -= 1
         return node
 
 
@@ -298,9 +293,8 @@ class Plain(SafeConstructor):
             return super().construct_object(node, deep)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             kind = node.tag.rpartition(":")[2]
-            raise ConstructorError(
-                problem=f"{node.value!r:.40}: not a readable {kind}", problem_mark=node.start_mark
-            ) from None
+            said = f"{node.value!r:.40}: not a readable {kind}"
+            raise ConstructorError(problem=said, problem_mark=node.start_mark) from None
 
 
 def _yaml() -> YAML:
