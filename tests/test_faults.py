@@ -144,6 +144,8 @@ def test_the_index_says_what_the_folders_say(count, runs, result, monkeypatch, s
     survived("damaged index", count // 4)
 
 
+# Tiny runs of 20 epochs are trained where they are asked for; more would have processes of their own.
+
 # --- kills, and several at a time -------------------------------------------------------------------------------------
 
 
@@ -180,7 +182,7 @@ def test_what_the_dead_left_goes_and_the_living_keep(runs, result, monkeypatch):
 @pytest.mark.parametrize("count", often(2, 4))
 def test_builds_at_once_train_no_run_twice(count, runs, survived):
     code = "train = workers.train\nworkers.train = lambda c, *a: (print(len(c), flush=True), train(c, *a))\n"
-    code = f"{code}study.train(configs(epochs=30), 'cpu')"
+    code = f"{code}study.train(configs(epochs=20), 'cpu')"
     environ = {**os.environ, "FMNIST_RUNS": str(runs)}
     command = [sys.executable, "-c", SCRIPT + code]
     together = [subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) for _ in range(count)]
