@@ -182,7 +182,7 @@ def test_a_worker_of_other_code_torch_or_data_is_refused_and_named(address, tmp_
 def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_path, monkeypatch):
     at = ("--scheduler-file", str(tmp_path / "scheduler.json"))
     scheduler = start("scheduler", *at, "--port", "0", "--host", "127.0.0.1")
-    worker = start("worker", *at, "--nthreads", "1", "--preload", preload)
+    worker = start("worker", *at, "--nthreads", "2", "--preload", preload)  # two stacks at a time
     try:
         while not Path(at[1]).exists():
             time.sleep(0.1)
@@ -192,7 +192,7 @@ def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_
         done, runs = [], configs(4, epochs=1) + configs(5, epochs=ENDLESS)
         kill = lambda *_: end(scheduler) if done and scheduler.poll() is None else None  # noqa: E731
         with pytest.raises(UserError, match=f"training: cluster: {where}: its scheduler was lost"):
-            workers.train(runs[::-1], done.append, "auto", kill, team=partial(cluster.team, where))
+            workers.train(runs, done.append, "auto", kill, team=partial(cluster.team, where))
         assert [result.config for result in done] == runs[:1]
         monkeypatch.setattr(cluster, "PATIENCE", 1)
         with pytest.raises(UserError, match=f"cluster: {where}: no scheduler answers there"):
