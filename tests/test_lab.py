@@ -205,7 +205,9 @@ def test_a_trial_keeps_its_color_while_it_is_shown(page):
     assert colors(page) == {*COLORS[:2]}
     rows.nth(0).click()  # the newest, which came second
     says(page, "three runs picked")
-    page.wait_for_timeout(2_000)
+    deadline = time.monotonic() + 60
+    while len(colors(page)) > 1 and time.monotonic() < deadline:  # the picture comes after the words
+        page.wait_for_timeout(200)
     assert colors(page) == {COLORS[1]}
     rows.nth(1).click(modifiers=["Control"])
     says(page, "six runs picked")

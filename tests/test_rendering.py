@@ -15,7 +15,9 @@ from fmnist.paper import publish
 from fmnist.paper.document import values
 from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
 
-SCRIPT = f"<script>{(TEMPLATES / 'homework.js').read_text('utf-8')}</script>"
+SCRIPTS = [
+    f"<script>{(TEMPLATES / name).read_text('utf-8')}</script>" for name in ("homework.js", "d3.js", "figures.js")
+]
 REFERENCES = "MARK @fig-curve, @fig-second, @tbl-scores, @eq-loss, @sec-first and @sec-second END"
 
 
@@ -142,10 +144,11 @@ def test_a_citation_is_a_link_in_both(report):
 
 
 def test_html_is_one_file_that_loads_nothing(report):
-    for nb in (report, hostile()):
+    for nb, needed in ((report, 3), (hostile(), 1)):  # without figures to draw there is nothing that draws
         page = html(nb)
-        assert page.count(SCRIPT) == 1
-        page = page.replace(SCRIPT, "")  # ours, without dependencies; test_reading sees that it asks for nothing
+        assert [page.count(script) for script in SCRIPTS] == [1, 1, 1][:needed] + [0, 0][: 3 - needed]
+        for script in SCRIPTS:  # ours; test_reading and test_answers see that they ask for nothing
+            page = page.replace(script, "")
         assert not re.search(r"""(?:src|srcset|poster|data)\s*=\s*["']?(?:https?:)?//""", page)
         assert not re.search(r"<script|<iframe|<link|@import|url\(\s*[\"']?(?!data:|[\"']?data:)", page)
         assert '<html lang="en">' in page and "<main" in page

@@ -94,7 +94,7 @@ def write_page(folder: Path, template: str, *options: str) -> str:
 
 def _plain(svg: str) -> str:
     """An SVG for a data URI in double quotes: three quarters of what base64 takes."""
-    return quote(re.sub(r"\s+", " ", svg).replace('"', "'"), safe=" =:/;,.'()*!?@+$-_~")
+    return quote(re.sub(r"\s+", " ", svg).replace('"', "'"), safe=" =:/;,.'*!?@+$-_~")
 
 
 def _mathematics(page: str) -> str:
