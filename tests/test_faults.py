@@ -390,7 +390,8 @@ RAW = """```{=typst}
 ```
 
 `#read("/etc/hostname")`{=typst} `<script>alert(2)</script>`{=html} <iframe src="file:///etc/passwd"></iframe>
-[one](javascript:alert(3)) [five](a.html){onclick="z()"} ![two](file:///etc/passwd) ![three](../../secret.png) ![four](/etc/hostname.png)
+[one](javascript:alert(3)) [five](a.html){onclick="z()"}
+![two](file:///etc/passwd) ![three](../../secret.png) ![four](/etc/hostname.png)
 """
 
 
