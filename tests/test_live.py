@@ -156,7 +156,7 @@ def test_explore_trains_compares_and_writes_the_study(panels):
     assert "lr: 0.1" in panel.copy.text and "precision" not in panel.copy.text  # which is the default
     (first, _), (second, _) = before = sorted(panel._seats.items(), key=lambda item: item[1])
     for kept in ([second], [second, first]):  # the second stays as it was, the first comes back
-        rows = {panel.runs and store.load(ids[0]).config.trial_id: row for row, ids in enumerate(panel._rows)}
+        rows = {store.load(ids[0]).config.trial_id: row for row, ids in enumerate(panel._rows)}
         panel.table.selected_rows = []  # as a click does, for a moment
         panel.table.selected_rows = sorted(rows[trial] for trial in kept)
         assert panel._seats == {trial: seat for trial, seat in before if trial in kept}
