@@ -269,5 +269,5 @@ function Pandoc(document)
   doing.Table = quiet_table
   blocks = blocks:walk(doing)
   local clean = { Image = image, Link = link, RawInline = raw_inline, RawBlock = function() return {} end }
-  return pandoc.Pandoc(blocks, pandoc.Pandoc({}, document.meta):walk(clean).meta)
+  return pandoc.Pandoc(blocks, pandoc.Pandoc({}, document.meta):walk(clean):walk(doing).meta)
 end
