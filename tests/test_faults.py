@@ -406,10 +406,8 @@ def test_what_would_break_out_of_a_paper_is_text_or_refused(tmp_path):
     body = html[html.index("<body") :]
     assert not re.search(r"<script>alert|<iframe|<img|\son\w+=|javascript:|U0VDUkVU", body)
     text = "".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(pdf)).pages)
-    assert (
-        '#read("/etc/passwd")' in " ".join(text.split()).replace("”", '"').replace("“", '"')
-        and "root:" not in text + html
-    )
+    assert '#read("/etc/passwd")' in " ".join(text.split()).replace("”", '"').replace("“", '"')
+    assert "root:" not in text + body
 
 
 def test_jupyterlab_keeps_its_token_and_listens_on_loopback():
