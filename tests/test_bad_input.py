@@ -185,7 +185,7 @@ REPORT = [
     (
         "- theory",
         "- thoery",
-        r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: activation, batchnorm, beyond, by_hand, choices, ",
+        r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: activation, batchnorm, beyond, by_hand, ",
     ),
     ("- theory", "- theory\n  - theory", "sections: theory stands twice"),
     ("- theory", "- 3", r"sections\.1.*: should be text; put it in quotes \(got 3\)"),

@@ -33,10 +33,10 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store ensemble study search cli __init__": 1_392,
-    "model engine": 1_390,
-    "words statistics replication tables": 770,
-    "plots": 660,
+    "config data store ensemble study search cli __init__": 1_800,
+    "model engine": 1_655,
+    "words statistics replication tables": 790,
+    "plots": 640,
     "paper": 1_045,
     "lab": 675,
 }
@@ -89,7 +89,7 @@ def run(*command, **options) -> str:
 
 def test_every_module_has_its_place():
     there = {".".join(found.relative_to(PACKAGE).with_suffix("").parts) for found in PACKAGE.rglob("*.py")}
-    assert {*ORDER, *PACKAGES} == there and len(there) <= 38
+    assert {*ORDER, *PACKAGES} == there and len(there) <= 40
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -124,8 +124,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 6_300
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_300
+    assert length(*PACKAGE.rglob("*.py")) <= 6_590
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_830
 
 
 @pytest.mark.parametrize("module", ORDER)

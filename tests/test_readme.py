@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from fmnist.config import read_yaml
+from fmnist.config import read_yaml, validate
+from fmnist.engine.cluster import JobsSpec
 
 KINDS = {
     "numbers": ["agrees", "differs", "cannot tell"],
@@ -33,7 +34,9 @@ def test_its_python_runs_as_it_stands(tmp_path, monkeypatch):
 
 def test_its_yaml_is_that_of_the_reports():
     blocks = re.findall(r"```yaml\n# (params/\S+)\n(.*?)```", TOGETHER, flags=re.S)
-    assert len(blocks) == TOGETHER.count("```yaml") == 3
+    (jobs,) = re.findall(r"```yaml\n(system: .*?)```", TOGETHER, flags=re.S)
+    assert len(blocks) == TOGETHER.count("```yaml") - 1 == 3
+    assert validate(JobsSpec, YAML(typ="safe").load(jobs), "docs/cluster.md").system == "SLURM"
     for name, text in blocks:
         shown, there = YAML(typ="safe").load(text), read_yaml(ROOT / name)
         if isinstance(shown, list):
@@ -45,7 +48,7 @@ def test_its_yaml_is_that_of_the_reports():
 def test_the_readme_is_short_and_links_lead_somewhere():
     assert len(README.split()) <= 900
     for path, text in TEXTS.items():
-        links = re.findall(r"\]\(([^)#]+)\)", text)
+        links = re.findall(r"\]\((?!https://)([^)#]+)\)", text)
         assert [link for link in links if not (path.parent / link).exists()] == []
         assert path.name == "README.md" or f"docs/{path.name}" in README
 
