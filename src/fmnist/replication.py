@@ -13,18 +13,7 @@ import pandas as pd
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from scipy import stats
 
-from fmnist.config import (
-    GUESS,
-    TEST_IMAGES,
-    TRIAL_FIELDS,
-    Strict,
-    UserError,
-    located,
-    nearest,
-    read_yaml,
-    sizes_text,
-    validate,
-)
+from fmnist.config import GUESS, TEST_IMAGES, TRIAL_FIELDS, Strict, UserError, nearest, read_yaml, sizes_text, validate
 from fmnist.statistics import LEVEL, MIN_PAIRS, compare, interval, together
 from fmnist.words import METRICS, metric_of
 
@@ -200,14 +189,14 @@ def read(folder: Path, settings: dict[str, pd.DataFrame], required: bool = True)
     asked += [(f"{where}: claims.{i}", test.study, test) for i, claim in claims for test in claim.tests]
     for place, study, one in asked:
         if study not in settings:
-            raise UserError(located(f"{place}: the report has no study {study!r}{nearest(study, list(settings))}"))
+            raise UserError(f"{place}: the report has no study {study!r}{nearest(study, list(settings))}")
         try:
             if isinstance(one, ClaimTest):
                 _check_epochs(one, settings[study], place)
             else:
                 select(settings[study], one, place, several=False)
         except UserError as error:
-            raise UserError(located(f"{error} (the study is params/{folder.name}/{study}.yaml)")) from None
+            raise UserError(f"{error} (the study is params/{folder.name}/{study}.yaml)") from None
     return found
 
 

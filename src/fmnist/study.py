@@ -21,17 +21,7 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import (
-    RunConfig,
-    Strict,
-    UserError,
-    located,
-    nearest,
-    parameter_count,
-    sizes_text,
-    validate,
-    validate_field,
-)
+from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate, validate_field
 from fmnist.words import count, joined
 
 DAY = 86_400.0  # seconds; longer training is asked about
@@ -79,10 +69,8 @@ class Study:
             if len(set(seeds)) < len(seeds):
                 raise UserError(f"{source}: seeds: a seed stands twice in {seeds}")
             if (planned := planned + points * len(seeds)) > MOST:
-                times = (
-                    f"{len(self.spec.variants) or 1:,} variants × {points:,} points of the grid × {len(seeds):,} seeds"
-                )
-                raise UserError(located(f"{where}: grid: a study has at most {MOST:,} runs, not {times}"))
+                times = f"{len(self.spec.variants) or 1:,} variants × {points:,} points × {len(seeds):,} seeds"
+                raise UserError(f"{where}: grid: a study has at most {MOST:,} runs, not {times}")
             for values in itertools.product(*self.spec.grid.values()):
                 point = dict(zip(self.spec.grid, values, strict=True))
                 label = ", ".join([name] * bool(name) + [setting(*item) for item in point.items()]) or "base"
