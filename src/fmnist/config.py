@@ -225,8 +225,7 @@ def validate_field(key: str, value: Any, where: str) -> None:
     try:
         RunConfig.model_validate({key: value})
     except ValidationError as error:
-        named = [item for item in error.errors() if item["loc"] or item["msg"].startswith(f"Value error, {key}: ")]
-        if of_the_field := [item for item in named if item["loc"] or key == "hidden_sizes"][:SEVERAL]:
+        if of_the_field := [item for item in error.errors() if item["loc"] or key == "hidden_sizes"][:SEVERAL]:
             raise UserError(f"{where}: {'; '.join(map(_explained, of_the_field))}") from None
 
 

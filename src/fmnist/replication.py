@@ -108,10 +108,8 @@ class ClaimTest(Strict):
     falling: Literal["train_loss", "val_loss"] | None = None  # in every epoch of every run of each `of`
     of: Trials | None = None
     over: Trials | None = None  # each `of` is above each of these; by so much, with at_least, at_most
-    within: Annotated[float, Field(gt=0, le=HIGHEST)] | Literal["batches"] | None = (
-        None  # all pairs of `of`, or each and `to`,
-    )
-    to: One | None = None  # differ by no more; "batches" is our spread over test batches, what a published ± is
+    within: Annotated[float, Field(gt=0, le=HIGHEST)] | Literal["batches"] | None = None  # all pairs of `of`, or each
+    to: One | None = None  # and `to`, differ by no more; "batches": than our spread over test batches, a published ±
     at_least: Bound = np.nan  # points, for a loss nats; by itself, of the mean of each `of`
     at_most: Bound = np.nan
     metrics: list[MetricName] = Field(["test_accuracy"], min_length=1)

@@ -1,13 +1,12 @@
 """Finished runs on disk: a folder per run, named by the hash of its config, written aside and renamed.
 
 `runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store. It holds
-run.json (config, metrics, versions, code, device, data checksum, when), history.parquet (a row per epoch), and of the
-last epoch and of the best on validation predictions.npy (uint8 [2, 10000]), weights.safetensors and best.safetensors.
+run.json (config, metrics, versions, code, device, when, checksums), history.parquet (a row per epoch), and of the last
+epoch and of the best on validation predictions.npy (uint8 [2, 10000]), weights.safetensors and best.safetensors.
 
-run.json has the SHA-256 of each file and of itself. Its own is compared whenever it is read or taken into the index, a
-file's whenever that is read, and all of them before `train` or `load_run` takes a run for there. A run that is not as
-it was stored is named and set aside under a hidden name, so that it is trained anew. Other hidden names: what is being
-written, claims of runs in training (links to host and process), and the index.
+A file is compared with its checksum whenever it is read, and all of them before `train` or `load_run` takes a run as
+finished. A run that is not as it was stored is named and set aside under a hidden name, so that it is trained anew. Other
+hidden names: what is being written, claims of runs in training (links to host and process), and the index.
 """
 
 import contextlib
@@ -111,12 +110,19 @@ class Run:
         return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
 
     def _part(self, name: str) -> Any:
-        """A file's content, compared and parsed. `UserError` if it is damaged; then the run has been set aside."""
+        """A file's content, parsed. `UserError` if it is damaged; then the run has been set aside."""
         try:
-            return _parsed(name, self.content(name))
+            return self.parsed(name)
         except Damaged as problem:
             load(self.run_id, whole=True)
             raise UserError(f"run {self.run_id}: {problem}; train it anew") from None
+
+    def parsed(self, name: str) -> Any:
+        content = self.content(name)
+        try:
+            return PARSE[name](content)
+        except Exception:  # pyarrow's, NumPy's and safetensors' have no one class
+            raise Damaged(f"{name} is not readable") from None
 
     def content(self, name: str) -> bytes:
         """A file's bytes. `Damaged` if they are not those that were stored, or none."""
@@ -128,13 +134,6 @@ class Run:
         if checksum and hashlib.sha256(content).hexdigest() != checksum:
             raise Damaged(f"{name} is not as it was stored")
         return content
-
-
-def _parsed(name: str, content: bytes) -> Any:
-    try:
-        return PARSE[name](content)
-    except Exception:  # pyarrow's, NumPy's and safetensors' have no one class
-        raise Damaged(f"{name} is not readable") from None
 
 
 def _seal(record: dict[str, Any]) -> str:
@@ -223,9 +222,7 @@ def load(run_id: str, whole: bool = False) -> Run | None:
             return None
         run = _read(folder)
         for name in PARSE if run and whole else ():
-            content = run.content(name)
-            if "files" not in run.record:
-                _parsed(name, content)
+            run.content(name) if "files" in run.record else run.parsed(name)
         return run
     except Damaged as problem:
         _set_aside(folder, problem)
@@ -408,10 +405,7 @@ def export(form: str, folder: Path) -> None:
         raise UserError("export: tensorboard is not installed; pip install 'fmnist[tensorboard]'")
     if not (runs := all_runs()):
         raise UserError(f"export: no finished runs in {runs_folder()}")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"export: {folder} should be a new folder: {error.strerror or error}") from None
+    folder.mkdir(parents=True)
     if form == "csv":
         results().to_csv(folder / "runs.csv", index=False)
         histories = pd.concat([run.history().assign(run_id=run.run_id) for run in runs])
