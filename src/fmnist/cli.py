@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import click
-from pydantic import ByteSize, TypeAdapter
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from fmnist.config import FASHION, UserError, located, nearest, project_root
 
@@ -31,14 +31,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def _bytes(text: str) -> int:
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        raise UserError(f"--memory {text}: not a size; write it as 4GB or 800MB") from None
+
+
 def _agreed(_context: click.Context, _option: click.Parameter, yes: bool) -> None:
     if yes:
         os.environ["FMNIST_YES"] = "1"  # asked for where training begins
 
 
 device = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps")
-size = TypeAdapter(ByteSize).validate_python
-memory = click.option("--memory", type=size, metavar="SIZE", help="the most that training may take, as 4GB or 800MB")
+memory = click.option("--memory", type=_bytes, metavar="SIZE", help="the most that training may take, as 4GB or 800MB")
 yes = click.option("--yes", is_flag=True, expose_value=False, callback=_agreed, help="train even what takes days")
 cluster = click.option("--cluster", default="", metavar="WHERE", help="tcp://… of a Dask scheduler, or a YAML of jobs")
 path = click.argument("path", type=Path)

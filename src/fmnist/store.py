@@ -5,8 +5,8 @@ run.json (config, metrics, versions, code, device, when, checksums), history.par
 epoch and of the best on validation predictions.npy (uint8 [2, 10000]), weights.safetensors and best.safetensors.
 
 A file is compared with its checksum whenever it is read, and all of them before `train` or `load_run` takes a run as
-finished. A run that is not as it was stored is named and set aside under a hidden name, so that it is trained anew. Other
-hidden names: what is being written, claims of runs in training (links to host and process), and the index.
+finished. A run that is not as it was stored is named and set aside under a hidden name, so that it is trained anew.
+Other hidden names: what is being written, claims of runs in training (links to host and process), and the index.
 """
 
 import contextlib
