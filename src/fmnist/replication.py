@@ -38,8 +38,7 @@ def select(settings: pd.DataFrame, where: dict | list[dict], place: str = "selec
         options = {key: value if isinstance(value, list) else [value] for key, value in one.items()}
         if "hidden_sizes" in options:
             sizes = options["hidden_sizes"]
-            nested = sizes and isinstance(sizes[0], list)
-            options["hidden_sizes"] = [sizes_text(widths) for widths in (sizes if nested else [sizes])]
+            options["hidden_sizes"] = map(sizes_text, sizes if sizes and isinstance(sizes[0], list) else [sizes])
         for values in product(*options.values()):
             asked = dict(zip(one, values, strict=True))
             match = (settings[list(asked)] == pd.Series(asked, dtype=object)).all(axis=1)

@@ -322,13 +322,11 @@ def _indexed(run_id: str, run: Run | None = None) -> dict[str, Any]:
 def claim(configs: Sequence[RunConfig]) -> tuple[list[RunConfig], str]:
     """Those of the runs that nobody else trains, now claimed by this process, and who has another, as "machine.123".
 
-    A claim is a link, made in one step or not at all, to a name that says whose it is; those of the dead are void.
+    A claim is a link, made in one step or not at all, to a name that says whose it is; `clean` removes the dead's.
     """
     own, other = [], ""
     for config in configs:
         link = _claim(config.run_id)
-        if os.path.islink(link) and not _alive(link, DAY):
-            link.unlink(missing_ok=True)
         try:
             link.symlink_to(owner())
         except FileExistsError:
@@ -351,8 +349,7 @@ def _claim(run_id: str) -> Path:
 
 def _alive(path: Path, trusted: float) -> bool:
     """Whether the process that a hidden name or a claim names may be at work; another machine's is for so long."""
-    said = os.readlink(path) if path.is_symlink() else path.name.rpartition(".")[0]
-    machine, _, process = said.rpartition(".")
+    machine, _, process = (os.readlink(path) if path.is_symlink() else path.stem).rpartition(".")
     if process.isdecimal() and machine.endswith(owner().rpartition(".")[0]):
         return psutil.pid_exists(int(process))
     return abs(time.time() - path.lstat().st_mtime) < trusted

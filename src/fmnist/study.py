@@ -126,11 +126,12 @@ class Study:
         settings, usual, first = self.settings(), RunConfig().row(), self.configs[0]
         names = settings.columns.drop(["trial", "variant"])
         varied = [name for name in names if settings[name].nunique() > 1]
-        said = {"hidden_sizes", "optimizer", "lr", "batch_size", "epochs"}
-        said |= {name for name in names if settings[name][0] != usual[name]}
+        basic = ("hidden_sizes", "optimizer", "lr", "batch_size", "epochs")
+        said = [
+            name for name in names.difference(varied, sort=False) if name in basic or settings[name][0] != usual[name]
+        ]
         of = {"hidden_sizes": "hidden layers ", "bias_init": "initial biases "}
-        fixed = [name for name in names if name in said and name not in varied]
-        same = ", ".join(of.get(name, "") + setting(name, getattr(first, name)) for name in fixed)
+        same = ", ".join(of.get(name, "") + setting(name, getattr(first, name)) for name in said)
         varies = ", ".join(f"`{name}`" for name in varied) or "only the seed"
         sizes = {label: len(runs) for label, (_, runs) in self.trials.items()}
         most = max(sizes.values())
@@ -207,6 +208,7 @@ def _train(missing: list[RunConfig], device: str, memory: int | None, at: str) -
         said = f"training {count(len(missing), 'run')} would take about {seconds / DAY:,.0f} days on {on}, at the pace"
         raise UserError(f"{said} of one large product; --yes, or FMNIST_YES=1, goes on")
     while missing:
+        store.clean()  # of claims, too, whose process has died
         own, other = store.claim(missing)
         try:
             if lacking := _lacking(own):  # somebody may just have finished them
