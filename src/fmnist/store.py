@@ -56,7 +56,7 @@ PARSE: dict[str, Callable[[bytes], Any]] = {  # nothing is unpickled
 }
 FILES = ("run.json", *PARSE)
 ID = "[0-9a-f]{16}"  # of a run, and the name of its folder
-DAY = 86_400.0  # seconds after which what a process of another machine has left counts as a dead one's
+DAY = 86_400.0  # seconds; what a process of another machine has left for so long counts as a dead one's
 
 
 class Damaged(Exception):
