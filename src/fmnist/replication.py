@@ -153,6 +153,12 @@ class ClaimTest(Strict):
             return pairs
         raise UserError(f"{place}: {self.form}: needs two different trials, or epochs under over_at")
 
+    def check(self, settings: pd.DataFrame, place: str) -> None:
+        """Raises UserError if trials are not there, or are not trained for as long as the test reads them."""
+        named, last = {*sum(self.pairs(settings, place), ())}, max([*self.at, *(self.over_at or [])], default=0)
+        for row in settings[settings["trial"].isin(named) & (settings["epochs"] < last)].itertuples():
+            raise UserError(f"{place}: at: epoch {last} is beyond the {row.epochs} of {row.trial!r}")
+
 
 class Claim(Strict):
     """A sentence as published; it holds where all of its tests do."""
@@ -189,20 +195,12 @@ def read(folder: Path, settings: dict[str, pd.DataFrame], required: bool = True)
             raise UserError(f"{place}: the report has no study {study!r}{nearest(study, list(settings))}")
         try:
             if isinstance(one, ClaimTest):
-                _check_epochs(one, settings[study], place)
+                one.check(settings[study], place)
             else:
                 select(settings[study], one, place, several=False)
         except UserError as error:
             raise UserError(f"{error} (the study is params/{folder.name}/{study}.yaml)") from None
     return found
-
-
-def _check_epochs(test: ClaimTest, settings: pd.DataFrame, place: str) -> None:
-    """Raises UserError if trials are not there, or are not trained for as long as the test reads them."""
-    named, last = {*sum(test.pairs(settings, place), ())}, max([*test.at, *(test.over_at or [])], default=0)
-    for row in settings[settings["trial"].isin(named)].itertuples():
-        if row.epochs < last:
-            raise UserError(f"{place}: at: epoch {last} is beyond the {row.epochs} of {row.trial!r}")
 
 
 def prediction(values: np.ndarray, extra: float = 0.0) -> tuple[float, float]:
