@@ -303,18 +303,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > SIZE:
             raise UserError(f"{path}: {size:,} bytes; parameters are read from files of at most {SIZE:,}")
-        values = _loaded(path.read_text(encoding="utf-8"))
+        values = _loaded(path.read_text(encoding="utf-8")) or {}
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(problem.split(" with value")[0].split())
         raise UserError(f"{path}{line}: not readable as YAML: {problem}") from None
-    if values is not None and not isinstance(values, dict):
+    if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys with values, got {values!r:.60}")
-    for key in values or {}:
-        if not isinstance(key, str):
-            raise UserError(f"{path}: {key!r:.60}: a key should be text; put it in quotes")
-    return values or {}
+    if odd := [key for key in values if not isinstance(key, str)]:
+        raise UserError(f"{path}: {odd[0]!r:.60}: a key should be text; put it in quotes")
+    return values
 
 
 def located(message: str) -> str:
@@ -322,7 +321,7 @@ def located(message: str) -> str:
     file, _, said = message.partition(": ")
     path = project_root() / file
     try:
-        node = path.suffix == ".yaml" and read_yaml(path) and YAML().load(path)  # which knows the lines
+        node = path.suffix == ".yaml" and read_yaml(path) and YAML().load(path)  # this one knows the lines
     except UserError:  # that is what the message says
         return message
     line, rest = 0, said
