@@ -322,7 +322,7 @@ def located(message: str) -> str:
     path = project_root() / file
     try:
         node = path.suffix == ".yaml" and read_yaml(path) and YAML().load(path)  # this one knows the lines
-    except UserError:  # that is what the message says
+    except (UserError, OSError):  # that is what the message says
         return message
     line, rest = 0, said
     while isinstance(node, dict | list):
