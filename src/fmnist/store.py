@@ -112,12 +112,12 @@ class Run:
     def _part(self, name: str) -> Any:
         """A file's content, parsed. `UserError` if it is damaged; then the run has been set aside."""
         try:
-            return self.parsed(name)
+            return self._parsed(name)
         except Damaged as problem:
             load(self.run_id, whole=True)
             raise UserError(f"run {self.run_id}: {problem}; train it anew") from None
 
-    def parsed(self, name: str) -> Any:
+    def _parsed(self, name: str) -> Any:
         content = self.content(name)
         try:
             return PARSE[name](content)
@@ -222,7 +222,7 @@ def load(run_id: str, whole: bool = False) -> Run | None:
             return None
         run = _read(folder)
         for name in PARSE if run and whole else ():
-            run.content(name) if "files" in run.record else run.parsed(name)
+            run.content(name) if "files" in run.record else run._parsed(name)
         return run
     except Damaged as problem:
         _set_aside(folder, problem)
