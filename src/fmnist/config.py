@@ -286,12 +286,12 @@ class Plain(SafeConstructor):
 def _loaded(text: str) -> Any:
     """Refuses what is nested beyond all use, and aliases, by which a few lines can stand for a billion values."""
     yaml, level = YAML(typ="safe", pure=True), 0
+    yaml.Constructor = Plain
     for event in yaml.parse(text):
         level += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if level > LEVELS or isinstance(event, AliasEvent):
             said = f"more than {LEVELS} levels" if level > LEVELS else "an alias (*); write the value out"
             raise ComposerError(problem=said, problem_mark=event.start_mark)
-    yaml.Constructor = Plain
     return yaml.load(text)
 
 
