@@ -415,7 +415,7 @@ def test_runs_are_written_as_csv_once(runs, result, tmp_path):
     table, history = (pd.read_csv(tmp_path / "csv" / name) for name in ("runs.csv", "history.csv"))
     assert list(table.run_id) == ids and list(history.run_id) == [ids[0]] * 2 + [ids[1]] * 2
     assert table.test_accuracy.tolist() == store.results().test_accuracy.tolist()
-    with pytest.raises(UserError, match="should be a new folder"):
+    with pytest.raises(FileExistsError):
         store.export("csv", tmp_path / "csv")
 
 

@@ -11,19 +11,17 @@ from pathlib import Path
 import click
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from fmnist.config import FASHION, UserError, nearest, project_root
+from fmnist.config import FASHION, UserError, located, nearest, project_root
 
 say = partial(click.echo, err=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if it worked, 1 if a paper has gaps, a number does not hold or a run is damaged, 2 for a user's mistake, 130 if
-    interrupted.
-    """
+    """0: it worked; 1: a paper has gaps, a number fails or a run is damaged; 2: a mistake; 130: interrupted."""
     try:
         return commands.main(arguments, "fmnist", standalone_mode=False) or 0
     except (UserError, OSError) as error:  # such as a full disk
-        say(f"fmnist: {error}")
+        say(f"fmnist: {located(str(error))}")
         return 2
     except click.ClickException as error:
         error.show()

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -20,10 +19,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.composer import ComposerError
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
-from ruamel.yaml.events import AliasEvent
-from ruamel.yaml.nodes import CollectionNode, MappingNode
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 RESULTS_VERSION = 2  # raised when the same config gives other results; part of every run's address
 TRAIN_IMAGES, TEST_IMAGES, INPUTS, OUTPUTS = 60_000, 10_000, 784, 10
@@ -54,10 +52,15 @@ def owner() -> str:
     return f"{platform.node().replace('.', '-')}.{os.getpid()}"
 
 
+def beside(path: Path, mark: str = "") -> Path:
+    """A hidden name beside `path` that nobody else has, with a mark or with who writes."""
+    return path.with_name(f".{path.name}.{mark or owner()}.{uuid.uuid4().hex[:8]}")
+
+
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder to, which takes its place at the end: whole or not at all."""
-    part = path.with_name(f".{path.name}.{owner()}.{uuid.uuid4().hex[:8]}")
+    part = beside(path)
     try:
         yield part
         part.replace(path)
@@ -211,20 +214,19 @@ def validate(model: type[Model], values: Any, where: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(located(f"{where}: {'; '.join(map(_explained, error.errors()[:SEVERAL]))}")) from None
+        raise UserError(f"{where}: {'; '.join(map(_explained, error.errors()[:SEVERAL]))}") from None
 
 
 def validate_field(key: str, value: Any, where: str) -> None:
     """Raises `UserError` if no trial may hold this value, whatever its other fields are."""
     if key not in TRIAL_FIELDS:
         hint = "; seeds are listed under `seeds`" if key == "seed" else nearest(key, list(TRIAL_FIELDS))
-        raise UserError(located(f"{where}.{key}: unknown key{hint}"))
+        raise UserError(f"{where}.{key}: unknown key{hint}")
     try:
         RunConfig.model_validate({key: value})
     except ValidationError as error:
-        named = [item for item in error.errors() if item["loc"] or item["msg"].startswith(f"Value error, {key}: ")]
-        if of_the_field := [item for item in named if item["loc"] or key == "hidden_sizes"][:SEVERAL]:
-            raise UserError(located(f"{where}: {'; '.join(map(_explained, of_the_field))}")) from None
+        if of_the_field := [item for item in error.errors() if item["loc"] or key == "hidden_sizes"][:SEVERAL]:
+            raise UserError(f"{where}: {'; '.join(map(_explained, of_the_field))}") from None
 
 
 SEVERAL = 5  # mistakes that a message names
@@ -269,22 +271,6 @@ def nearest(name: str, allowed: list[str]) -> str:
 SIZE, LEVELS = 50_000, 20  # most bytes of a YAML file, and nested levels
 
 
-class Bounded(Composer):
-    """Refuses what is nested beyond all use, and aliases, by which a few lines can stand for a billion values."""
-
-    level = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.loader.parser.peek_event()
-        self.level += 1
-        if self.level > LEVELS or isinstance(event, AliasEvent):
-            said = f"more than {LEVELS} levels" if self.level > LEVELS else "an alias (*); write the value out"
-            raise ComposerError(problem=said, problem_mark=event.start_mark)
-        node = super().compose_node(parent, index)
-        self.level -= 1
-        return node
-
-
 class Plain(SafeConstructor):
     """Says where a value is that is not what its tag promises."""
 
@@ -297,10 +283,16 @@ class Plain(SafeConstructor):
             raise ConstructorError(problem=said, problem_mark=node.start_mark) from None
 
 
-def _yaml() -> YAML:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Composer, yaml.Constructor = Bounded, Plain
-    return yaml
+def _loaded(text: str) -> Any:
+    """Refuses what is nested beyond all use, and aliases, by which a few lines can stand for a billion values."""
+    yaml, level = YAML(typ="safe", pure=True), 0
+    yaml.Constructor = Plain
+    for event in yaml.parse(text):
+        level += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if level > LEVELS or isinstance(event, AliasEvent):
+            said = f"more than {LEVELS} levels" if level > LEVELS else "an alias (*); write the value out"
+            raise ComposerError(problem=said, problem_mark=event.start_mark)
+    return yaml.load(text)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -311,34 +303,33 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > SIZE:
             raise UserError(f"{path}: {size:,} bytes; parameters are read from files of at most {SIZE:,}")
-        values = _yaml().load(path.read_text(encoding="utf-8"))
+        values = _loaded(path.read_text(encoding="utf-8")) or {}
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(problem.split(" with value")[0].split())
         raise UserError(f"{path}{line}: not readable as YAML: {problem}") from None
-    if values is not None and not isinstance(values, dict):
+    if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys with values, got {values!r:.60}")
-    for key in values or {}:
-        if not isinstance(key, str):
-            raise UserError(f"{path}: {key!r:.60}: a key should be text; put it in quotes")
-    return values or {}
+    if odd := [key for key in values if not isinstance(key, str)]:
+        raise UserError(f"{path}: {odd[0]!r:.60}: a key should be text; put it in quotes")
+    return values
 
 
 def located(message: str) -> str:
     """A message that begins with a YAML file and a key, "params/a/b.yaml: base: lr: …", with the line of that key."""
-    parts = re.match(r"([\w./-]{1,200}\.yaml): (.*)", message, re.DOTALL)
-    if not parts or not (path := project_root() / parts[1]).is_file():
+    file, _, said = message.partition(": ")
+    path = project_root() / file
+    try:
+        node = path.suffix == ".yaml" and read_yaml(path) and YAML().load(path)  # this one knows the lines
+    except (UserError, OSError):  # that is what the message says
         return message
-    node, rest, line = _yaml().compose(path.read_text(encoding="utf-8")), parts[2], 0
-    while isinstance(node, CollectionNode):
-        keyed = isinstance(node, MappingNode)
-        pairs = [(key.value, key, part) for key, part in node.value] if keyed else [
-            (str(i), part, part) for i, part in enumerate(node.value)
-        ]  # fmt: skip
-        here = [pair for pair in pairs if rest.startswith((f"{pair[0]}.", f"{pair[0]}:"))]
-        if not here:
+    line, rest = 0, said
+    while isinstance(node, dict | list):
+        keys = {str(key): key for key in (node if isinstance(node, dict) else range(len(node)))}
+        here = max((name for name in keys if rest.startswith((f"{name}.", f"{name}:"))), key=len, default=None)
+        if here is None:
             break
-        name, key, node = max(here, key=lambda pair: len(pair[0]))
-        line, rest = key.start_mark.line + 1, rest[len(name) + 1 :].lstrip()
-    return f"{parts[1]}, line {line}: {parts[2]}" if line else message
+        line, rest = node.lc.data[keys[here]][0] + 1, rest[len(here) + 1 :].lstrip()
+        node = node[keys[here]]
+    return f"{file}, line {line}: {said}" if line else message

@@ -212,11 +212,11 @@ def augmentation_draws(n: int, seed: int, epoch: int) -> torch.Tensor:
 
 
 def augmented(images: torch.Tensor, draws: torch.Tensor, config: RunConfig) -> torch.Tensor:
-    """`images` uint8 [n, 784], turned, flipped, shifted and erased at random as the config says, by `draws` [n, 9].
+    """`images` uint8 [n, 784], each changed at random as the config says, by `draws` [n, 9].
 
-    Each in turn: turned about its centre by an angle uniform to either side (bilinear; the result is then float of the
-    weights' type), flipped left to right with probability 1/2, moved along both axes by whole pixels, a rectangle with
-    sides of 4 to 16 pixels blackened. What comes into view is black. A draw has one use, whatever else is on.
+    Turned about its centre by an angle uniform to either side (bilinear; the result is then float of the weights'
+    type), flipped left to right with probability 1/2, moved along both axes by whole pixels, a rectangle with sides of
+    4 to 16 pixels blackened. What comes into view is black. A draw has one use, whatever else is on.
     """
     x, (angle, flip, down, right, erase, *box) = images.view(-1, SIDE, SIDE), draws.T
     place = torch.arange(SIDE, device=x.device)

@@ -21,12 +21,10 @@ def probabilities(run_ids: Sequence[str], part: str = "test", flip: bool = False
     """
     if not (runs := [store.load_run(run_id) for run_id in run_ids]):
         raise UserError("ensemble: give it one run or more")
-    first, found = runs[0].config, []
-    for config in (run.config for run in runs):
-        for name in ("dataset", "seed", "val_size")[: 3 if part == "val" else 1]:
-            if getattr(config, name) != getattr(first, name):
-                raise UserError(f"ensemble: the runs differ in {name}, so their {part} images are not the same")
-    data = load(dataset=first.dataset)
+    for name in ("dataset", "seed", "val_size")[: 3 if part == "val" else 1]:
+        if len({getattr(run.config, name) for run in runs}) > 1:
+            raise UserError(f"ensemble: the runs differ in {name}, so their {part} images are not the same")
+    data, found = load(dataset=runs[0].config.dataset), []
     for run in runs:
         x, labels = images_and_labels(run.config, data, part)
         views, model = [x, x.view(-1, SIDE, SIDE).flip(2).flatten(1)] if flip else [x], run.model()

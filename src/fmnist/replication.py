@@ -13,18 +13,7 @@ import pandas as pd
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from scipy import stats
 
-from fmnist.config import (
-    GUESS,
-    TEST_IMAGES,
-    TRIAL_FIELDS,
-    Strict,
-    UserError,
-    located,
-    nearest,
-    read_yaml,
-    sizes_text,
-    validate,
-)
+from fmnist.config import GUESS, TEST_IMAGES, TRIAL_FIELDS, Strict, UserError, nearest, read_yaml, sizes_text, validate
 from fmnist.statistics import LEVEL, MIN_PAIRS, compare, interval, together
 from fmnist.words import METRICS, metric_of
 
@@ -49,8 +38,7 @@ def select(settings: pd.DataFrame, where: dict | list[dict], place: str = "selec
         options = {key: value if isinstance(value, list) else [value] for key, value in one.items()}
         if "hidden_sizes" in options:
             sizes = options["hidden_sizes"]
-            nested = sizes and isinstance(sizes[0], list)
-            options["hidden_sizes"] = [sizes_text(widths) for widths in (sizes if nested else [sizes])]
+            options["hidden_sizes"] = map(sizes_text, sizes if sizes and isinstance(sizes[0], list) else [sizes])
         for values in product(*options.values()):
             asked = dict(zip(one, values, strict=True))
             match = (settings[list(asked)] == pd.Series(asked, dtype=object)).all(axis=1)
@@ -119,10 +107,8 @@ class ClaimTest(Strict):
     falling: Literal["train_loss", "val_loss"] | None = None  # in every epoch of every run of each `of`
     of: Trials | None = None
     over: Trials | None = None  # each `of` is above each of these; by so much, with at_least, at_most
-    within: Annotated[float, Field(gt=0, le=HIGHEST)] | Literal["batches"] | None = (
-        None  # all pairs of `of`, or each and `to`,
-    )
-    to: One | None = None  # differ by no more; "batches" is our spread over test batches, what a published ± is
+    within: Annotated[float, Field(gt=0, le=HIGHEST)] | Literal["batches"] | None = None  # all pairs of `of`, or each
+    to: One | None = None  # and `to`, differ by no more; "batches": than our spread over test batches, a published ±
     at_least: Bound = np.nan  # points, for a loss nats; by itself, of the mean of each `of`
     at_most: Bound = np.nan
     metrics: list[MetricName] = Field(["test_accuracy"], min_length=1)
@@ -167,6 +153,12 @@ class ClaimTest(Strict):
             return pairs
         raise UserError(f"{place}: {self.form}: needs two different trials, or epochs under over_at")
 
+    def check(self, settings: pd.DataFrame, place: str) -> None:
+        """Raises UserError if trials are not there, or are not trained for as long as the test reads them."""
+        named, last = {*sum(self.pairs(settings, place), ())}, max([*self.at, *(self.over_at or [])], default=0)
+        for row in settings[settings["trial"].isin(named) & (settings["epochs"] < last)].itertuples():
+            raise UserError(f"{place}: at: epoch {last} is beyond the {row.epochs} of {row.trial!r}")
+
 
 class Claim(Strict):
     """A sentence as published; it holds where all of its tests do."""
@@ -200,23 +192,15 @@ def read(folder: Path, settings: dict[str, pd.DataFrame], required: bool = True)
     asked += [(f"{where}: claims.{i}", test.study, test) for i, claim in claims for test in claim.tests]
     for place, study, one in asked:
         if study not in settings:
-            raise UserError(located(f"{place}: the report has no study {study!r}{nearest(study, list(settings))}"))
+            raise UserError(f"{place}: the report has no study {study!r}{nearest(study, list(settings))}")
         try:
             if isinstance(one, ClaimTest):
-                _check_epochs(one, settings[study], place)
+                one.check(settings[study], place)
             else:
                 select(settings[study], one, place, several=False)
         except UserError as error:
-            raise UserError(located(f"{error} (the study is params/{folder.name}/{study}.yaml)")) from None
+            raise UserError(f"{error} (the study is params/{folder.name}/{study}.yaml)") from None
     return found
-
-
-def _check_epochs(test: ClaimTest, settings: pd.DataFrame, place: str) -> None:
-    """Raises UserError if trials are not there, or are not trained for as long as the test reads them."""
-    named, last = {*sum(test.pairs(settings, place), ())}, max([*test.at, *(test.over_at or [])], default=0)
-    for row in settings[settings["trial"].isin(named)].itertuples():
-        if row.epochs < last:
-            raise UserError(f"{place}: at: epoch {last} is beyond the {row.epochs} of {row.trial!r}")
 
 
 def prediction(values: np.ndarray, extra: float = 0.0) -> tuple[float, float]:

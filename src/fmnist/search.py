@@ -14,17 +14,7 @@ from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 from scipy import stats
 
 from fmnist import store
-from fmnist.config import (
-    DEEPEST,
-    GUESS,
-    RunConfig,
-    Strict,
-    UserError,
-    nearest,
-    validate,
-    validate_field,
-    without_unused,
-)
+from fmnist.config import GUESS, RunConfig, Strict, UserError, nearest, validate, validate_field, without_unused
 from fmnist.study import MOST, Overrides, Seed, Study, setting, train
 from fmnist.words import AXES
 
@@ -86,8 +76,8 @@ class Search:
             if isinstance(axis, Range) and (key in SHAPE or RunConfig.model_fields[key].annotation is not float):
                 raise UserError(f"{place}.{key}: takes a list of choices, not a range")
             for value in [axis.low, axis.high] if isinstance(axis, Range) else axis:
-                deep = key == "layers" and isinstance(value, int) and value > DEEPEST
-                widths = [1] * (DEEPEST + 1) if deep else [value]
+                deep = key == "layers" and isinstance(value, int) and value > 0
+                widths = [1] * min(value, MOST) if deep else [value]
                 validate_field(*(("hidden_sizes", widths) if key in SHAPE else (key, value)), place)
         if len({*SHAPE} & {*self.spec.space}) == 1 or {*SHAPE, "hidden_sizes"} <= {*self.spec.space}:
             raise UserError(f"{place}: layers and width go together, and not with hidden_sizes")

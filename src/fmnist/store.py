@@ -1,13 +1,12 @@
 """Finished runs on disk: a folder per run, named by the hash of its config, written aside and renamed.
 
 `runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store. It holds
-run.json (config, metrics, versions, code, device, data checksum, when), history.parquet (a row per epoch), and of the
-last epoch and of the best on validation predictions.npy (uint8 [2, 10000]), weights.safetensors and best.safetensors.
+run.json (config, metrics, versions, code, device, when, checksums), history.parquet (a row per epoch), and of the last
+epoch and of the best on validation predictions.npy (uint8 [2, 10000]), weights.safetensors and best.safetensors.
 
-run.json has the SHA-256 of each file and of itself. Its own is compared whenever it is read or taken into the index, a
-file's whenever that is read, and all of them before `train` or `load_run` takes a run for there. A run that is not as
-it was stored is named and set aside under a hidden name, so that it is trained anew. Other hidden names: what is being
-written, claims of runs in training (links to host and process), and the index.
+A file is compared with its checksum whenever it is read, and all of them before `train` or `load_run` takes a run as
+finished. A run that is not as it was stored is named and set aside under a hidden name, so that it is trained anew.
+Other hidden names: what is being written, claims of runs in training (links to host and process), and the index.
 """
 
 import contextlib
@@ -22,7 +21,6 @@ import shutil
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,7 +36,7 @@ import pandas as pd
 import psutil
 import safetensors.numpy
 
-from fmnist.config import RESULTS_VERSION, RunConfig, UserError, aside, owner, runs_folder, validate
+from fmnist.config import RESULTS_VERSION, RunConfig, UserError, aside, beside, owner, runs_folder, validate
 
 if TYPE_CHECKING:
     from fmnist.engine.train import Result
@@ -57,9 +55,8 @@ PARSE: dict[str, Callable[[bytes], Any]] = {  # nothing is unpickled
     "best.safetensors": safetensors.numpy.load,
 }
 FILES = ("run.json", *PARSE)
-ID_DIGITS = 16  # of a folder's name
-CHUNK = 5_000  # runs
-DAY = 86_400.0  # seconds after which what a process of another machine has left counts as a dead one's
+ID = "[0-9a-f]{16}"  # of a run, and the name of its folder
+DAY = 86_400.0  # seconds; what a process of another machine has left for so long counts as a dead one's
 
 
 class Damaged(Exception):
@@ -102,11 +99,9 @@ class Run:
 
         from fmnist.model import MLP
 
-        weights = self._part("best.safetensors" if best else "weights.safetensors")
-        model = MLP(self.config)
-        found = model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
-        if found.unexpected_keys or any(not key.endswith("num_batches_tracked") for key in found.missing_keys):
-            raise UserError(f"{self.folder}: its weights are not those of its config; remove it to train it anew")
+        weights, model = self._part("best.safetensors" if best else "weights.safetensors"), MLP(self.config)
+        counters = {name: part for name, part in model.state_dict().items() if name.endswith("num_batches_tracked")}
+        model.load_state_dict(counters | {name: torch.from_numpy(array) for name, array in weights.items()})
         return model.eval()
 
     def row(self) -> dict[str, Any]:
@@ -115,35 +110,30 @@ class Run:
         return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
 
     def _part(self, name: str) -> Any:
-        """A file's content, compared and parsed. `UserError` if it is damaged; then the run has been set aside."""
+        """A file's content, parsed. `UserError` if it is damaged; then the run has been set aside."""
         try:
-            return _parsed(name, self.content(name))
+            return self._parsed(name)
         except Damaged as problem:
-            again = load(self.run_id, whole=True)
-            if again and again.record != self.record:  # trained anew meanwhile
-                return again._part(name)
+            load(self.run_id, whole=True)
             raise UserError(f"run {self.run_id}: {problem}; train it anew") from None
+
+    def _parsed(self, name: str) -> Any:
+        content = self.content(name)
+        try:
+            return PARSE[name](content)
+        except Exception:  # pyarrow's, NumPy's and safetensors' have no one class
+            raise Damaged(f"{name} is not readable") from None
 
     def content(self, name: str) -> bytes:
         """A file's bytes. `Damaged` if they are not those that were stored, or none."""
-        content, checksum = _bytes(self.folder / name), self.record.get("files", {}).get(name)
+        try:
+            content = (self.folder / name).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise Damaged(f"{name} is missing") from None
+        checksum = self.record.get("files", {}).get(name)
         if checksum and hashlib.sha256(content).hexdigest() != checksum:
             raise Damaged(f"{name} is not as it was stored")
         return content
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise Damaged(f"{path.name} is missing") from None
-
-
-def _parsed(name: str, content: bytes) -> Any:
-    try:
-        return PARSE[name](content)
-    except Exception:  # pyarrow's, NumPy's and safetensors' have no one class
-        raise Damaged(f"{name} is not readable") from None
 
 
 def _seal(record: dict[str, Any]) -> str:
@@ -192,18 +182,9 @@ def _sealed(record: dict[str, Any], contents: dict[str, bytes]) -> bytes:
     return json.dumps(record | {"checksum": _seal(record)}, indent=1).encode() + b"\n"
 
 
-def _discard(folder: Path) -> None:
-    """Renamed first: it is there or gone, never half."""
-    _erase(folder.rename(folder.with_name(f".{folder.name}.{owner()}.{uuid.uuid4().hex[:8]}")))
-
-
-def _erase(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
 def _set_aside(folder: Path, problem: object) -> None:
     """Under a hidden name, for `fmnist store gc`; where it cannot be, it stays and counts as absent all the same."""
-    hidden = folder.with_name(f".{folder.name}.damaged.{uuid.uuid4().hex[:8]}")
+    hidden = beside(folder, "damaged")
     try:
         folder.rename(hidden)
         done = f"set aside as {hidden}"
@@ -237,13 +218,11 @@ def load(run_id: str, whole: bool = False) -> Run | None:
     """
     folder = runs_folder() / run_id
     try:
-        if not re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", run_id) or not folder.is_dir():
+        if not re.fullmatch(ID, run_id) or not folder.is_dir():
             return None
         run = _read(folder)
         for name in PARSE if run and whole else ():
-            content = run.content(name)
-            if "files" not in run.record:
-                _parsed(name, content)
+            run.content(name) if "files" in run.record else run._parsed(name)
         return run
     except Damaged as problem:
         _set_aside(folder, problem)
@@ -255,9 +234,8 @@ def load(run_id: str, whole: bool = False) -> Run | None:
 def _read(folder: Path) -> Run | None:
     """A run by its record, None if that is another version's. `Damaged` if that is not as it was stored."""
     try:
-        record = json.loads(_bytes(folder / "run.json"))
-        sealed = bool({"files", "checksum"} & record.keys())
-        if sealed and record.get("checksum") != _seal(record):
+        record = json.loads(Run(folder, {}).content("run.json"))
+        if {"files", "checksum"} & record.keys() and record.get("checksum") != _seal(record):
             raise Damaged("run.json is not as it was stored")
     except (ValueError, AttributeError, RecursionError):
         raise Damaged("run.json is not readable") from None
@@ -285,13 +263,13 @@ def load_run(run_id: str) -> Run:
 
 def all_runs(prefix: str = "") -> list[Run]:
     """Every finished run whose id begins so, by id."""
-    folders = sorted(runs_folder().glob("[!.]*"))
-    return [run for folder in folders if folder.name.startswith(prefix) and (run := load(folder.name))]
+    return [run for run_id in sorted(_changed()) if run_id.startswith(prefix) and (run := load(run_id))]
 
 
 def remove(run_id: str) -> None:
     """Take the run with this id, found as by `load_run`, out of the store, for good."""
-    _discard(load_run(run_id).folder)
+    folder = load_run(run_id).folder
+    shutil.rmtree(folder.rename(beside(folder)))  # it is there or gone, never half
 
 
 def results() -> pd.DataFrame:
@@ -312,13 +290,10 @@ def index() -> pd.DataFrame:
             raise ValueError("another version's")
     except Exception:  # it is absent or damaged: pyarrow's errors have no one class
         known = pd.DataFrame([_indexed("") | {"changed": 0}])[:0]
-    kept = known[(known["changed"] == changed.reindex(known["run_id"]).to_numpy()).to_numpy()]
-    new = changed.index.difference(kept["run_id"]) if len(kept) < len(changed) else []
-    parts = [kept] if len(kept) else []
-    for start in range(0, len(new), CHUNK):  # as a dict a row takes much memory
-        rows = [_indexed(run_id, load(run_id)) | {"changed": changed[run_id]} for run_id in new[start : start + CHUNK]]
-        parts.append(pd.DataFrame(rows))
-    table = pd.concat(parts, ignore_index=True).sort_values("run_id") if len(new) else kept
+    table = kept = known[(known["changed"] == changed.reindex(known["run_id"]).to_numpy()).to_numpy()]
+    if len(new := changed.index.difference(kept["run_id"])):
+        rows = [(*_indexed(run_id, load(run_id)).values(), changed[run_id]) for run_id in new]  # dicts take more memory
+        table = pd.concat([kept, pd.DataFrame(rows, columns=columns)]).sort_values("run_id")
     if len(new) or len(kept) < len(known):
         with contextlib.suppress(OSError), aside(path) as part:  # a store that cannot be written is read all the same
             table.to_parquet(part, index=False, write_page_checksum=True)
@@ -330,7 +305,7 @@ def _changed() -> dict[str, int]:
     found = {}
     with contextlib.suppress(OSError), os.scandir(runs_folder()) as entries:  # else there is none
         for entry in entries:
-            if len(entry.name) == ID_DIGITS and entry.name[0] != ".":
+            if re.fullmatch(ID, entry.name):
                 with contextlib.suppress(FileNotFoundError):
                     found[entry.name] = entry.stat().st_mtime_ns
     return found
@@ -347,13 +322,11 @@ def _indexed(run_id: str, run: Run | None = None) -> dict[str, Any]:
 def claim(configs: Sequence[RunConfig]) -> tuple[list[RunConfig], str]:
     """Those of the runs that nobody else trains, now claimed by this process, and who has another, as "machine.123".
 
-    A claim is a link, made in one step or not at all, to a name that says whose it is; those of the dead are void.
+    A claim is a link, made in one step or not at all, to a name that says whose it is; `clean` removes the dead's.
     """
     own, other = [], ""
     for config in configs:
         link = _claim(config.run_id)
-        if os.path.islink(link) and not _alive(link, DAY):
-            link.unlink(missing_ok=True)
         try:
             link.symlink_to(owner())
         except FileExistsError:
@@ -376,8 +349,7 @@ def _claim(run_id: str) -> Path:
 
 def _alive(path: Path, trusted: float) -> bool:
     """Whether the process that a hidden name or a claim names may be at work; another machine's is for so long."""
-    said = os.readlink(path) if path.is_symlink() else path.name.rpartition(".")[0]
-    machine, _, process = said.rpartition(".")
+    machine, _, process = (os.readlink(path) if path.is_symlink() else path.stem).rpartition(".")
     if process.isdecimal() and machine.endswith(owner().rpartition(".")[0]):
         return psutil.pid_exists(int(process))
     return abs(time.time() - path.lstat().st_mtime) < trusted
@@ -388,12 +360,12 @@ def clean(everything: bool = False) -> int:
 
     A process of another machine is trusted to live for a day, and with `everything` not at all.
     """
-    ours, gone = re.compile(rf"\.([0-9a-f]{{{ID_DIGITS}}}|index-\d+\.parquet)\.(damaged\.)?"), 0
-    for path in sorted(runs_folder().glob(".*.*")):
-        if name := ours.match(path.name):
+    gone = 0
+    for path in runs_folder().glob(".*.*"):
+        if name := re.match(rf"\.({ID}|index-\d+\.parquet)\.(damaged\.)?", path.name):
             with contextlib.suppress(FileNotFoundError):  # finished meanwhile
                 if everything if name[2] else not _alive(path, 0 if everything else DAY):
-                    _erase(path)
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
                     gone += 1
     return gone
 
@@ -430,10 +402,7 @@ def export(form: str, folder: Path) -> None:
         raise UserError("export: tensorboard is not installed; pip install 'fmnist[tensorboard]'")
     if not (runs := all_runs()):
         raise UserError(f"export: no finished runs in {runs_folder()}")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"export: {folder} should be a new folder: {error.strerror or error}") from None
+    folder.mkdir(parents=True)
     if form == "csv":
         results().to_csv(folder / "runs.csv", index=False)
         histories = pd.concat([run.history().assign(run_id=run.run_id) for run in runs])

@@ -21,20 +21,9 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import (
-    RunConfig,
-    Strict,
-    UserError,
-    located,
-    nearest,
-    parameter_count,
-    sizes_text,
-    validate,
-    validate_field,
-)
+from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate, validate_field
 from fmnist.words import count, joined
 
-DAY = 86_400.0  # seconds; longer training is asked about
 Overrides = dict[str, Any]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 MOST = 10_000  # runs of a study
@@ -58,14 +47,7 @@ class Study:
     of the parameters, for any unknown key, wrong type or value that is not allowed.
     """
 
-    def __init__(
-        self,
-        base: Overrides | None = None,
-        variants: dict[str, Overrides] | None = None,
-        grid: dict[str, list[Any]] | None = None,
-        seeds: Sequence[int] = (0,),
-        where: str = "study",
-    ):
+    def __init__(self, base=None, variants=None, grid=None, seeds: Sequence[int] = (0,), where: str = "study"):
         given = {"base": base, "variants": variants, "grid": grid, "seeds": seeds}
         self.spec = validate(StudySpec, {key: part for key, part in given.items() if part is not None}, where)
         _check_fields(self.spec, where)
@@ -79,10 +61,8 @@ class Study:
             if len(set(seeds)) < len(seeds):
                 raise UserError(f"{source}: seeds: a seed stands twice in {seeds}")
             if (planned := planned + points * len(seeds)) > MOST:
-                times = (
-                    f"{len(self.spec.variants) or 1:,} variants × {points:,} points of the grid × {len(seeds):,} seeds"
-                )
-                raise UserError(located(f"{where}: grid: a study has at most {MOST:,} runs, not {times}"))
+                times = f"{len(self.spec.variants) or 1:,} variants × {points:,} points × {len(seeds):,} seeds"
+                raise UserError(f"{where}: grid: a study has at most {MOST:,} runs, not {times}")
             for values in itertools.product(*self.spec.grid.values()):
                 point = dict(zip(self.spec.grid, values, strict=True))
                 label = ", ".join([name] * bool(name) + [setting(*item) for item in point.items()]) or "base"
@@ -138,11 +118,10 @@ class Study:
         settings, usual, first = self.settings(), RunConfig().row(), self.configs[0]
         names = settings.columns.drop(["trial", "variant"])
         varied = [name for name in names if settings[name].nunique() > 1]
-        said = {"hidden_sizes", "optimizer", "lr", "batch_size", "epochs"}
-        said |= {name for name in names if settings[name][0] != usual[name]}
+        unusual = [name for name in names if settings[name][0] != usual[name]]
+        said = {"hidden_sizes", "optimizer", "lr", "batch_size", "epochs", *unusual}.difference(varied)
         of = {"hidden_sizes": "hidden layers ", "bias_init": "initial biases "}
-        fixed = [name for name in names if name in said and name not in varied]
-        same = ", ".join(of.get(name, "") + setting(name, getattr(first, name)) for name in fixed)
+        same = ", ".join(of.get(name, "") + setting(name, getattr(first, name)) for name in names if name in said)
         varies = ", ".join(f"`{name}`" for name in varied) or "only the seed"
         sizes = {label: len(runs) for label, (_, runs) in self.trials.items()}
         most = max(sizes.values())
@@ -215,10 +194,11 @@ def _train(missing: list[RunConfig], device: str, memory: int | None, at: str) -
 
     on, waits = workers.resolve_device("auto" if at else device), False
     store.check_writable()
-    if not at and (seconds := workers.estimate(missing, on)) > DAY and os.environ.get("FMNIST_YES") != "1":
-        said = f"training {count(len(missing), 'run')} would take about {seconds / DAY:,.0f} days on {on}, at the pace"
-        raise UserError(f"{said} of one large product; --yes, or FMNIST_YES=1, goes on")
+    if not at and (seconds := workers.estimate(missing, on)) > store.DAY and os.environ.get("FMNIST_YES") != "1":
+        days = f"about {seconds / store.DAY:,.0f} days on {on}, at the pace of one large product"
+        raise UserError(f"training {count(len(missing), 'run')} would take {days}; --yes, or FMNIST_YES=1, goes on")
     while missing:
+        store.clean()  # of claims, too, whose process has died
         own, other = store.claim(missing)
         try:
             if lacking := _lacking(own):  # somebody may just have finished them
