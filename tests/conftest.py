@@ -1,5 +1,8 @@
-"""What tests share: the first images of the real data set."""
+"""What tests share: the first images of the real data set, an empty store, published outputs, a browser."""
 
+import shutil
+
+import nbformat.v4 as nbf
 import pytest
 
 
@@ -45,6 +48,42 @@ def runs(tmp_path, monkeypatch, small):
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(workers, "load", lambda *_: small)
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def trained(runs, monkeypatch):
+    """The configs that were trained, in the order in which they are handed to training; the store is empty at first."""
+    from fmnist.engine import workers
+
+    configs, train = [], workers.train
+
+    def counted(missing, *rest):
+        configs.extend(missing)
+        return train(missing, *rest)
+
+    monkeypatch.setattr(workers, "train", counted)
+    return configs
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """The outputs of what is published, as a kernel would store them."""
+    from fmnist.paper import publish
+
+    outputs = []
+
+    def display(data, metadata, raw):
+        outputs.append(nbf.new_output("display_data", data, metadata=metadata))
+
+    monkeypatch.setattr(publish, "display", display)
+    return outputs
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The path of a Chromium."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return path or pytest.skip("Chromium is not installed; on Debian: apt install chromium")
 
 
 def pytest_terminal_summary(terminalreporter):

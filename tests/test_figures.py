@@ -197,9 +197,3 @@ def test_drawing_leaves_the_global_state_alone():
     code = "import sys, fmnist.plots.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     environment = {"PYTHONPATH": ":".join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
-
-
-def test_a_figure_is_the_same_file_every_time(tmp_path):
-    for name in ("a.svg", "b.svg"):
-        figures.against(simulated_study()[0]).savefig(tmp_path / name, metadata={"Date": None})
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

@@ -14,6 +14,7 @@ import nbformat
 import nbformat.v4 as nbf
 import pypdf
 import pytest
+from reference import pdf_figures, pdf_text
 
 from fmnist.cli import main
 from fmnist.config import UserError
@@ -77,10 +78,6 @@ def page_text(path: Path) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
-def pdf_text(reader: pypdf.PdfReader) -> str:
-    return " ".join(" ".join(page.extract_text() for page in reader.pages).split())
-
-
 # --- the smoke report -------------------------------------------------------------------------------------------------
 
 
@@ -128,15 +125,7 @@ def test_every_figure_has_a_text_for_those_who_cannot_see_it(smoke):
     images = re.findall(r"<img\b[^>]*>", (folder / "report" / "smoke.html").read_text("utf-8"))
     assert len(images) > 10
     assert all(len(re.search(r'(?:alt|aria-label)="([^"]*)"', image)[1]) > 30 for image in images)
-
-    texts, todo = [], [pypdf.PdfReader(folder / "report" / "smoke.pdf").trailer["/Root"]["/StructTreeRoot"]]
-    while todo:
-        element = todo.pop().get_object()
-        if isinstance(element, list):
-            todo += element
-        elif isinstance(element, dict):  # else the number of a piece of a page
-            texts += [element.get("/Alt")] if element.get("/S") == "/Figure" else []
-            todo += [element["/K"]] if "/K" in element else []
+    texts = pdf_figures(pypdf.PdfReader(folder / "report" / "smoke.pdf"))
     assert len(texts) == len(images) and all(text and len(text) > 30 for text in texts)
 
 
@@ -212,10 +201,7 @@ BAD = {
         ["x = 1", "x", "x = 2\n\nx.y"],
         r"cell 5, line 3: x\.y: AttributeError: 'int' object has no attribute 'y'",
     ),
-    "trains": (
-        ["from fmnist import Study\nStudy().run('cpu')"],
-        r"cell 3, line 2: .*: UserError: ",
-    ),
+    "trains": (["from fmnist import Study\nStudy().run('cpu')"], r"cell 3, line 2: .*: UserError: "),
     "dies": (["import os\nos._exit(1)"], r"the kernel failed: DeadKernelError: Kernel died"),
 }
 

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import resource
 import shutil
 import signal
@@ -24,7 +23,7 @@ from fmnist.config import RunConfig, UserError
 from fmnist.data import scaling, split
 from fmnist.engine import workers
 from fmnist.engine.train import train_stack
-from fmnist.store import FILES, METRICS
+from fmnist.store import FILES
 
 # What another process does: train `runs` tiny runs on the first images, with more of its own around it.
 SCRIPT = """
@@ -41,19 +40,6 @@ def configs(**more):
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """Ids of the runs that were trained, as they are handed to training."""
-    ids, train = [], workers.train
-
-    def counted(configs, *rest):
-        ids.extend(config.run_id for config in configs)
-        return train(configs, *rest)
-
-    monkeypatch.setattr(workers, "train", counted)
-    return ids
 
 
 def script(code: str, runs: Path) -> subprocess.Popen:
@@ -81,7 +67,7 @@ def test_a_process_killed_in_training_leaves_no_half_run(runs, trained, small):
 
     configs = [CONFIG, CONFIG.model_copy(update={"seed": 1})]
     study.train(configs, "cpu")  # the next call does the rest, and only the rest
-    assert trained == [configs[1].run_id]
+    assert trained == [configs[1]]
     assert len(store.all_runs()) == 2
 
 
@@ -89,8 +75,6 @@ def test_a_process_killed_in_training_leaves_no_half_run(runs, trained, small):
     "moment",
     [
         "store.pd.DataFrame.to_parquet = die",  # nothing written yet
-        "store.np.save = die",
-        "store.safetensors.numpy.save = die",
         "store.Path.write_bytes = lambda path, _: path.touch() or path.name == 'run.json' and die()",  # all but that
         "store.Path.replace = die",  # all, under another name
         "store.load_run = die",  # renamed
@@ -103,18 +87,8 @@ def test_a_process_killed_in_saving_leaves_a_whole_run_or_none(moment, runs, tra
     finished = "load_run" in moment
     assert folders(runs) == [run.run_id for run in store.all_runs()] == [CONFIG.run_id] * finished
     study.train([CONFIG], "cpu")
-    assert trained == [CONFIG.run_id] * (not finished)
+    assert trained == [CONFIG] * (not finished)
     assert store.load_run(CONFIG.run_id).predictions().shape == (1_000,)
-
-
-def test_processes_that_write_the_same_runs_at_once_all_succeed(runs):
-    code = "study.train(configs(), 'cpu')\nprint(len(store.all_runs()))"
-    processes = [script(code, runs) for _ in range(2)]
-    said = [(process.wait(90), process.communicate()[1]) for process in processes]
-    waiting = r"(waiting for three runs that process \d+ on \S+ trains\n)?"  # none is trained twice at a time
-    assert all(code == 0 and re.fullmatch(waiting, text) for code, text in said), said
-    assert len(store.all_runs()) == len(folders(runs)) == 3
-    assert len(list(runs.iterdir())) == 3, "nothing is left lying about"
 
 
 def test_whoever_comes_second_leaves_the_first_ones_run(runs, result):
@@ -126,40 +100,25 @@ def test_whoever_comes_second_leaves_the_first_ones_run(runs, result):
     assert [path.name for path in runs.iterdir()] == [first.run_id]
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def edited(**changes):
-    def edit(folder: Path) -> None:
-        path = folder / "run.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-    return edit
-
-
-def emptied(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
+def edit(folder: Path, **changes) -> None:
+    path = folder / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 DAMAGE = {
     **{f"no {name}": lambda folder, name=name: (folder / name).unlink() for name in FILES},
-    **{f"{name} of no length": lambda folder, name=name: (folder / name).write_bytes(b"") for name in FILES},
-    "run.json cut short": lambda folder: cut(folder / "run.json"),
+    "history of no length": lambda folder: (folder / "history.parquet").write_bytes(b""),
+    "run.json cut short": lambda folder: (folder / "run.json").write_bytes((folder / "run.json").read_bytes()[:500]),
     "run.json a list": lambda folder: (folder / "run.json").write_text("[]"),
-    "run.json a number": lambda folder: (folder / "run.json").write_text("1"),
-    "run.json null": lambda folder: (folder / "run.json").write_text("null"),
-    "run.json empty": lambda folder: (folder / "run.json").write_text("{}"),
+    "run.json too deep": lambda folder: (folder / "run.json").write_text('{"a":' * 100_000),
+    "run.json too great a number": lambda folder: (folder / "run.json").write_text("9" * 5_000),
     "run.json not text": lambda folder: (folder / "run.json").write_bytes(b"\xff\xfe"),
     "run.json a folder": lambda folder: [(folder / "run.json").unlink(), (folder / "run.json").mkdir()],
-    "metrics null": edited(metrics=None),
-    "metrics a list": edited(metrics=list(METRICS)),
-    "metrics lacking": edited(metrics={"test_accuracy": 1.0}),
-    "config null": edited(config=None),
-    "config of another run": edited(config=CONFIG.model_copy(update={"seed": 7}).model_dump(mode="json")),
-    "config of another version": edited(config={**CONFIG.model_dump(mode="json"), "label_smoothing": 0.1}),
-    "an empty folder": emptied,
+    "metrics null": lambda folder: edit(folder, metrics=None),
+    "metrics lacking": lambda folder: edit(folder, metrics={"test_accuracy": 1.0}),
+    "config null": lambda folder: edit(folder, config=None),
+    "config of another run": lambda folder: edit(folder, config=RunConfig(seed=7).model_dump(mode="json")),
+    "an empty folder": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
     "a file for a folder": lambda folder: [shutil.rmtree(folder), folder.write_text("mine")],
 }
 
@@ -213,7 +172,7 @@ def test_a_run_is_found_by_the_beginning_of_its_id(runs, result):
         store.load_run(alike)
 
 
-@pytest.mark.parametrize("name", ["", " ", "zzzz", "../x", "..", ".", "*", "?", "[a-f]*", "/", "a/b", "\0"])
+@pytest.mark.parametrize("name", ["", "zzzz", "../x", ".", "[a-f]*", "/", "\0"])
 def test_what_is_no_id_finds_nothing(name, runs, result):
     store.save(result)
     with pytest.raises(UserError, match="no such finished run .* `fmnist results` lists them"):
@@ -247,15 +206,6 @@ def test_the_store_is_where_FMNIST_RUNS_says(tmp_path, monkeypatch, result):
 
 
 # --- a store that cannot be written -----------------------------------------------------------------------------------
-
-
-def test_a_store_that_cannot_be_written_is_found_out_before_training(tmp_path, monkeypatch, trained):
-    (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file" / "runs"):
-        monkeypatch.setenv("FMNIST_RUNS", str(place))
-        with pytest.raises(UserError, match=f"{place}: runs cannot be stored here.*FMNIST_RUNS"):
-            study.train([CONFIG], "cpu")
-    assert trained == []
 
 
 @pytest.mark.parametrize("size", [100, 12_000, 20_000], ids=["history", "weights", "predictions"])

@@ -14,6 +14,7 @@ import nbformat.v4 as nbf
 import pandas as pd
 import pypdf
 import pytest
+from reference import pdf_text
 from test_report import KERNEL, fmnist, project
 
 from fmnist import store, tables
@@ -38,18 +39,6 @@ def stored(tmp_path_factory, data_set):
     study = Study(base, {'100 % × slow, "<&>#"': {"lr": 0.01}, "fast": {"lr": 0.1}}, {}, [0, 1]).run("cpu")
     yield study
     os.environ.pop("FMNIST_RUNS") if here is None else os.environ.update(FMNIST_RUNS=here)
-
-
-@pytest.fixture
-def published(monkeypatch):
-    """The outputs of what is published, as a kernel would store them."""
-    outputs = []
-    monkeypatch.setattr(
-        publish,
-        "display",
-        lambda data, metadata, raw: outputs.append(nbf.new_output("display_data", data, metadata=metadata)),
-    )
-    return outputs
 
 
 @pytest.fixture
@@ -141,8 +130,8 @@ def test_the_data_are_attached_to_the_pdf_which_is_archival_and_accessible(paper
     assert set(reader.attachments) == {"fig-dots.csv", "tbl-runs.csv"}
     assert len(pd.read_csv(io.BytesIO(reader.attachments["tbl-runs.csv"][0]))) == 2
     about = reader.trailer["/Root"]["/Metadata"].get_object().get_data().decode()
-    assert re.search(r"pdfaid:part>3<", about) and re.search(r"pdfuaid:part>1<", about)
-    text = " ".join(" ".join(page.extract_text() for page in reader.pages).split())
+    assert re.search(r"pdfaid:part>3<.*pdfaid:conformance>A<", about, re.S) and "pdfuaid:part>1<" in about
+    text = pdf_text(reader)
     assert "PROVENANCE" in text.upper() and "params/mine/shape.yaml" in text and "fig-dots.csv" in text
 
 
