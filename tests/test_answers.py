@@ -143,9 +143,7 @@ def test_a_phone_gets_figures_of_its_width_with_readable_text(drawn):
     for picture in page.locator(".panel > svg").all():
         assert 300 < picture.bounding_box()["width"] <= 390
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    sizes = page.evaluate(
-        "[...document.querySelectorAll('.plot text')].map((t) => parseFloat(getComputedStyle(t).fontSize))"
-    )
+    sizes = page.locator(".plot text").evaluate_all("all => all.map((t) => parseFloat(getComputedStyle(t).fontSize))")
     assert min(sizes) >= 13
     wide = page.locator("#fig-dots text").evaluate_all("all => all.map((t) => t.getBoundingClientRect().right)")
     assert max(wide) <= 390

@@ -72,11 +72,7 @@ OPTIMIZER = [
     ("base: {lr: .nan}", r"base: lr: should be a finite number \(got nan\)"),
     ("base: {lr: '0.1'}", r"base: lr: should be a valid number \(got '0.1'\)"),
     ("grid: {lr: [0.1, -1]}", r"grid: lr: should be greater than 0 \(got -1\)"),
-    ("base: {dropout: 1.2}", r"base: dropout: should be less than 1 \(got 1.2\)"),
-    ("base: {hidden_sizes: [128, 0]}", r"base: hidden_sizes.1: should be greater than 0 \(got 0\)"),
     ("base: {hidden_sizes: 128}", r"base: hidden_sizes: should be a list of widths, such as \[400, 400\] \(got 128\)"),
-    ("base: {epochs: 2.0}", r"base: epochs: should be a valid integer \(got 2.0\)"),
-    ("base: {val_size: 60000}", r"base: val_size: should be less than 60000 \(got 60000\)"),
     ("base: {batch_norm: yes}", r"base: batch_norm: should be true or false \(got 'yes'\)"),
     (
         "base: {optimizer: adam}",
@@ -86,7 +82,6 @@ OPTIMIZER = [
         "base: {dataset: Fashion}",
         "base: dataset: .*; did you mean 'FashionMNIST'. Allowed: FashionMNIST, MNIST, KMNIST$",
     ),
-    ("base: {precision: 32}", r"base: precision: 32 is not allowed. Allowed: float64, float32, bfloat16"),
     # values that do not go together
     ("variants: {A: {optimizer: Adam, momentum: 0.9}}", "variants.A: momentum: only with SGD or RMSprop, not Adam"),
     ("variants: {SGD: {nesterov: true}}", "variants.SGD: nesterov: only with SGD and momentum > 0"),
@@ -100,18 +95,15 @@ OPTIMIZER = [
     ("variants: {SGD: {batch_norm: true, batch_size: 1}}", "variants.SGD: batch_size: batch norm needs two images"),
     # shapes
     ("base: [lr]", r"base: should be keys with values \(got \['lr'\]\)"),
-    ("variants: [SGD, Adam]", r"variants: should be keys with values \(got \['SGD', 'Adam'\]\)"),
     ("variants: {SGD: }", r"variants\.SGD: should be keys with values \(got None\)"),
     ("variants: {1: {lr: 1}}", r"variants\.1.*: should be text; put it in quotes \(got 1\)"),
     ("grid: {lr: 0.1}", r"grid\.lr: should be a valid list \(got 0.1\)"),
     ("grid: {lr: []}", r"grid\.lr: should not be empty \(got \[\]\)"),
     ("grid: {lr: [0.1, 0.1]}", "two trials would have the same name: SGD, lr 0.1; remove or rename one"),
     ("variants: {a: {}, b: {}}\nbaseline: a", "two trials have the same config: .*; remove one"),
-    ("seeds: []", r"seeds: should not be empty \(got \[\]\)"),
     ("seeds: [0, 1, 0]", r"seeds: a seed stands twice in \[0, 1, 0\]"),
     ("variants: {a: {seeds: [0, 0]}}", "variants.a: seeds: a seed stands twice"),
     ("variants: {a: {seeds: []}}", "variants.a: seeds: "),
-    ("seeds: [4294967296]", r"seeds\.0: should be less than 4294967296 \(got 4294967296\)"),
     ("baseline: SDG", r"baseline: no trial is called 'SDG'; did you mean 'SGD'\? Allowed: SGD, SGD \+ momentum, "),
     ("shared_lr: high", r"shared_lr: should be a valid number \(got 'high'\)"),
     # YAML
@@ -119,7 +111,6 @@ OPTIMIZER = [
     ("base: {lr: 0.1}\nbase: {lr: 0.2}", 'line 2: not readable as YAML: found duplicate key "base"$'),
     ("base:\n\tlr: 0.1", "line 2: not readable as YAML: found character .* that cannot start any token"),
     ("base: !!python/object:os.system {}", "line 1: not readable as YAML: could not determine a constructor"),
-    ("a: 1\n---\na: 2", "line 2: not readable as YAML: "),
     ("\0", "not readable as YAML: "),
     ("- base", r"expected keys with values, got \['base'\]"),
     ("1: 2", "1: a key should be text; put it in quotes"),
@@ -167,8 +158,6 @@ REPORT = [
         "ids: sec-results",
         r"sections\.3.*ids: unknown key; did you mean 'id'\? Allowed: title, id",
     ),
-    ("id: sec-results", "id: Results", r"sections\.3.*id: String should match pattern"),
-    ("notebooks: [", "notebooks: [3, ", r"sections\.3.*notebooks.*: should be text"),
 ]
 
 
@@ -199,7 +188,6 @@ def test_parameters_of_no_section(project, refused):
     ("name", "text", "message"),
     [
         ("shape", "early: soon", r"early: should be a valid integer \(got 'soon'\)"),
-        ("conclusions", "report: homework", "report: unknown key"),
         ("theory", "base: {lr: 1}", "base: unknown key"),
         ("introduction", "seed: [0]", r"seed: should be a valid integer \(got \[0\]\)"),
     ],
@@ -216,14 +204,11 @@ def test_parameters_of_other_notebooks(name, text, message, project, refused):
     ("arguments", "message"),
     [
         ("report smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\? Allowed: smoke"),
-        ("report .", "no such report in .*. Allowed: smoke"),
         ("report", "params/homework/report.yaml: no such report"),
         ("report smoke --device nonsense", "device: nonsense: this machine has no such device. Allowed"),
         ("train params/smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\?"),
         ("train params/smoke --memory 4x", "--memory 4x: not a size; write it as 4GB or 800MB"),
         ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),
-        ("train .", "not a report of this project; they are in "),
-        ("train params/smoke --device gpu", "device: gpu: this machine has no such device"),
         ("report smoke more", "no such report"),  # and nothing is trained for the first
     ],
 )

@@ -90,9 +90,6 @@ def train(where: str, runs: list[RunConfig], progress=lambda *_: None) -> list:
     return done
 
 
-# --- it is the same training ------------------------------------------------------------------------------------------
-
-
 def test_a_study_on_a_cluster_is_the_study(address, small):
     study = Study(BASE | {"epochs": 1}, {}, {"hidden_sizes": [[4], [5]], "optimizer": ["SGD", "Adam"]}, [0, 1])
     assert len(study.run("auto", None, address).runs()) == 8
@@ -117,15 +114,6 @@ def test_where_one_worker_has_no_gpu_stacks_are_those_of_a_cpu():
     assert list(map(len, workers.plan(runs, [(gpu, 1 << 36)] * 2))) == [100, 100]
     with pytest.raises(UserError, match="memory: 1 MB are free for training"):
         workers.plan(runs, [(gpu, 1 << 34), (cpu, 1 << 20)])
-
-
-def test_dask_names_a_stack_by_network_and_trial():
-    pair = [RunConfig(hidden_sizes=(128,), optimizer="Adam", seed=seed) for seed in (0, 1)]
-    assert cluster.title(pair) == "stack 784–128–10 × 2, Adam"
-    assert cluster.title(pair[:1]) == "stack 784–128–10 × 1, Adam, seed 0"
-
-
-# --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
 def test_a_killed_workers_stack_runs_again_elsewhere(address):
@@ -199,9 +187,6 @@ def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_
             train(where, runs)
     finally:
         end(*(process for process in (scheduler, worker) if process.poll() is None))
-
-
-# --- job systems: dask-jobqueue's trial one stands in for SLURM -------------------------------------------------------
 
 
 def test_jobs_of_a_file_train(preload, tmp_path):

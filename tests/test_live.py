@@ -126,9 +126,6 @@ def test_more_seeds_than_fit_are_refused(runs, monkeypatch):
     assert "take fewer seeds" in str(Live(configs(1)).start().wait().error)
 
 
-# --- the panels, without a kernel -------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def panels(runs, monkeypatch, small):
     monkeypatch.setattr(network, "load", lambda *_, **__: small)
@@ -151,12 +148,6 @@ def test_explore_trains_compares_and_writes_the_study(panels):
         study = Study(**YAML(typ="safe").load(panel.copy.text))
         assert {config.run_id for config in study.configs} == {run.run_id for run in store.all_runs()}
     assert "lr: 0.1" in panel.copy.text and "precision" not in panel.copy.text  # which is the default
-    (first, _), (second, _) = before = sorted(panel._seats.items(), key=lambda item: item[1])
-    for kept in ([second], [second, first]):  # the second stays as it was, the first comes back
-        rows = {panel.runs and store.load(ids[0]).config.trial_id: row for row, ids in enumerate(panel._rows)}
-        panel.table.selected_rows = []  # as a click does, for a moment
-        panel.table.selected_rows = sorted(rows[trial] for trial in kept)
-        assert panel._seats == {trial: seat for trial, seat in before if trial in kept}
     panel.clear_button.click()
     assert panel.picked == [] and panel.plot.layout.display == "none" and panel.copy.text == ""
 
@@ -224,9 +215,6 @@ def test_notebooks_are_stored_as_jupyterlab_writes_them(path):
     assert text == json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     assert notebook["metadata"]["kernelspec"] == kernel | {"name": "python3"}
     assert notebook["metadata"]["language_info"] == {"name": "python"}  # the rest depends on the machine
-
-
-# --- a kernel that is interrupted -------------------------------------------------------------------------------------
 
 
 def test_an_interrupted_kernel_leaves_the_store_whole_and_goes_on(runs):

@@ -19,9 +19,6 @@ TINY = {"hidden_sizes": [4], "epochs": 1, "val_size": 500, "batch_size": 64}
 VARIANTS = {"SGD": {"optimizer": "SGD"}, "Adam": {"optimizer": "Adam"}}
 
 
-# --- what a study consists of -----------------------------------------------------------------------------------------
-
-
 def test_trials_are_variants_times_grid_and_runs_are_trials_times_seeds():
     study = Study(TINY, VARIANTS, {"lr": [0.1, 0.01], "dropout": [0.0, 0.2]}, seeds=[3, 5])
     assert list(study.trials) == [
@@ -67,9 +64,6 @@ def test_one_setting_in_words():
     assert said == ["lr 0.0001", "weight decay 1e-05", "seed 3", "zeros"]
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
@@ -82,9 +76,6 @@ def test_one_setting_in_words():
 def test_the_same_trial_twice_is_refused(parts, message):
     with pytest.raises(UserError, match=message):
         Study(**parts)
-
-
-# --- training and tables ----------------------------------------------------------------------------------------------
 
 
 def test_only_what_is_missing_is_trained(trained):

@@ -338,13 +338,6 @@ def test_a_diverging_run_does_not_touch_its_stack_mates(cause, extra, tiny):
         assert_same_run(without, beside, EXACT)
 
 
-def test_a_stopped_training_ends(small):
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(KeyboardInterrupt):
-        train_stack([longer()], small, stop=stop)
-
-
 # --- bfloat16 ---------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,6 @@ import urllib.parse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import nbformat
 import nbformat.v4 as nbf
 import pandas as pd
 import pypdf
@@ -59,19 +58,10 @@ def paper(stored, published, tmp_path, monkeypatch):
     return Report("mine", "cpu").merge({"shape": executed})
 
 
-# --- provenance -------------------------------------------------------------------------------------------------------
-
-
 def test_a_run_records_the_commit_and_whether_the_code_was_as_committed(stored):
     code = store.load_run(stored.configs[0].run_id).record["code"]
     assert set(code) == {"commit", "clean"}
     assert re.fullmatch(r"[0-9a-f]{40}|", code["commit"]) and (code["clean"] is None) == (code["commit"] == "")
-
-
-def test_a_record_without_a_commit_is_a_run_all_the_same(stored):
-    record = dict(store.load_run(stored.configs[0].run_id).record)
-    del record["code"]
-    assert provenance._facts([record])["commits"] == ["not recorded"]
 
 
 def test_the_commit_is_of_all_that_a_figure_rests_on(tmp_path, monkeypatch):
@@ -182,9 +172,6 @@ def test_a_table_made_from_other_reports_says_so(published, tmp_path, monkeypatc
     assert "It rests on the report `karki` of May 4, 2026 (SHA-256 `" in note and "not-yet" not in note
 
 
-# --- verify -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def about(paper, stored, tmp_path):
     path = tmp_path / "report.json"
@@ -241,8 +228,6 @@ def test_what_is_no_report_is_refused(text, tmp_path, capsys):
     assert str(path) in capsys.readouterr().err
 
 
-# --- typed-in results -------------------------------------------------------------------------------------------------
-
 FREE = [
     "Adam of 2014 is best of 3 in 12,000 steps.",
     "The level is $0.05$, the rate `0.1`, the interval 95 %.",
@@ -286,8 +271,3 @@ def test_a_typed_in_result_stops_the_report_before_anything_is_done(tmp_path):
     assert done.returncode == 2 and "executing" not in done.stderr
     assert "notebook shape: cell 4 (results): 88.7 %, 1.0\n" in done.stderr
     assert "params/mine/report.yaml: abstract: 2.5\n" in done.stderr
-
-
-def test_our_own_reports_have_none():
-    for path in ROOT.glob("notebooks/*.ipynb"):
-        assert prose.findings(nbformat.read(path, as_version=4), path.stem) == []
