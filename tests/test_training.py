@@ -413,14 +413,6 @@ def test_packing_takes_every_run_once_and_only_alike_ones_together(kind, memory)
     assert pack(configs, torch.device(kind), 2, memory) == pack(configs[::-1], torch.device(kind), 2, memory)
 
 
-def test_on_the_cpu_a_stack_has_one_seed_unless_its_steps_are_small():
-    def seeds(batch_size: int) -> set[int]:
-        configs = [RunConfig(seed=seed, lr=lr, batch_size=batch_size) for seed in range(3) for lr in (0.1, 0.01)]
-        return {len({config.seed for config in stack}) for stack in pack(configs, torch.device("cpu"))}
-
-    assert seeds(512) == {1} and seeds(1) == {3}
-
-
 def test_packing_leaves_no_core_without_work():
     alike = [RunConfig(lr=1 / (3 + i)) for i in range(8)]
     assert [len(stack) for stack in pack(alike, torch.device("cpu"), workers=2)] == [4, 4]
