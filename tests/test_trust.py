@@ -9,6 +9,7 @@ import urllib.parse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import nbformat.v4 as nbf
 import pandas as pd
 import pypdf
@@ -271,3 +272,8 @@ def test_a_typed_in_result_stops_the_report_before_anything_is_done(tmp_path):
     assert done.returncode == 2 and "executing" not in done.stderr
     assert "notebook shape: cell 4 (results): 88.7 %, 1.0\n" in done.stderr
     assert "params/mine/report.yaml: abstract: 2.5\n" in done.stderr
+
+
+def test_our_own_reports_have_none():
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        assert prose.findings(nbformat.read(path, as_version=4), path.stem) == []
