@@ -373,7 +373,7 @@ def test_jupyterlab_keeps_its_token_and_listens_on_loopback():
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", often(100, 2_000))
+@pytest.mark.parametrize("count", often(50, 2_000))
 def test_many_small_runs_in_one_process_take_no_more_memory(count, runs, survived):
     sizes = []
     for part in range(2):

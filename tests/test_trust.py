@@ -15,7 +15,7 @@ import pandas as pd
 import pypdf
 import pytest
 from reference import pdf_text
-from test_report import KERNEL, fmnist, project
+from test_report import KERNEL, project
 
 from fmnist import store, tables
 from fmnist.cli import main
@@ -265,13 +265,13 @@ def test_strings_handed_to_the_report_are_read_and_what_f_strings_compute_is_not
     assert prose.findings(nbf.new_notebook(cells=[cell]), "shape") == ["notebook shape: cell 1 (says): 0.7, 0.3, 0.4"]
 
 
-def test_a_typed_in_result_stops_the_report_before_anything_is_done(tmp_path):
+def test_a_typed_in_result_stops_the_report_before_anything_is_done(tmp_path, monkeypatch, capsys):
     told = nbf.new_markdown_cell("It reaches 88.7 % of 1.0.", id="results")
-    folder = project(tmp_path, {"shape": ["print(1)", told]}, abstract="A gain of 2.5 points.")
-    done = fmnist(folder, "report", "mine", "--device", "cpu")
-    assert done.returncode == 2 and "executing" not in done.stderr
-    assert "notebook shape: cell 4 (results): 88.7 %, 1.0\n" in done.stderr
-    assert "params/mine/report.yaml: abstract: 2.5\n" in done.stderr
+    monkeypatch.chdir(project(tmp_path, {"shape": ["print(1)", told]}, abstract="A gain of 2.5 points."))
+    assert main(["report", "mine", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "notebook shape: cell 4 (results): 88.7 %, 1.0\n" in said and "executing" not in said
+    assert "params/mine/report.yaml: abstract: 2.5\n" in said
 
 
 def test_our_own_reports_have_none():
