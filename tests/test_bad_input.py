@@ -58,8 +58,6 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-# --- one YAML of a notebook -------------------------------------------------------------------------------------------
-
 OPTIMIZER = [
     # keys
     ("base: {hiden_sizes: [4]}", r"base\.hiden_sizes: unknown key; did you mean 'hidden_sizes'\? " + FIELDS),
@@ -139,8 +137,6 @@ def test_yaml_means_what_it_looks_like(tmp_path):
         read_yaml(tmp_path / "b.yaml")
 
 
-# --- report.yaml ------------------------------------------------------------------------------------------------------
-
 REPORT = [
     ("{epochs: 1}", "{epochs: 1, hiden_sizes: [4]}", r"base\.hiden_sizes: unknown key; did you mean 'hidden_sizes'\? "),
     ("title: Smoke", "titel: Smoke", r"titel: unknown key; did you mean 'title'\? Allowed: title, authors, "),
@@ -197,9 +193,6 @@ def test_parameters_of_other_notebooks(name, text, message, project, refused):
     assert re.search(rf"^{PLACE}{name}\.yaml{LINE} {message}", refused())
 
 
-# --- the command line -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -222,17 +215,11 @@ def test_usage(arguments, project, capsys):
     assert capsys.readouterr().err.startswith("Usage: fmnist")
 
 
-# --- places that cannot be written ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("place", ["report", "report/build", "report/build/smoke"])
 def test_a_report_that_cannot_be_written(place, project, refused):
     (project / place).parent.mkdir(parents=True, exist_ok=True)
     (project / place).write_text("")
     assert re.search("report/build/smoke: the report cannot be written here: (Not a directory|File exists)", refused())
-
-
-# --- the real command, in a process of its own ------------------------------------------------------------------------
 
 
 def test_the_command_exits_with_2_within_seconds(project):
@@ -242,9 +229,6 @@ def test_the_command_exits_with_2_within_seconds(project):
     assert done.returncode == 2 and done.stdout == ""
     assert re.fullmatch(r"fmnist: params/smoke/dropout.yaml, line 1: grid.dropuot: unknown key; .*\n", done.stderr)
     assert not (project / "runs").exists() and not (project / "report").exists()
-
-
-# --- what is found out when the notebooks have been executed ----------------------------------------------------------
 
 
 @pytest.fixture

@@ -48,9 +48,6 @@ def seeded(result, seed: int):
     return replace(result, config=CONFIG.model_copy(update={"seed": seed}))
 
 
-# --- damaged runs -----------------------------------------------------------------------------------------------------
-
-
 def damage(path: Path, way: str, at: random.Random) -> None:
     content = bytearray(path.read_bytes())
     if way == "flip":
@@ -134,11 +131,6 @@ def test_the_index_says_what_the_folders_say(count, runs, result, monkeypatch, s
     store.save(seeded(result, count))
     assert len(store.results()) == count and before["run_id"][0] not in store.results()["run_id"].tolist()
     survived("damaged index", count // 4)
-
-
-# Tiny runs of 20 epochs are trained where they are asked for; more would have processes of their own.
-
-# --- kills, and several at a time -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("times", often(1, 30))
@@ -244,9 +236,6 @@ def test_training_ends_whatever_its_process_has_computed_before(threads, tmp_pat
     survived(f"training after {threads} threads have computed", 1)
 
 
-# --- places -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("fault", ["file", "below a file", "loop", "read-only", "full"])
 def test_a_store_that_takes_nothing_is_said_before_training(fault, tmp_path, monkeypatch):
     place = tmp_path / "runs"
@@ -271,8 +260,6 @@ def test_a_store_that_cannot_be_written_is_read(runs, result, monkeypatch):
     monkeypatch.setattr(store, "aside", mock.Mock(side_effect=PermissionError(errno.EROFS, "Read-only")))
     assert len(store.results()) == 1 and study.train([CONFIG], "cpu")[0].config == CONFIG
 
-
-# --- parameters -------------------------------------------------------------------------------------------------------
 
 BOMB = "a0: &a0 [1, 1, 1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 LIMITS = {
@@ -337,8 +324,6 @@ def test_a_mutated_yaml_is_read_or_refused(times, tmp_path, monkeypatch, survive
     survived("mutated YAML", times)
 
 
-# --- what a paper and JupyterLab let in -------------------------------------------------------------------------------
-
 EVIL = '<script>alert(1)</script> `#read("/etc/passwd")` #read("/etc/passwd") <b onclick="x()">b</b> <img src=x>'
 RAW = """```{=typst}
 #read("/etc/passwd")
@@ -368,9 +353,6 @@ def test_what_would_break_out_of_a_paper_is_text_or_refused(tmp_path):
 def test_jupyterlab_keeps_its_token_and_listens_on_loopback():
     settings = (ROOT / "jupyter_server_config.py").read_text() + (ROOT / "Makefile").read_text()
     assert not re.search(r"token|password|allow_origin|disable_check_xsrf|[. ]ip\b|--ip", settings)
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", often(50, 2_000))

@@ -52,9 +52,6 @@ def folders(runs: Path) -> list[str]:
     return sorted(path.name for path in runs.glob("[!.]*"))
 
 
-# --- finished or absent -----------------------------------------------------------------------------------------------
-
-
 def test_a_process_killed_in_training_leaves_no_half_run(runs, trained, small):
     process = script("study.train(configs()[:1], 'cpu')\nstudy.train(configs(epochs=100_000), 'cpu')", runs)
     deadline = time.monotonic() + 60
@@ -153,9 +150,6 @@ def test_what_is_not_a_run_is_ignored(runs, result):
     assert store.load_run(run.run_id).folder == store.load_run(run.run_id[:4]).folder == run.folder
 
 
-# --- finding runs -----------------------------------------------------------------------------------------------------
-
-
 def test_a_run_is_found_by_the_beginning_of_its_id(runs, result):
     # the fewest seeds of which two begin alike
     configs = [CONFIG.model_copy(update={"seed": seed}) for seed in range(40)]
@@ -205,9 +199,6 @@ def test_the_store_is_where_FMNIST_RUNS_says(tmp_path, monkeypatch, result):
     assert store.load_run(run.run_id).folder.parent == tmp_path / "project" / "mine"
 
 
-# --- a store that cannot be written -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("size", [100, 12_000, 20_000], ids=["history", "weights", "predictions"])
 def test_a_full_disk_leaves_no_half_run(size, runs, result):
     """A limit on the size of files stands for the disk that is full."""
@@ -220,9 +211,6 @@ def test_a_full_disk_leaves_no_half_run(size, runs, result):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(runs.iterdir()) == []
-
-
-# --- what comes back --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -289,8 +277,6 @@ def test_results_have_a_row_a_run(runs, result):
     assert list(store.results().columns) == list(table.columns)
 
 
-# --- addresses --------------------------------------------------------------------------------------------------------
-
 ANOTHER = dict(
     hidden_sizes=(128, 128), activation="tanh", dropout=0.1, batch_norm=True, init="xavier_normal",
     dataset="MNIST", bias_init="zeros", init_std=0.5, optimizer="Adam", lr=0.02, momentum=0.9, nesterov=True,
@@ -317,9 +303,6 @@ def test_every_field_is_part_of_the_address(field):
     changed = RunConfig(**NEEDS.get(field, {}), **{field: ANOTHER[field]})
     assert changed.run_id != plain.run_id
     assert (changed.trial_id != plain.trial_id) == (field != "seed")
-
-
-# --- several runs as one ----------------------------------------------------------------------------------------------
 
 
 def test_an_ensembles_probabilities_are_the_mean_of_its_networks(runs, small, monkeypatch):
@@ -349,9 +332,6 @@ def test_runs_that_validate_on_other_images_are_no_ensemble_there(runs, result):
         ensemble.probabilities(ids, "val")
     with pytest.raises(UserError, match="ensemble: give it one run or more"):
         ensemble.accuracy([])
-
-
-# --- for other tools --------------------------------------------------------------------------------------------------
 
 
 def test_runs_are_written_as_csv_once(runs, result, tmp_path):

@@ -13,7 +13,7 @@ from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError
 from fmnist.engine import workers
 from fmnist.store import METRICS
-from fmnist.study import Study, contents, setting
+from fmnist.study import Study, contents
 
 TINY = {"hidden_sizes": [4], "epochs": 1, "val_size": 500, "batch_size": 64}
 VARIANTS = {"SGD": {"optimizer": "SGD"}, "Adam": {"optimizer": "Adam"}}
@@ -40,6 +40,7 @@ def test_trials_are_variants_times_grid_and_runs_are_trials_times_seeds():
         ({"grid": {"optimizer": ["SGD", "Adam"]}}, ["SGD", "Adam"]),
         ({"grid": {"epochs": [1, 10]}}, ["epochs 1", "epochs 10"]),
         ({"grid": {"lr": [1e-4, 1.0]}}, ["lr 0.0001", "lr 1"]),
+        ({"grid": {"weight_decay": [1e-5], "init": ["zeros"]}}, ["weight decay 1e-05, zeros"]),
         ({"variants": VARIANTS, "grid": {"lr": [1.0]}}, ["SGD, lr 1", "Adam, lr 1"]),
     ],
 )
@@ -57,11 +58,6 @@ def test_a_variant_may_have_fewer_seeds():
     study = Study(TINY, VARIANTS | {"slow": {"batch_size": 1, "seeds": [0]}}, seeds=[0, 1])
     assert [len(runs) for _, runs in study.trials.values()] == [2, 2, 1]
     assert "each with two seeds (but slow with one): five runs" in study.describe()
-
-
-def test_one_setting_in_words():
-    said = [setting(*item) for item in {"lr": 0.0001, "weight_decay": 1e-05, "seed": 3, "init": "zeros"}.items()]
-    assert said == ["lr 0.0001", "weight decay 1e-05", "seed 3", "zeros"]
 
 
 @pytest.mark.parametrize(

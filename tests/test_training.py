@@ -15,7 +15,6 @@ import psutil
 import pytest
 import torch
 from reference import plain_evaluation
-from torch.utils.data import DataLoader, TensorDataset
 
 from fmnist.config import RunConfig, UserError
 from fmnist.data import Data
@@ -227,6 +226,8 @@ def test_a_runs_results_are_those_of_the_plain_loop(options, small):
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=EXACT)
     assert (result.predictions == torch.stack([tests[-1][2], tests[best - 1][2]]).numpy()).all()
+    by_batch = [part.double().mean().item() for part in (tests[-1][2] == small.test_labels).split(256)]
+    assert len(by_batch) == 4 and metrics["test_accuracy_std"] == pytest.approx(np.std(by_batch, ddof=1), rel=1e-9)
 
 
 def test_the_history_has_the_norm_of_the_weights(tiny):
@@ -358,21 +359,6 @@ def test_bfloat16_learns_as_float32_does(options, small):
 
 
 # --- what a run says of itself ----------------------------------------------------------------------------------------
-
-
-def test_accuracies_follow_from_predictions(small):
-    configs = [longer(precision="float32", epochs=5, batch_norm=True, lr=0.1, seed=seed) for seed in range(4)]
-    results = train_stack(configs, small)
-    assert any(result.metrics["best_epoch"] < 5 for result in results)  # so that last and best are told apart
-    for result in results:
-        metrics, labels = result.metrics, small.test_labels.numpy()
-        correct = torch.from_numpy(result.predictions == labels)
-        assert metrics["test_accuracy"] == pytest.approx(correct[0].double().mean().item(), abs=1e-7)
-        assert metrics["best_val_test_accuracy"] == pytest.approx(correct[1].double().mean().item(), abs=1e-7)
-        batches = DataLoader(TensorDataset(correct[0]), batch_size=256)
-        by_batch = [batch.double().mean().item() for (batch,) in batches]
-        assert len(by_batch) == 4
-        assert metrics["test_accuracy_std"] == pytest.approx(np.std(by_batch, ddof=1), rel=1e-9)
 
 
 def test_the_test_set_changes_nothing_but_test_metrics(small):
