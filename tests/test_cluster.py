@@ -64,10 +64,8 @@ def address(two):
 
 
 @pytest.fixture(autouse=True)
-def few(small, tmp_path, monkeypatch):
+def few(runs):
     """As on the workers; an empty store."""
-    monkeypatch.setattr(workers, "load", lambda *_: small)
-    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
     cluster.fingerprint.cache_clear()
     yield
     cluster.fingerprint.cache_clear()
