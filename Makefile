@@ -60,7 +60,7 @@ data: $(READY)  ## find or fetch the data set, check it, and say where it is
 	@$(BIN)/fmnist data
 
 test: $(TESTING)  ## run the tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(TESTING)  ## run the slow tests: each notebook alone with its defaults (about nine minutes)
 	@$(BIN)/python -m pytest -m slow

@@ -1,6 +1,17 @@
-"""What tests share: the first images of the real data set."""
+"""What tests share: the first images of the real data set, an empty store, published outputs, a browser."""
 
+import shutil
+
+import nbformat.v4 as nbf
 import pytest
+
+LONGEST = ["test_report", "test_lab", "test_training", "test_cluster", "test_faults", "test_answers", "test_reading"]
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that the workers of `make test`, to each of which go whole files, end together."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +56,42 @@ def runs(tmp_path, monkeypatch, small):
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(workers, "load", lambda *_: small)
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def trained(runs, monkeypatch):
+    """The configs that were trained, in the order in which they are handed to training; the store is empty at first."""
+    from fmnist.engine import workers
+
+    configs, train = [], workers.train
+
+    def counted(missing, *rest):
+        configs.extend(missing)
+        return train(missing, *rest)
+
+    monkeypatch.setattr(workers, "train", counted)
+    return configs
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """The outputs of what is published, as a kernel would store them."""
+    from fmnist.paper import publish
+
+    outputs = []
+
+    def display(data, metadata, raw):
+        outputs.append(nbf.new_output("display_data", data, metadata=metadata))
+
+    monkeypatch.setattr(publish, "display", display)
+    return outputs
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The path of a Chromium."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return path or pytest.skip("Chromium is not installed; on Debian: apt install chromium")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -35,18 +35,14 @@ def code(source: str, *outputs: NotebookNode) -> NotebookNode:
 
 def competition() -> NotebookNode:
     """Centred HTML titles, inline styles, styled and wide tables, a chart by script, progress bars, warnings."""
-    frame = pd.DataFrame(
-        {"model": ["tree", "forest", "boosting"], "score": [0.71, 0.84, 0.86], "rows": [900, 1200, 12000]}
-    )
+    frame = pd.DataFrame({"model": ["tree", "boosting"], "score": [0.71, 0.86], "rows": [900, 12000]})
     wide = pd.DataFrame({f"feature_{i}": [i, -i * 1.5] for i in range(14)})
     pivot = frame.pivot_table(values=["score", "rows"], index="model", aggfunc=["mean", "max"])
     styled = "<style>#T_1 td {color: yellow}</style>" + frame.to_html(index=False, table_id="T_1")
     script = "<div id='plot'></div><script>require(['plotly'])</script>"
     return nbf.new_notebook(
         cells=[
-            markdown(
-                "<h1 style='color:#fa0; text-align:center'>🔥 Beating the Baseline 🔥</h1>\n<hr>\n<a id='top'></a>"
-            ),
+            markdown("<h1 style='color:#fa0; text-align:center'>🔥 Beating the Baseline 🔥</h1><hr>\n<a id='top'></a>"),
             markdown("**Contents**\n1. [Data](#1)\n2. [Models](#Models-and-more)\n\n<a id='1'></a>\n### Data"),
             code("!pip install -q x\nimport warnings; warnings.filterwarnings('ignore')\n%matplotlib inline"),
             code("df.head()", output("execute_result", text_html=wide._repr_html_(), text_plain="WIDEPLAIN")),
@@ -66,15 +62,15 @@ def competition() -> NotebookNode:
 
 def lecture() -> NotebookNode:
     """Mathematics everywhere: environments, macros, matrices, symbols of sympy; levels of headings skipped."""
+    solution = "$\\displaystyle \\left[ - \\frac{c}{2}, \\sqrt{k}\\right]$"
+    matrix = "$$\\left[\\begin{matrix}1 & 2\\end{matrix}\\right]$$"
     return nbf.new_notebook(
         cells=[
             markdown(
                 "# Lecture 3: Damped Oscillations\n\n"
                 "Let $m\\ddot x + c\\dot x + kx = 0$, with $c>0$ and $\\omega_0^2 = k/m$."
             ),
-            markdown(
-                "#### Solution\n\\begin{equation}\nx(t) = e^{-\\gamma t}\\cos(\\omega t)\\tag{3.1}\n\\end{equation}"
-            ),
+            markdown("#### Solution\n\\begin{equation}\nx = e^{-\\gamma t}\\cos(\\omega t)\\tag{3.1}\n\\end{equation}"),
             markdown(
                 "\\begin{align*}\n\\nabla\\cdot\\vec E &= \\frac{\\rho}{\\varepsilon_0} \\\\\n"
                 "\\nabla\\times\\vec B &= \\mu_0\\vec J\n\\end{align*}"
@@ -85,26 +81,9 @@ def lecture() -> NotebookNode:
                 "it costs $5 or $6."
             ),
             markdown("| quantity | value |\n|---|---:|\n| $\\gamma$ | 0.1 |\n| $\\omega$ | 1,234.5 |"),
-            code(
-                "solve(eq)",
-                output(
-                    "execute_result",
-                    text_latex="$\\displaystyle \\left[ - \\frac{c}{2}, \\sqrt{k}\\right]$",
-                    text_plain="SYMPLAIN",
-                ),
-            ),
-            code(
-                "Matrix([[1,2]])",
-                output(
-                    "execute_result",
-                    text_latex="$$\\left[\\begin{matrix}1 & 2\\end{matrix}\\right]$$",
-                    text_plain="MATPLAIN",
-                ),
-            ),
-            code(
-                "odeint(f)",
-                nbf.new_output("display_data", data={"image/svg+xml": picture("svg"), "text/plain": "SVGPLAIN"}),
-            ),
+            code("solve(eq)", output("execute_result", text_latex=solution, text_plain="SYMPLAIN")),
+            code("Matrix([[1,2]])", output("execute_result", text_latex=matrix, text_plain="MATPLAIN")),
+            code("odeint(f)", output(text_plain="SVGPLAIN", **{"image_svg+xml": picture("svg")})),
             markdown(
                 "##### Exercise\n> Show that $\\gamma<\\omega_0$.\n\n- [ ] done\n- [x] not done\n\n"
                 "Unknown: $\\foo{x}$ and $\\unclosed{"
@@ -115,6 +94,7 @@ def lecture() -> NotebookNode:
 
 def diary() -> NotebookNode:
     """No heading anywhere, another language, raw cells, attachments, errors left in, long lines, other scripts."""
+    wide = {"image/jpeg": {"width": 2000}}
     text = "x" * 300 + "\n" + " ".join(["value"] * 60)
     here = "![my plot](attachment:image.png)\n\n<img src='attachment:image.png' width='300'/>"
     trace = ["\x1b[0;31m---------\x1b[0m", "\x1b[0;31mValueError\x1b[0m: nothing  fits"]
@@ -125,10 +105,7 @@ def diary() -> NotebookNode:
             nbf.new_raw_cell("RAWCELL \\section{x}"),
             code('x <- c(1, 2)\nprint("# not a heading")', nbf.new_output("stream", name="stdout", text="[1] 1 2\n")),
             markdown(here, attachments={"image.png": {"image/png": picture()}}),
-            code(
-                "plot(x)",
-                output(image_jpeg=picture("jpg"), text_plain="JPGPLAIN", metadata={"image/jpeg": {"width": 2000}}),
-            ),
+            code("plot(x)", output(metadata=wide, image_jpeg=picture("jpg"), text_plain="JPGPLAIN")),
             code("stop('x')", nbf.new_output("error", ename="ValueError", evalue="nothing", traceback=trace)),
             code("", nbf.new_output("stream", name="stdout", text="")),
             code("cat(text)", nbf.new_output("stream", name="stdout", text=text)),

@@ -1,5 +1,6 @@
-"""What tests hold runs to: optimizers and their settings, and a network's evaluation as PyTorch users write it."""
+"""What tests hold runs and papers to: optimizers, evaluation as PyTorch users write it, a PDF's words and figures."""
 
+import pypdf
 import torch
 from torch import Tensor, nn
 
@@ -36,3 +37,20 @@ def plain_evaluation(model: MLP, config: RunConfig, data: Data, part: str) -> tu
     predicted = logits.argmax(1)
     loss = nn.functional.cross_entropy(logits, labels).item()
     return loss, (predicted == labels).double().mean().item(), predicted
+
+
+def pdf_text(reader: pypdf.PdfReader) -> str:
+    return " ".join(" ".join(page.extract_text() for page in reader.pages).split())
+
+
+def pdf_figures(reader: pypdf.PdfReader) -> list[str | None]:
+    """The text of each figure for those who cannot see it."""
+    texts, todo = [], [reader.trailer["/Root"]["/StructTreeRoot"]]
+    while todo:
+        element = todo.pop().get_object()
+        if isinstance(element, list):
+            todo += element
+        elif isinstance(element, dict):  # else the number of a piece of a page
+            texts += [element.get("/Alt")] if element.get("/S") == "/Figure" else []
+            todo += [element["/K"]] if "/K" in element else []
+    return texts

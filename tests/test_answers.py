@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from nbformat import NotebookNode
 from test_figures import NAMES, simulated_study
-from test_reading import chromium, opened, violations  # noqa: F401, fixtures
+from test_reading import browser, opened, violations  # noqa: F401, fixtures
 
 from fmnist.paper import publish
 from fmnist.paper.exporters import HomeworkHTML
@@ -79,8 +79,9 @@ def middle(locator) -> tuple[float, float]:
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize(("panel", "column", "times"), [(0, "train_loss", 1), (1, "val_accuracy", 100)])
+@pytest.mark.parametrize(
+    ("width", "panel", "column", "times"), [(1280, 0, "train_loss", 1), (390, 1, "val_accuracy", 100)]
+)
 def test_a_curve_says_value_seed_and_run_as_the_csv_has_them(drawn, width, panel, column, times):
     page = drawn(width=width, has_touch=width < 400)
     own = page.locator("#fig-curves .panel").nth(panel).locator(f"[data-group='{SGD}'] .symbol").last  # of epoch 4
@@ -142,9 +143,7 @@ def test_a_phone_gets_figures_of_its_width_with_readable_text(drawn):
     for picture in page.locator(".panel > svg").all():
         assert 300 < picture.bounding_box()["width"] <= 390
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    sizes = page.evaluate(
-        "[...document.querySelectorAll('.plot text')].map((t) => parseFloat(getComputedStyle(t).fontSize))"
-    )
+    sizes = page.locator(".plot text").evaluate_all("all => all.map((t) => parseFloat(getComputedStyle(t).fontSize))")
     assert min(sizes) >= 13
     wide = page.locator("#fig-dots text").evaluate_all("all => all.map((t) => t.getBoundingClientRect().right)")
     assert max(wide) <= 390

@@ -22,13 +22,12 @@ import psutil
 import pypdf
 import pytest
 from test_report import environment, project
-from test_store import CONFIG, SCRIPT, folders, script
+from test_store import CONFIG, folders, script
 
 from fmnist import cli, store, study
 from fmnist.config import RunConfig, UserError, located, read_yaml
 from fmnist.engine import workers
 from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
-from fmnist.search import Search
 from fmnist.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -47,9 +46,6 @@ def survived(record_property):
 
 def seeded(result, seed: int):
     return replace(result, config=CONFIG.model_copy(update={"seed": seed}))
-
-
-# --- damaged runs -----------------------------------------------------------------------------------------------------
 
 
 def damage(path: Path, way: str, at: random.Random) -> None:
@@ -102,13 +98,6 @@ def test_damage_that_is_met_in_reading_is_said_in_one_line(name, sealed, runs, r
     assert len(getattr(run, PARTS[name])() if name != "weights.safetensors" else run.model().linears) > 0
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "9" * 5_000, b"\x80\x04N.", bytes(500)])
-def test_what_is_no_record_is_set_aside(content, runs, result):
-    run = store.save(result)
-    (run.folder / "run.json").write_bytes(content.encode() if isinstance(content, str) else content)
-    assert store.results().empty and folders(runs) == []
-
-
 def test_runs_stored_before_are_sealed_once_and_other_versions_kept(runs, result, capsys):
     run, other = store.save(result), store.save(seeded(result, 1))
     record = {key: part for key, part in run.record.items() if key not in ("files", "checksum")}
@@ -144,12 +133,7 @@ def test_the_index_says_what_the_folders_say(count, runs, result, monkeypatch, s
     survived("damaged index", count // 4)
 
 
-# Tiny runs of 20 epochs are trained where they are asked for; more would have processes of their own.
-
-# --- kills, and several at a time -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("times", often(2, 30))
+@pytest.mark.parametrize("times", often(1, 30))
 def test_kills_at_random_moments_of_training(times, runs, survived):
     at = random.Random(0)
     for _ in range(times):
@@ -181,14 +165,14 @@ def test_what_the_dead_left_goes_and_the_living_keep(runs, result, monkeypatch):
 
 @pytest.mark.parametrize("count", often(2, 4))
 def test_builds_at_once_train_no_run_twice(count, runs, survived):
-    code = "train = workers.train\nworkers.train = lambda c, *a: (print(len(c), flush=True), train(c, *a))\n"
-    code = f"{code}study.train(configs(epochs=20), 'cpu')"
-    environ = {**os.environ, "FMNIST_RUNS": str(runs)}
-    command = [sys.executable, "-c", SCRIPT + code]
-    together = [subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) for _ in range(count)]
-    trained = [sum(map(int, process.communicate(timeout=300)[0].split())) for process in together]
-    assert [process.returncode for process in together] == [0] * count
-    assert sum(trained) == len(store.all_runs()) == len(list(runs.iterdir())) == 3
+    code = "say, train = lambda c: print('training', len(c), file=sys.stderr), workers.train\n"
+    code += "workers.train = lambda c, *a: (say(c), train(c, *a))\n"
+    together = [script(f"{code}study.train(configs(epochs=20), 'cpu')", runs) for _ in range(count)]
+    said = "".join(process.communicate(timeout=300)[1] for process in together)
+    assert [process.returncode for process in together] == [0] * count, said
+    assert sum(map(int, re.findall("training (\\d+)\n", said))) == 3
+    left = re.sub(r"training \d+\n|waiting for three runs that process \d+ on \S+ trains\n", "", said)
+    assert left == "" and len(store.all_runs()) == len(list(runs.iterdir())) == 3, "nothing is left lying about"
     survived("builds at once", count)
 
 
@@ -242,9 +226,8 @@ print(len(fmnist.train(configs, "cpu")))
 """
 
 
-@pytest.mark.parametrize(
-    "threads", [pytest.param(2, marks=pytest.mark.faults), 4, pytest.param(8, marks=pytest.mark.faults)]
-)
+@pytest.mark.faults  # by default test_training sees that workers start after OpenMP
+@pytest.mark.parametrize("threads", [2, 4, 8])
 def test_training_ends_whatever_its_process_has_computed_before(threads, tmp_path, data_set, survived):
     own = {**os.environ, "FMNIST_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-c", BUSY, str(threads)]
@@ -253,15 +236,12 @@ def test_training_ends_whatever_its_process_has_computed_before(threads, tmp_pat
     survived(f"training after {threads} threads have computed", 1)
 
 
-# --- places -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fault", ["file", "loop", "read-only", "full"])
+@pytest.mark.parametrize("fault", ["file", "below a file", "loop", "read-only", "full"])
 def test_a_store_that_takes_nothing_is_said_before_training(fault, tmp_path, monkeypatch):
     place = tmp_path / "runs"
-    monkeypatch.setenv("FMNIST_RUNS", str(place))
+    monkeypatch.setenv("FMNIST_RUNS", str(place / "more" if fault == "below a file" else place))
     monkeypatch.setattr(workers, "train", lambda *_: pytest.fail("training has begun"))
-    if fault == "file":
+    if "file" in fault:
         place.write_text("mine")
     elif fault == "loop":
         place.symlink_to(tmp_path / "other")
@@ -270,7 +250,7 @@ def test_a_store_that_takes_nothing_is_said_before_training(fault, tmp_path, mon
         number = errno.EROFS if fault == "read-only" else errno.ENOSPC
         refuse = mock.Mock(side_effect=OSError(number, os.strerror(number)))
         monkeypatch.setattr(store, "TemporaryFile", refuse)
-    with pytest.raises(UserError, match="runs cannot be stored here: .*Set FMNIST_RUNS"):
+    with pytest.raises(UserError, match=f"{place}.*: runs cannot be stored here: .*Set FMNIST_RUNS"):
         study.train([CONFIG], "cpu")
     assert store.results().empty and store.load(CONFIG.run_id) is None
 
@@ -281,11 +261,8 @@ def test_a_store_that_cannot_be_written_is_read(runs, result, monkeypatch):
     assert len(store.results()) == 1 and study.train([CONFIG], "cpu")[0].config == CONFIG
 
 
-# --- parameters -------------------------------------------------------------------------------------------------------
-
 BOMB = "a0: &a0 [1, 1, 1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 LIMITS = {
-    "base: {epochs: 1000000000}": r"line 1: base: epochs: should be less than or equal to 1000000 \(got 1000000000\)",
     "base:\n  epochs: 1" + "0" * 30: "line 2: base: epochs: should be less than or equal to 1000000",
     "base: {hidden_sizes: [10000000]}": "line 1: base: hidden_sizes: 7,950,000,010 weights; .* at most 1,000,000,000",
     "base: {hidden_sizes: [" + "8, " * 4_000 + "]}": "line 1: base: hidden_sizes: should have at most 100 items",
@@ -293,14 +270,10 @@ LIMITS = {
         r"line 1: grid: a study has at most 10,000 runs, not 1 variants × 4,998 points × 3 seeds"
     ),
     "a: !!int x": "line 1: not readable as YAML: 'x': not a readable int",
-    "\na: !!bool maybe": "line 2: not readable as YAML: 'maybe': not a readable bool",
-    "a: !!float abc": "line 1: not readable as YAML: 'abc': not a readable float",
     "a: " + "9" * 5_000: "line 1: not readable as YAML: '999.*: not a readable int",
-    "a: " + "[" * 200 + "]" * 200: "line 1: not readable as YAML: more than 20 levels",
-    "a: " + "{a: " * 12_000: "line 1: not readable as YAML: more than 20 levels",
+    "a: " + "{a: " * 4_000: "line 1: not readable as YAML: more than 20 levels",
     "a: [" + "1," * 5_000_000 + "]": "10,000,005 bytes; parameters are read from files of at most 50,000",
     BOMB: "line \\d: not readable as YAML: an alias",
-    "a: &a [*a]": "line 1: not readable as YAML: an alias",
 }
 
 
@@ -315,46 +288,18 @@ def test_what_is_beyond_all_use_is_refused_at_once(text, said, tmp_path, monkeyp
     assert time.process_time() - begin < 2 and "\n" not in message[:-1]
 
 
-@pytest.mark.parametrize(
-    ("space", "said"),
-    [
-        ({"layers": [10**6], "width": [8]}, "hidden_sizes: should have at most 100 items"),
-        ({"lr": {"low": 0.1, "high": 1.0}}, "trials: should be less than or equal to 10000"),
-    ],
-)
-def test_a_search_beyond_all_use_is_refused_at_once(space, said):
-    with pytest.raises(UserError, match=said):
-        Search(space=space, trials=10**9 if "lr" in space else 2)
-
-
 def test_training_of_days_is_asked_about(runs, monkeypatch):
     config = RunConfig(hidden_sizes=(2_000, 2_000), epochs=100_000)
     monkeypatch.setattr(workers, "train", lambda configs, finished, *_: pytest.fail("begun"))
-    with pytest.raises(
-        UserError, match=r"training one run would take about [\d,]+ days on cpu.*--yes, or FMNIST_YES=1"
-    ):
+    said = r"training one run would take about [\d,]+ days on cpu.*--yes, or FMNIST_YES=1"
+    with pytest.raises(UserError, match=said):
         study.train([config], "cpu")
     monkeypatch.setenv("FMNIST_YES", "1")
     with pytest.raises(pytest.fail.Exception, match="begun"):
         study.train([config], "cpu")
 
 
-NASTY = [
-    "10**9",
-    "!!python/object:os.system {}",
-    "&a",
-    "*a",
-    "[",
-    "}",
-    ": ",
-    "\t",
-    "- ",
-    "~",
-    ".inf",
-    "1e999",
-    "'",
-    "é\0",
-]
+NASTY = ["10**9", "!!python/object:os.system {}", "&a", "*a", "[", "}", ": ", "\t", "- ", ".inf", "1e999", "'", "é\0"]
 
 
 @pytest.mark.parametrize("times", often(60, 500))
@@ -371,18 +316,14 @@ def test_a_mutated_yaml_is_read_or_refused(times, tmp_path, monkeypatch, survive
         Path("some.yaml").write_text(text)
         try:
             values = read_yaml(Path("some.yaml"))
-            Study(
-                **{key: values[key] for key in ("base", "variants", "grid", "seeds") if key in values},
-                where="some.yaml",
-            )
+            parts = {key: values[key] for key in ("base", "variants", "grid", "seeds") if key in values}
+            Study(**parts, where="some.yaml")
         except UserError as error:
             assert str(error).startswith("some.yaml")
             refused += 1
     assert refused > times / 2
     survived("mutated YAML", times)
 
-
-# --- what a paper and JupyterLab let in -------------------------------------------------------------------------------
 
 EVIL = '<script>alert(1)</script> `#read("/etc/passwd")` #read("/etc/passwd") <b onclick="x()">b</b> <img src=x>'
 RAW = """```{=typst}
@@ -407,8 +348,7 @@ def test_what_would_break_out_of_a_paper_is_text_or_refused(tmp_path):
     body = html[html.index("<body") :]
     assert not re.search(r"<script>alert|<iframe|<img|\son\w+=|javascript:|U0VDUkVU", body)
     text = "".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(pdf)).pages)
-    assert '#read("/etc/passwd")' in " ".join(text.split()).replace("”", '"').replace("“", '"')
-    assert "root:" not in text + body
+    assert '#read("/etc/passwd")' in re.sub("[“”]", '"', " ".join(text.split())) and "root:" not in text + body
 
 
 def test_jupyterlab_keeps_its_token_and_listens_on_loopback():
@@ -416,10 +356,7 @@ def test_jupyterlab_keeps_its_token_and_listens_on_loopback():
     assert not re.search(r"token|password|allow_origin|disable_check_xsrf|[. ]ip\b|--ip", settings)
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", often(100, 2_000))
+@pytest.mark.parametrize("count", often(50, 2_000))
 def test_many_small_runs_in_one_process_take_no_more_memory(count, runs, survived):
     sizes = []
     for part in range(2):

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,18 +13,16 @@ from pathlib import Path
 
 import pypdf
 import pytest
+from reference import pdf_text
 from ruamel.yaml import YAML
+from test_report import environment, make_project
 
 from fmnist.plots.style import COLORS
 from fmnist.study import Study
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HARMLESS = re.compile(r"favicon|ResizeObserver loop")
-PICTURES = os.environ.get("FMNIST_PICTURES")  # a folder: leave pictures of the panels there
 
-if not CHROMIUM:
-    pytest.skip("Chromium is not installed", allow_module_level=True)
 sync_api = pytest.importorskip("playwright.sync_api")
 sync_api.expect.set_options(timeout=60_000)
 
@@ -40,22 +37,14 @@ def free_port() -> int:
 def lab(tmp_path_factory, data_set):
     """The address of a JupyterLab in a project of its own with an empty store, and that project's folder."""
     folder, port = tmp_path_factory.mktemp("lab"), free_port()
-    for part in ("notebooks", "params/smoke", "report"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(".*", "*.html", "*.pdf", "build"))
-    own = {"FMNIST_RUNS": str(folder / "runs"), "JUPYTER_PREFER_ENV_PATH": "1", "HOME": str(folder / "home")}
+    make_project(folder, "smoke")
+    own = environment(folder) | {"HOME": str(folder / "home")}
     own |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_RUNTIME_DIR": str(folder / "runtime")}
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--config={ROOT / 'jupyter_server_config.py'}",
-        "--no-browser",
-        f"--ServerApp.port={port}",
-    ]
-    command += ["--ServerApp.port_retries=0", "--IdentityProvider.token=secret", "--allow-root"]
+    command = [sys.executable, "-m", "jupyterlab", f"--config={ROOT / 'jupyter_server_config.py'}", "--no-browser"]
+    command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=secret"]
     (folder / "home").mkdir()
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=folder, env={**os.environ, **own}, stdout=log, stderr=log)
+        server = subprocess.Popen([*command, "--allow-root"], cwd=folder, env=own, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 90
         while True:
@@ -72,11 +61,11 @@ def lab(tmp_path_factory, data_set):
 
 
 @pytest.fixture(scope="module")
-def page(lab):
+def page(chromium, lab):
     """A page on the notebook with which JupyterLab opens; afterwards nothing may be in the console."""
     address, _ = lab
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         context = browser.new_context(viewport={"width": 1180, "height": 1500}, accept_downloads=True)
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
         page, errors = context.new_page(), []
@@ -123,11 +112,6 @@ def colors(page) -> set[str]:
     return {color for color in COLORS if color.lower() in svg.lower()}
 
 
-def picture(page, name: str) -> None:
-    if PICTURES:
-        shown(page).screenshot(path=Path(PICTURES) / f"{name}.png")
-
-
 def field(page, name: str):
     return shown(page).locator(".widget-inline-hbox", has_text=re.compile(f"^{name}")).locator("input, select").first
 
@@ -170,7 +154,6 @@ def test_two_trials_are_trained_live_one_is_stopped_and_both_are_compared(page, 
     field(page, "epochs").press("Tab")
     button.click()
     says(page, r"^epoch [2-9] of 300")
-    picture(page, "training")
     begin = time.monotonic()
     shown(page).get_by_role("button", name="Stop").click()
     says(page, r"^stopped; kept as runs of")
@@ -178,7 +161,6 @@ def test_two_trials_are_trained_live_one_is_stopped_and_both_are_compared(page, 
     table = shown(page).locator(".widget-html table").first
     sync_api.expect(table.locator("tbody tr")).to_have_count(2)
     records = [json.loads(path.read_text()) for path in (lab[1] / "runs").glob("[!.]*/run.json")]
-    picture(page, "explore")
     assert len(records) == 6 and {r["config"]["optimizer"] for r in records} == {"SGD", "Adam"}
     assert all(r["config"]["epochs"] < 300 for r in records)
 
@@ -190,12 +172,9 @@ def test_train_is_in_sight_and_the_curves_stand_beside_the_form(page):
     train.evaluate("(button) => button.closest('.jp-OutputArea-output').scrollIntoView()")
     page.wait_for_timeout(500)
     (button, form, curves) = (each.bounding_box() for each in (train, field(page, "epochs"), plot))
-    picture(page, "explore-1280")
     assert button["y"] > 0 and button["y"] + button["height"] < 800
     assert curves["x"] > form["x"] + form["width"] and curves["y"] > 0 and curves["y"] + curves["height"] < 800
     assert curves["x"] + curves["width"] < 1280
-    page.set_viewport_size({"width": 1600, "height": 1000})
-    picture(page, "explore-1600")
     page.set_viewport_size(tall)
 
 
@@ -222,10 +201,9 @@ def test_what_is_picked_is_copied_as_a_study(page):
 
 
 def test_the_network_is_opened_up(page):
-    for index, name in enumerate(("Most confused", "First-layer weights", "Layers")):
+    for name in ("Most confused", "First-layer weights", "Layers"):
         shown(page).locator(".lm-TabBar-tabLabel", has_text=re.compile(f"^{name}$")).click()
         sync_api.expect(shown(page).locator(".widget-tab-contents img:visible")).to_have_count(1)
-        picture(page, f"inside-{index}")
     shown(page).locator(".lm-TabBar-tabLabel", has_text="Draw or pick").click()
     says(page, "^It is:")
     canvas = shown(page).locator("canvas.fmnist-sketch")
@@ -238,7 +216,6 @@ def test_the_network_is_opened_up(page):
         page.mouse.move(box["x"] + x, box["y"] + y, steps=5)
     page.mouse.up()
     says(page, "^Drawn by hand")
-    picture(page, "inside-draw")
 
 
 def test_the_runs_are_listed_compared_opened_and_removed(page, lab):
@@ -264,7 +241,6 @@ def test_the_runs_are_listed_compared_opened_and_removed(page, lab):
     sync_api.expect(shown(page).locator(".widget-html table tbody tr")).to_have_count(2)
     shown(page).get_by_role("button", name="Open network").click()
     says(page, "^Inside")
-    picture(page, "runs")
     rows.nth(0).click()
     says(page, "one run picked")
     shown(page).get_by_role("button", name="Remove …").click()
@@ -273,12 +249,11 @@ def test_the_runs_are_listed_compared_opened_and_removed(page, lab):
     assert len(list((lab[1] / "runs").glob("[!.]*"))) == 5
     sync_api.expect(head).to_have_attribute("aria-sort", "ascending")
     assert [float(text) for text in rows.locator("td:nth-child(2)").all_inner_texts()] == scores[1:]
-    for width, height in ((1280, 800), (1600, 1000)):
-        page.set_viewport_size({"width": width, "height": height})
-        picture(page, f"runs-{width}")
 
 
 def test_a_study_is_run_and_exported_to_pdf_by_the_menu(page, lab):
+    path = lab[1] / "notebooks" / "shape.ipynb"
+    path.write_text(path.read_text("utf-8").replace('\\"epochs\\": 10', '\\"epochs\\": 1'), "utf-8")
     page.goto(f"{lab[0]}/lab/tree/notebooks/shape.ipynb?token=secret")
     sync_api.expect(shown(page).locator("h1", has_text="Network shape")).to_be_visible()
     run_all(page, 600)
@@ -288,5 +263,5 @@ def test_a_study_is_run_and_exported_to_pdf_by_the_menu(page, lab):
     # The tab that asked closes with its download, so that the test asks again.
     answer = page.context.request.get(f"{asked.value.url}&token=secret", timeout=120_000)
     assert answer.ok and "shape.pdf" in answer.headers["content-disposition"]
-    text = " ".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(answer.body())).pages)
+    text = pdf_text(pypdf.PdfReader(io.BytesIO(answer.body())))
     assert "NETWORK SHAPE" in text and "Figure 1" in text

@@ -2,7 +2,6 @@
 
 import json
 import re
-import textwrap
 import threading
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
 from ruamel.yaml import YAML
+from test_store import SCRIPT
 
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError
-from fmnist.engine import workers
 from fmnist.lab import live, network
 from fmnist.lab.browse import Browse, study_yaml
 from fmnist.lab.explore import Explore
@@ -30,12 +29,10 @@ def configs(epochs: int, seeds=(0, 1), **more) -> list[RunConfig]:
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch, small):
-    """An empty store, and training on the first images."""
-    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
-    for module in (workers, live):
-        monkeypatch.setattr(module, "load", lambda *_: small)
-    return tmp_path / "runs"
+def runs(runs, monkeypatch, small):
+    """An empty store, and training on the first images, watched or not."""
+    monkeypatch.setattr(live, "load", lambda *_: small)
+    return runs
 
 
 def test_what_is_watched_is_what_is_stored(runs):
@@ -127,9 +124,6 @@ def test_one_trains_at_a_time(runs):
 def test_more_seeds_than_fit_are_refused(runs, monkeypatch):
     monkeypatch.setattr(live, "budget", lambda *_: 1_000_000)
     assert "take fewer seeds" in str(Live(configs(1)).start().wait().error)
-
-
-# --- the panels, without a kernel -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -229,40 +223,21 @@ def test_notebooks_are_stored_as_jupyterlab_writes_them(path):
     assert notebook["metadata"]["language_info"] == {"name": "python"}  # the rest depends on the machine
 
 
-# --- a kernel that is interrupted -------------------------------------------------------------------------------------
-
-
-def test_an_interrupted_kernel_leaves_the_store_whole_and_goes_on(tmp_path, monkeypatch, small):
-    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
+def test_an_interrupted_kernel_leaves_the_store_whole_and_goes_on(runs):
     manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT / "notebooks"))
+
+    def answer(code: str) -> dict:
+        return client.execute_interactive(code, timeout=120, output_hook=lambda _: None)["content"]
+
     try:
-        said = []
-
-        def hook(message):
-            said.append(message["msg_type"])
-
-        setup = """
-            from fmnist import Study
-            from fmnist.engine import workers
-            from fmnist.data import load
-            small = load().subset(3_000, 1_000)
-            workers.load = lambda *_: small
-            base = {"hidden_sizes": [4], "val_size": 500, "batch_size": 64, "lr": 0.1}
-            Study({**base, "epochs": 1}, seeds=[0, 1]).run("cpu")
-        """
-        reply = client.execute_interactive(textwrap.dedent(setup), timeout=120, output_hook=hook)
-        assert reply["content"]["status"] == "ok"
+        assert answer(f"{SCRIPT}\nstudy.train(configs()[:2], 'cpu')")["status"] == "ok"
         before = {run.run_id for run in store.all_runs()}
         timer = threading.Timer(5, manager.interrupt_kernel)
         timer.start()
-        long = 'Study({**base, "epochs": 20_000}, grid={"dropout": [0.0, 0.1]}, seeds=[0, 1]).run("cpu")'
-        reply = client.execute_interactive(long, timeout=120, output_hook=hook)
-        assert (reply["content"]["status"], reply["content"]["ename"]) == ("error", "KeyboardInterrupt")
-        assert {run.run_id for run in store.all_runs()} == before
-        assert {path.name for path in (tmp_path / "runs").iterdir()} == before
-        again = 'len(Study({**base, "epochs": 2}, seeds=[0, 1]).run("cpu").runs())'
-        assert client.execute_interactive(again, timeout=120, output_hook=hook)["content"]["status"] == "ok"
-        assert len(store.all_runs()) == 4
+        reply = answer("study.train(configs(epochs=20_000) + configs(epochs=20_000, dropout=0.1), 'cpu')")
+        assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
+        assert {run.run_id for run in store.all_runs()} == {path.name for path in runs.iterdir()} == before
+        assert answer("study.train(configs(epochs=2)[:2], 'cpu')")["status"] == "ok" and len(store.all_runs()) == 4
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

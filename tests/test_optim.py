@@ -76,18 +76,8 @@ def test_every_rule_in_one_stack_steps_as_torch_optim():
     assert_steps_as_torch(one_each[::3] + one_each[1::3] + one_each[2::3], torch.float64, steps=20)
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if "decay" not in name])
-def test_without_gradient_nothing_moves(name):
-    weights = torch.randn(3, 5, 7)
-    before = weights.clone()
-    optimizer = Optimizer([weights], variants(name))
-    for _ in range(3):
-        optimizer.step([torch.zeros_like(weights)])
-    assert torch.equal(weights, before)
-
-
-@pytest.mark.parametrize("steps", [1, 3, 7, 106])
-@pytest.mark.parametrize("epochs", [1, 2, 9])
+@pytest.mark.parametrize("steps", [1, 7, 106])
+@pytest.mark.parametrize("epochs", [1, 9])
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("schedule", get_args(RunConfig.model_fields["schedule"].annotation))
 def test_learning_rates_are_those_of_torchs_schedulers(schedule, warmup, epochs, steps):

@@ -11,10 +11,7 @@ from ruamel.yaml import YAML
 from fmnist.config import read_yaml, validate
 from fmnist.engine.cluster import JobsSpec
 
-KINDS = {
-    "numbers": ["agrees", "differs", "cannot tell"],
-    "claims": ["holds", "does not hold", "cannot be decided"],
-}
+KINDS = {"numbers": ["agrees", "differs", "cannot tell"], "claims": ["holds", "does not hold", "cannot be decided"]}
 PUBLISHED = ["karki", "wood", "lyu", "lybbert", "dewangan"]
 ROOT = Path(__file__).parents[1]
 TEXTS = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}

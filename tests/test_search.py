@@ -57,6 +57,8 @@ def test_no_config_is_drawn_twice_and_an_exhausted_space_is_named():
     assert len(set(ids({}, space, 3))) == 3
     with pytest.raises(UserError, match="trials: the space has 3 different configs; ask for fewer"):
         Search({}, space, 4)
+    with pytest.raises(UserError, match="trials: should be less than or equal to 10000"):
+        Search({}, space, 10**9)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,7 @@ def test_no_config_is_drawn_twice_and_an_exhausted_space_is_named():
         ({"batch_size": {"low": 1.0, "high": 9.0}}, "batch_size: takes a list of choices"),
         ({"layers": [2]}, "layers and width go together"),
         ({"layers": [0], "width": [8]}, "hidden_sizes.0: should be greater than 0 \\(got 0\\)"),
+        ({"layers": [10**6], "width": [8]}, "hidden_sizes: should have at most 100 items"),
         ({"lr": []}, "should not be empty"),
         ({}, "space: should not be empty"),
     ],

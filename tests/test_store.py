@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import resource
 import shutil
 import signal
@@ -24,7 +23,7 @@ from fmnist.config import RunConfig, UserError
 from fmnist.data import scaling, split
 from fmnist.engine import workers
 from fmnist.engine.train import train_stack
-from fmnist.store import FILES, METRICS
+from fmnist.store import FILES
 
 # What another process does: train `runs` tiny runs on the first images, with more of its own around it.
 SCRIPT = """
@@ -43,19 +42,6 @@ def die(*_, **__):
 """
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """Ids of the runs that were trained, as they are handed to training."""
-    ids, train = [], workers.train
-
-    def counted(configs, *rest):
-        ids.extend(config.run_id for config in configs)
-        return train(configs, *rest)
-
-    monkeypatch.setattr(workers, "train", counted)
-    return ids
-
-
 def script(code: str, runs: Path) -> subprocess.Popen:
     environment = {**os.environ, "FMNIST_RUNS": str(runs)}
     return subprocess.Popen([sys.executable, "-c", SCRIPT + code], env=environment, stderr=subprocess.PIPE, text=True)
@@ -64,9 +50,6 @@ def script(code: str, runs: Path) -> subprocess.Popen:
 def folders(runs: Path) -> list[str]:
     """What a user sees in the store, without what begins with a dot."""
     return sorted(path.name for path in runs.glob("[!.]*"))
-
-
-# --- finished or absent -----------------------------------------------------------------------------------------------
 
 
 def test_a_process_killed_in_training_leaves_no_half_run(runs, trained, small):
@@ -81,7 +64,7 @@ def test_a_process_killed_in_training_leaves_no_half_run(runs, trained, small):
 
     configs = [CONFIG, CONFIG.model_copy(update={"seed": 1})]
     study.train(configs, "cpu")  # the next call does the rest, and only the rest
-    assert trained == [configs[1].run_id]
+    assert trained == [configs[1]]
     assert len(store.all_runs()) == 2
 
 
@@ -89,8 +72,6 @@ def test_a_process_killed_in_training_leaves_no_half_run(runs, trained, small):
     "moment",
     [
         "store.pd.DataFrame.to_parquet = die",  # nothing written yet
-        "store.np.save = die",
-        "store.safetensors.numpy.save = die",
         "store.Path.write_bytes = lambda path, _: path.touch() or path.name == 'run.json' and die()",  # all but that
         "store.Path.replace = die",  # all, under another name
         "store.load_run = die",  # renamed
@@ -103,18 +84,8 @@ def test_a_process_killed_in_saving_leaves_a_whole_run_or_none(moment, runs, tra
     finished = "load_run" in moment
     assert folders(runs) == [run.run_id for run in store.all_runs()] == [CONFIG.run_id] * finished
     study.train([CONFIG], "cpu")
-    assert trained == [CONFIG.run_id] * (not finished)
+    assert trained == [CONFIG] * (not finished)
     assert store.load_run(CONFIG.run_id).predictions().shape == (1_000,)
-
-
-def test_processes_that_write_the_same_runs_at_once_all_succeed(runs):
-    code = "study.train(configs(), 'cpu')\nprint(len(store.all_runs()))"
-    processes = [script(code, runs) for _ in range(2)]
-    said = [(process.wait(90), process.communicate()[1]) for process in processes]
-    waiting = r"(waiting for three runs that process \d+ on \S+ trains\n)?"  # none is trained twice at a time
-    assert all(code == 0 and re.fullmatch(waiting, text) for code, text in said), said
-    assert len(store.all_runs()) == len(folders(runs)) == 3
-    assert len(list(runs.iterdir())) == 3, "nothing is left lying about"
 
 
 def test_whoever_comes_second_leaves_the_first_ones_run(runs, result):
@@ -126,40 +97,25 @@ def test_whoever_comes_second_leaves_the_first_ones_run(runs, result):
     assert [path.name for path in runs.iterdir()] == [first.run_id]
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def edited(**changes):
-    def edit(folder: Path) -> None:
-        path = folder / "run.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-    return edit
-
-
-def emptied(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
+def edit(folder: Path, **changes) -> None:
+    path = folder / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 DAMAGE = {
     **{f"no {name}": lambda folder, name=name: (folder / name).unlink() for name in FILES},
-    **{f"{name} of no length": lambda folder, name=name: (folder / name).write_bytes(b"") for name in FILES},
-    "run.json cut short": lambda folder: cut(folder / "run.json"),
+    "history of no length": lambda folder: (folder / "history.parquet").write_bytes(b""),
+    "run.json cut short": lambda folder: (folder / "run.json").write_bytes((folder / "run.json").read_bytes()[:500]),
     "run.json a list": lambda folder: (folder / "run.json").write_text("[]"),
-    "run.json a number": lambda folder: (folder / "run.json").write_text("1"),
-    "run.json null": lambda folder: (folder / "run.json").write_text("null"),
-    "run.json empty": lambda folder: (folder / "run.json").write_text("{}"),
+    "run.json too deep": lambda folder: (folder / "run.json").write_text('{"a":' * 100_000),
+    "run.json too great a number": lambda folder: (folder / "run.json").write_text("9" * 5_000),
     "run.json not text": lambda folder: (folder / "run.json").write_bytes(b"\xff\xfe"),
     "run.json a folder": lambda folder: [(folder / "run.json").unlink(), (folder / "run.json").mkdir()],
-    "metrics null": edited(metrics=None),
-    "metrics a list": edited(metrics=list(METRICS)),
-    "metrics lacking": edited(metrics={"test_accuracy": 1.0}),
-    "config null": edited(config=None),
-    "config of another run": edited(config=CONFIG.model_copy(update={"seed": 7}).model_dump(mode="json")),
-    "config of another version": edited(config={**CONFIG.model_dump(mode="json"), "label_smoothing": 0.1}),
-    "an empty folder": emptied,
+    "metrics null": lambda folder: edit(folder, metrics=None),
+    "metrics lacking": lambda folder: edit(folder, metrics={"test_accuracy": 1.0}),
+    "config null": lambda folder: edit(folder, config=None),
+    "config of another run": lambda folder: edit(folder, config=RunConfig(seed=7).model_dump(mode="json")),
+    "an empty folder": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
     "a file for a folder": lambda folder: [shutil.rmtree(folder), folder.write_text("mine")],
 }
 
@@ -194,9 +150,6 @@ def test_what_is_not_a_run_is_ignored(runs, result):
     assert store.load_run(run.run_id).folder == store.load_run(run.run_id[:4]).folder == run.folder
 
 
-# --- finding runs -----------------------------------------------------------------------------------------------------
-
-
 def test_a_run_is_found_by_the_beginning_of_its_id(runs, result):
     # the fewest seeds of which two begin alike
     configs = [CONFIG.model_copy(update={"seed": seed}) for seed in range(40)]
@@ -213,7 +166,7 @@ def test_a_run_is_found_by_the_beginning_of_its_id(runs, result):
         store.load_run(alike)
 
 
-@pytest.mark.parametrize("name", ["", " ", "zzzz", "../x", "..", ".", "*", "?", "[a-f]*", "/", "a/b", "\0"])
+@pytest.mark.parametrize("name", ["", "zzzz", "../x", ".", "[a-f]*", "/", "\0"])
 def test_what_is_no_id_finds_nothing(name, runs, result):
     store.save(result)
     with pytest.raises(UserError, match="no such finished run .* `fmnist results` lists them"):
@@ -246,18 +199,6 @@ def test_the_store_is_where_FMNIST_RUNS_says(tmp_path, monkeypatch, result):
     assert store.load_run(run.run_id).folder.parent == tmp_path / "project" / "mine"
 
 
-# --- a store that cannot be written -----------------------------------------------------------------------------------
-
-
-def test_a_store_that_cannot_be_written_is_found_out_before_training(tmp_path, monkeypatch, trained):
-    (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file" / "runs"):
-        monkeypatch.setenv("FMNIST_RUNS", str(place))
-        with pytest.raises(UserError, match=f"{place}: runs cannot be stored here.*FMNIST_RUNS"):
-            study.train([CONFIG], "cpu")
-    assert trained == []
-
-
 @pytest.mark.parametrize("size", [100, 12_000, 20_000], ids=["history", "weights", "predictions"])
 def test_a_full_disk_leaves_no_half_run(size, runs, result):
     """A limit on the size of files stands for the disk that is full."""
@@ -270,9 +211,6 @@ def test_a_full_disk_leaves_no_half_run(size, runs, result):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(runs.iterdir()) == []
-
-
-# --- what comes back --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -339,8 +277,6 @@ def test_results_have_a_row_a_run(runs, result):
     assert list(store.results().columns) == list(table.columns)
 
 
-# --- addresses --------------------------------------------------------------------------------------------------------
-
 ANOTHER = dict(
     hidden_sizes=(128, 128), activation="tanh", dropout=0.1, batch_norm=True, init="xavier_normal",
     dataset="MNIST", bias_init="zeros", init_std=0.5, optimizer="Adam", lr=0.02, momentum=0.9, nesterov=True,
@@ -367,14 +303,6 @@ def test_every_field_is_part_of_the_address(field):
     changed = RunConfig(**NEEDS.get(field, {}), **{field: ANOTHER[field]})
     assert changed.run_id != plain.run_id
     assert (changed.trial_id != plain.trial_id) == (field != "seed")
-
-
-def test_a_changed_copy_has_an_address_of_its_own():
-    config = RunConfig()
-    assert config.run_id != config.model_copy(update={"seed": 1}).run_id == RunConfig(seed=1).run_id
-
-
-# --- several runs as one ----------------------------------------------------------------------------------------------
 
 
 def test_an_ensembles_probabilities_are_the_mean_of_its_networks(runs, small, monkeypatch):
@@ -406,10 +334,9 @@ def test_runs_that_validate_on_other_images_are_no_ensemble_there(runs, result):
         ensemble.accuracy([])
 
 
-# --- for other tools --------------------------------------------------------------------------------------------------
-
-
 def test_runs_are_written_as_csv_once(runs, result, tmp_path):
+    with pytest.raises(UserError, match="no finished runs"):
+        store.export("csv", tmp_path / "csv")
     ids = sorted(store.save(replace(result, config=CONFIG.model_copy(update={"seed": i}))).run_id for i in range(2))
     store.export("csv", tmp_path / "csv")
     table, history = (pd.read_csv(tmp_path / "csv" / name) for name in ("runs.csv", "history.csv"))
@@ -430,8 +357,3 @@ def test_runs_are_written_for_tensorboard(runs, result, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"fmnist\[tensorboard\]"):
         store.export("tensorboard", tmp_path / "again")
-
-
-def test_nothing_to_export_is_said(runs, tmp_path):
-    with pytest.raises(UserError, match="no finished runs"):
-        store.export("csv", tmp_path / "csv")

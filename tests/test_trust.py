@@ -14,7 +14,8 @@ import nbformat.v4 as nbf
 import pandas as pd
 import pypdf
 import pytest
-from test_report import KERNEL, fmnist, project
+from reference import pdf_text
+from test_report import KERNEL, project
 
 from fmnist import store, tables
 from fmnist.cli import main
@@ -41,18 +42,6 @@ def stored(tmp_path_factory, data_set):
 
 
 @pytest.fixture
-def published(monkeypatch):
-    """The outputs of what is published, as a kernel would store them."""
-    outputs = []
-    monkeypatch.setattr(
-        publish,
-        "display",
-        lambda data, metadata, raw: outputs.append(nbf.new_output("display_data", data, metadata=metadata)),
-    )
-    return outputs
-
-
-@pytest.fixture
 def paper(stored, published, tmp_path, monkeypatch):
     """A merged report with a figure and a table of the stored runs."""
     monkeypatch.chdir(project(tmp_path, {"shape": []}))
@@ -70,19 +59,10 @@ def paper(stored, published, tmp_path, monkeypatch):
     return Report("mine", "cpu").merge({"shape": executed})
 
 
-# --- provenance -------------------------------------------------------------------------------------------------------
-
-
 def test_a_run_records_the_commit_and_whether_the_code_was_as_committed(stored):
     code = store.load_run(stored.configs[0].run_id).record["code"]
     assert set(code) == {"commit", "clean"}
     assert re.fullmatch(r"[0-9a-f]{40}|", code["commit"]) and (code["clean"] is None) == (code["commit"] == "")
-
-
-def test_a_record_without_a_commit_is_a_run_all_the_same(stored):
-    record = dict(store.load_run(stored.configs[0].run_id).record)
-    del record["code"]
-    assert provenance._facts([record])["commits"] == ["not recorded"]
 
 
 def test_the_commit_is_of_all_that_a_figure_rests_on(tmp_path, monkeypatch):
@@ -141,8 +121,8 @@ def test_the_data_are_attached_to_the_pdf_which_is_archival_and_accessible(paper
     assert set(reader.attachments) == {"fig-dots.csv", "tbl-runs.csv"}
     assert len(pd.read_csv(io.BytesIO(reader.attachments["tbl-runs.csv"][0]))) == 2
     about = reader.trailer["/Root"]["/Metadata"].get_object().get_data().decode()
-    assert re.search(r"pdfaid:part>3<", about) and re.search(r"pdfuaid:part>1<", about)
-    text = " ".join(" ".join(page.extract_text() for page in reader.pages).split())
+    assert re.search(r"pdfaid:part>3<.*pdfaid:conformance>A<", about, re.S) and "pdfuaid:part>1<" in about
+    text = pdf_text(reader)
     assert "PROVENANCE" in text.upper() and "params/mine/shape.yaml" in text and "fig-dots.csv" in text
 
 
@@ -191,9 +171,6 @@ def test_a_table_made_from_other_reports_says_so(published, tmp_path, monkeypatc
     paper = Report("mine", "cpu").merge({"sums": nbf.new_notebook(cells=cells)})
     note = paper.cells[0].outputs[0].metadata["fmnist"]["note"]
     assert "It rests on the report `karki` of May 4, 2026 (SHA-256 `" in note and "not-yet" not in note
-
-
-# --- verify -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -252,8 +229,6 @@ def test_what_is_no_report_is_refused(text, tmp_path, capsys):
     assert str(path) in capsys.readouterr().err
 
 
-# --- typed-in results -------------------------------------------------------------------------------------------------
-
 FREE = [
     "Adam of 2014 is best of 3 in 12,000 steps.",
     "The level is $0.05$, the rate `0.1`, the interval 95 %.",
@@ -271,14 +246,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("text", FREE)
-def test_what_may_stand_in_the_text(text):
-    assert prose.typed_in(text) == []
-
-
-@pytest.mark.parametrize("text", REFUSED)
-def test_what_may_not(text):
-    assert prose.typed_in(text) == REFUSED[text]
+@pytest.mark.parametrize(("text", "found"), [*dict.fromkeys(FREE, []).items(), *REFUSED.items()])
+def test_what_may_stand_in_the_text_and_what_may_not(text, found):
+    assert prose.typed_in(text) == found
 
 
 def test_strings_handed_to_the_report_are_read_and_what_f_strings_compute_is_not():
@@ -290,13 +260,13 @@ def test_strings_handed_to_the_report_are_read_and_what_f_strings_compute_is_not
     assert prose.findings(nbf.new_notebook(cells=[cell]), "shape") == ["notebook shape: cell 1 (says): 0.7, 0.3, 0.4"]
 
 
-def test_a_typed_in_result_stops_the_report_before_anything_is_done(tmp_path):
+def test_a_typed_in_result_stops_the_report_before_anything_is_done(tmp_path, monkeypatch, capsys):
     told = nbf.new_markdown_cell("It reaches 88.7 % of 1.0.", id="results")
-    folder = project(tmp_path, {"shape": ["print(1)", told]}, abstract="A gain of 2.5 points.")
-    done = fmnist(folder, "report", "mine", "--device", "cpu")
-    assert done.returncode == 2 and "executing" not in done.stderr
-    assert "notebook shape: cell 4 (results): 88.7 %, 1.0\n" in done.stderr
-    assert "params/mine/report.yaml: abstract: 2.5\n" in done.stderr
+    monkeypatch.chdir(project(tmp_path, {"shape": ["print(1)", told]}, abstract="A gain of 2.5 points."))
+    assert main(["report", "mine", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "notebook shape: cell 4 (results): 88.7 %, 1.0\n" in said and "executing" not in said
+    assert "params/mine/report.yaml: abstract: 2.5\n" in said
 
 
 def test_our_own_reports_have_none():
