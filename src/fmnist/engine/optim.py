@@ -18,13 +18,10 @@ from fmnist.model import wide
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
 
-def constants(config: RunConfig) -> dict[str, float]:
-    return {name: getattr(config, name) for name in ("lr", "momentum", "nesterov", "weight_decay")}
-
-
 def pace(config: RunConfig) -> tuple:
     """What is equal in runs whose updates have the same constants, at every step."""
-    return *constants(config).values(), config.schedule, config.warmup_epochs
+    constants = config.lr, config.momentum, config.nesterov, config.weight_decay
+    return *constants, config.schedule, config.warmup_epochs
 
 
 def scheduled(config: RunConfig) -> bool:
@@ -88,8 +85,9 @@ class Rule:
         self.parameter.addcmul_(self.direction(gradient, correction), self.lr, value=-1)
 
     def numbers(self) -> dict[str, float]:
-        """The constants as a fused kernel takes them."""
-        return constants(self.config) | ({"lr": self.lr.view(-1)[0].item()} if self.scheduled else {})
+        """What all fused kernels take of the config."""
+        lr = self.lr.view(-1)[0].item() if self.scheduled else self.config.lr
+        return {"lr": lr, "weight_decay": self.config.weight_decay, "maximize": False}
 
     def decay(self, gradient: Tensor) -> Tensor:
         return torch.addcmul(gradient, self.parameter, self.weight_decay)
@@ -104,8 +102,9 @@ class SGD(Rule):
     def step(self, gradient: Tensor, correction: "Correction") -> None:
         if not self.fused or self.momentum is None:
             return super().step(gradient, correction)
-        others = {"dampening": 0.0, "maximize": False, "is_first_step": False}
-        torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **self.numbers(), **others)
+        own = {"momentum": self.config.momentum, "nesterov": self.config.nesterov, "dampening": 0.0}
+        kept = [[self.parameter], [gradient], [self.momentum_buffer]]
+        torch._fused_sgd_(*kept, **self.numbers(), **own, is_first_step=False)
 
     def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
         buffer = self.accelerate(gradient)
@@ -142,10 +141,9 @@ class Adam(Rule):
     def step(self, gradient: Tensor, correction: "Correction") -> None:
         if not self.fused:
             return super().step(gradient, correction)
-        numbers = {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "amsgrad": False, "maximize": False}
-        numbers |= {name: value for name, value in self.numbers().items() if name in ("lr", "weight_decay")}
-        kept = [[buffer] for buffer in self.state]
-        type(self).kernel([self.parameter], [gradient], *kept, [], [correction.steps], **numbers)
+        own = {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "amsgrad": False}
+        kept = [[tensor] for tensor in (self.parameter, gradient, *self.state)]
+        type(self).kernel(*kept, [], [correction.steps], **self.numbers(), **own)
 
     def direction(self, gradient: Tensor, correction: "Correction") -> Tensor:
         exp_avg, exp_avg_sq = self.state
