@@ -74,9 +74,7 @@ def connect(where: str) -> tuple[Any, int, int]:
 
 
 @contextmanager
-def team(
-    where: str, configs: Sequence[RunConfig], device: str, memory: int | None
-) -> Iterator[tuple[workers.Slots, Callable]]:
+def team(where: str, configs: Sequence[RunConfig], device: str, memory: int | None) -> Iterator[workers.Team]:
     """The workers of a scheduler's address or a YAML file's jobs, as `workers.here`; `memory` bounds each of them."""
     ours = fingerprint(tuple(dict.fromkeys(config.dataset for config in configs)))
     client, coming, patience = connect(where)
@@ -92,11 +90,12 @@ def team(
                 raise UserError(f"cluster: worker {address}: {offered}")
             slots += offered
         slots += slots[:1] * (coming - len(slots))  # of jobs that are still queued
-        yield slots, partial(hire, client, where, ours, device)
+        topic, reports = listen(client)
+        yield slots, (Tasks(client, where), partial(train_there, ours, device, topic), reports, threading.Event())
 
 
-def hire(client: Any, where: str, ours: dict[str, str], device: str) -> tuple[Executor, Callable, Any, Any]:
-    """As `workers.hire`. Workers report by events; where a stack runs again elsewhere, progress goes back."""
+def listen(client: Any) -> tuple[str, queue.SimpleQueue]:
+    """The topic of workers' reports, and these; where a stack runs again elsewhere, progress goes back."""
     topic, reports, heard = f"fmnist-{uuid.uuid4().hex}", queue.SimpleQueue(), {}
 
     def hear(event: tuple) -> None:
@@ -106,7 +105,7 @@ def hire(client: Any, where: str, ours: dict[str, str], device: str) -> tuple[Ex
         reports.put((epochs - before[0], work - before[1], accuracy))
 
     client.subscribe_topic(topic, hear)
-    return Tasks(client, where), partial(train_there, ours, device, topic), reports, threading.Event()
+    return topic, reports
 
 
 class Tasks(Executor):

@@ -31,11 +31,7 @@ def scheduled(config: RunConfig) -> bool:
 def learning_rates(config: RunConfig, epoch: int, steps: int) -> Tensor:
     """The rate of each of the `steps` of an epoch (1 is the first), float64 [steps], as torch.optim.lr_scheduler's.
 
-    w = warmup_epochs · steps of all the epochs' steps have lr · (t + 1)/(w + 1), t = 0, 1, …: LinearLR. The n others,
-    of which a share s = t/n has been taken, have lr times
-    cosine (1 + cos πs)/2, CosineAnnealingLR · linear 1 − s, LinearLR · steps 1, from half of them on 0.1, from three
-    quarters on 0.01, MultiStepLR · one_cycle from 1/25 up to 1 at step p = 0.3 n − 1, then down to 4e-6 at the last,
-    both as half a cosine, OneCycleLR, which here leaves momentum alone.
+    The steps of the warm-up rise by LinearLR; the n others are those of `model.torch_scheduler`'s classes.
     """
     t = torch.arange((epoch - 1) * steps, epoch * steps, dtype=torch.float64)
     warmup = round(config.warmup_epochs * steps)

@@ -195,12 +195,12 @@ class Stack:
 
     def _normalize(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         flat = z.view(1, -1, z.shape[2]).to(self.dtype)
-        scale, shift, mean, var = (self.state[f"norms.{layer}.{n}"].view(-1) for n in NORM)
+        scale, shift, mean, var = (self.state[f"norms.{layer}.{kind}"].view(-1) for kind in NORM)
         y, *saved = aten.native_batch_norm(flat, scale, shift, mean, var, training, BN_MOMENTUM, NORM_EPS)
         return y.view(z.shape).to(z.dtype), (flat, *saved)
 
     def _normalize_backward(self, layer: int, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        scale, _, mean, var = (self.state[f"norms.{layer}.{n}"].view(-1) for n in NORM)
+        scale, _, mean, var = (self.state[f"norms.{layer}.{kind}"].view(-1) for kind in NORM)
         flat, *saved = self.tape[layer].norm
         dz, dscale, dshift = aten.native_batch_norm_backward(
             dy.view(flat.shape).to(self.dtype), flat, scale, mean, var, *saved, True, NORM_EPS, [True] * 3

@@ -265,8 +265,7 @@ class Training:
     @property
     def over(self) -> bool:
         """After the last epoch, or once every run has diverged."""
-        diverged = self.epochs > 0 and not self.record.alive.any()
-        return self.epochs == self.stack.configs[0].epochs or diverged
+        return self.epochs == self.stack.configs[0].epochs or self.epochs > 0 and not self.record.alive.any()
 
     def epoch(self, stop: threading.Event) -> float:
         """Train for one more epoch; the stack's mean validation accuracy. KeyboardInterrupt once `stop` is set."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby
 from multiprocessing import get_context, parent_process
 from types import ModuleType
@@ -161,17 +161,19 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 POLL = 0.02  # seconds between two looks at what the workers report
 Progress = Callable[[int, float, float], None]  # (epochs of single runs, their work, mean validation accuracy)
+Crew = tuple[Executor, Callable, Any, Any]  # what does which task with a stack, its reports, what stops it
+Team = tuple[Slots, Crew]
 
 
 @contextmanager
-def here(configs: Sequence[RunConfig], device: str, memory: int | None) -> Iterator[tuple[Slots, Callable]]:
-    """This machine as a team: its slots, and what hires for them (see `hire`)."""
+def here(configs: Sequence[RunConfig], device: str, memory: int | None) -> Iterator[Team]:
+    """This machine as a team: its slots and their crew."""
     on = resolve_device(device)
     for name in dict.fromkeys(config.dataset for config in configs):
         load(on, name)  # or say that it cannot be had
     slots = slots_here(configs, on, memory)
     with settings(on, len(slots)):
-        yield slots, partial(hire, on, len(slots))
+        yield slots, processes(on, len(slots)) if len(slots) > 1 else thread(on)
 
 
 def train(
@@ -188,10 +190,8 @@ def train(
     `memory` bounds the bytes that are taken: of the process and its workers on the CPU, of the device elsewhere; left
     out, most of what is free. UserError if a run needs more. Another `team` than `here` may train: `cluster.team`.
     """
-    with team(configs, device, memory) as (slots, hire_all):
-        stacks = plan(configs, slots)
-        executor, task, reports, _ = crew = hire_all()
-        waiting = []
+    with team(configs, device, memory) as (slots, (executor, task, reports, stop)):
+        stacks, waiting = plan(configs, slots), []
         try:
             with apart():
                 waiting += [executor.submit(task, stack) for stack in stacks]
@@ -201,17 +201,17 @@ def train(
                 else:
                     progress(*reports.get())
                 deliver(waiting, finished)
-            if isinstance(executor, ProcessPoolExecutor):
-                KEPT[len(slots)] = crew
-        except BrokenProcessPool:
-            said = "a worker was killed, perhaps for want of memory; try a smaller --memory"
-            raise UserError(f"training: {said}") from None
-        finally:
-            if KEPT.get(len(slots)) is not crew:
-                for future in waiting:
-                    future.cancel()
-                dismiss(*crew)
-                deliver([each for each in waiting if not each.cancelled() and not each.exception()], finished)
+        except BaseException as error:
+            for future in waiting:
+                future.cancel()
+            stop.set()
+            executor.shutdown()  # what is in training has ended then
+            processes.cache_clear()
+            deliver([each for each in waiting if not each.cancelled() and not each.exception()], finished)
+            if isinstance(error, BrokenProcessPool):
+                said = "a worker was killed, perhaps for want of memory; try a smaller --memory"
+                raise UserError(f"training: {said}") from None
+            raise
 
 
 def deliver(waiting: list[Future], finished: Callable[[Result], None]) -> None:
@@ -248,31 +248,18 @@ def train_here(device: torch.device, reports: Any, stop: Any, stack: list[RunCon
     return [result for half in halves for result in train_here(device, reports, stop, half)]
 
 
-KEPT: dict[int, tuple] = {}  # the last processes, by their number, for what is trained next: they take seconds to start
+def thread(device: torch.device) -> Crew:
+    reports, stop = queue.SimpleQueue(), threading.Event()
+    return ThreadPoolExecutor(1, "stack"), partial(train_here, device, reports, stop), reports, stop
 
 
-def hire(device: torch.device, workers: int) -> tuple[Executor, Callable, Any, Any]:
-    """An executor, the task it does with a stack, its reports (what `Progress` takes), and the event that stops it.
-
-    One worker is a thread; several are processes, spawned as the fork of one in which OpenMP has run may hang.
-    """
-    if workers == 1:
-        reports, stop = queue.SimpleQueue(), threading.Event()
-        return ThreadPoolExecutor(1, "stack"), partial(train_here, device, reports, stop), reports, stop
-    if workers in KEPT:
-        return KEPT.pop(workers)
-    while KEPT:
-        dismiss(*KEPT.popitem()[1])
+@lru_cache(maxsize=1)  # kept for what is trained next: they take seconds to start
+def processes(device: torch.device, workers: int) -> Crew:
+    """Spawned, as the fork of a process in which OpenMP has run may hang."""
     context = get_context("spawn")
     reports, stop = context.SimpleQueue(), context.Event()
     given = partial(train_here, device, reports, stop), torch.get_num_threads()
     return ProcessPoolExecutor(workers, context, _join, given), _work, reports, stop
-
-
-def dismiss(executor: Executor, _task: Callable, _reports: Any, stop: Any) -> None:
-    """Stop what is in training and wait for it."""
-    stop.set()
-    executor.shutdown()
 
 
 @contextmanager
