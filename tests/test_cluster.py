@@ -192,9 +192,7 @@ def test_jobs_of_a_file_train(preload, tmp_path):
     (tmp_path / "jobs.yaml").write_text(f"system: Local\njobs: 1\noptions: {{{options}}}\n")
     runs = configs(4, 5)
     assert {result.config for result in train(str(tmp_path / "jobs.yaml"), runs)} == {*runs}
-    client = cluster.CLIENTS.pop(str(tmp_path / "jobs.yaml"))[0]
-    client.cluster.close()
-    client.close()
+    cluster.submit(str(tmp_path / "jobs.yaml"))[0].close()
 
 
 @pytest.mark.parametrize(
@@ -203,7 +201,7 @@ def test_jobs_of_a_file_train(preload, tmp_path):
         ("system: Slurm\njobs: 2", "system: 'Slurm' is not allowed; did you mean 'SLURM'"),
         ("system: SLURM\njobs: 0", "jobs: should be greater than 0"),
         ("system: SLURM\njobs: 2\noptions: {cores: 1, memory: 1GB}", "system: sbatch is not on this machine"),
-        ("system: Local\njobs: 1\noptions: {coers: 1}", "options.coers: unknown key; did you mean 'cores'"),
+        ("system: Local\njobs: 1\noptions: {coers: 1}", "options: Got unexpected keyword argument 'coers'"),
         ("system: Local\njobs: 1", "options: You must specify how much cores and memory per job"),
     ],
 )

@@ -33,9 +33,9 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store ensemble study search cli __init__": 1_800,
-    "model engine": 1_655,
-    "words statistics replication tables": 790,
+    "config data store ensemble study search cli __init__": 1_720,
+    "model engine": 1_590,
+    "words statistics replication tables": 775,
     "plots": 640,
     "paper": 1_045,
     "lab": 675,
@@ -121,8 +121,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 6_590
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_830
+    assert length(*PACKAGE.rglob("*.py")) <= 6_440
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_208
 
 
 @pytest.mark.parametrize("module", ORDER)

@@ -507,7 +507,7 @@ def test_workers_start_from_a_plain_script_and_end_with_it(tmp_path, data_set):
     """No `__main__` guard; after OpenMP; kept between trainings; gone after Ctrl-C, with a killed worker or parent."""
     script = tmp_path / "script.py"
     script.write_text(PROCESSES)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600)
     assert done.returncode == -9, done.stderr
     killed, pids = done.stdout.splitlines()[:2]
     assert killed.startswith("training: a worker was killed")

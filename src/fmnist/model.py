@@ -203,11 +203,10 @@ def dropout_keys(seeds: Sequence[int], layer: int, first_step: int, steps: int) 
 
 def _splitmix(z: np.ndarray) -> np.ndarray:
     """splitmix64, Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195."""
-    with np.errstate(over="ignore"):
-        z = z + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+    z = z + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def dropout_mask(keys: Tensor, p: Tensor, width: int, batch: int, dtype: torch.dtype | None = None) -> Tensor:

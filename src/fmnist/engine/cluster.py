@@ -4,20 +4,18 @@
 those of this machine refuses. Nothing of Dask is imported before it is asked for.
 """
 
-import ctypes
 import hashlib
 import queue
 import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
-from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -25,14 +23,12 @@ from typing import Any, Literal
 import torch
 from pydantic import PositiveInt
 
-from fmnist.config import RunConfig, Strict, UserError, layer_sizes, nearest, read_yaml, validate
+from fmnist.config import RunConfig, Strict, UserError, layer_sizes, read_yaml, validate
 from fmnist.engine import workers
 from fmnist.engine.train import Result
 
 PATIENCE = 30  # seconds for a scheduler to answer, and for its first worker to come
 SHARE = 0.7  # of a worker's memory; at 0.8 Dask hands it no more stacks
-CLIENTS: dict[str, tuple] = {}  # what `connect` gave, by what was asked for: jobs queue before they train
-LOST = "its scheduler was lost or has started anew; what was finished is kept, the same command goes on from there"
 
 
 class JobsSpec(Strict):
@@ -44,28 +40,24 @@ class JobsSpec(Strict):
     wait_minutes: PositiveInt = 60  # for the first job to begin
 
 
-def submit(path: Path) -> tuple[Any, int, int]:
+@cache  # jobs queue before they train: those of a file stay for what is trained next
+def submit(file: str) -> tuple[Any, int, int]:
     """Hand the jobs of a file to their queue: dask-jobqueue's cluster, its slots, seconds to wait for the first."""
-    spec = validate(JobsSpec, read_yaml(path), str(path))
+    spec = validate(JobsSpec, read_yaml(Path(file)), file)
     kind = getattr(import_module(f"dask_jobqueue.{spec.system.lower()}"), f"{spec.system}Cluster")
     command = kind.job_cls.submit_command or "sh"
     if shutil.which(command.split()[0]) is None:
-        raise UserError(f"{path}: system: {command} is not on this machine; {spec.system} is asked where it is")
-    takers = (kind.__mro__[1], kind.job_cls, kind.job_cls.__mro__[1])
-    known = sorted({name for taker in takers for name in signature(taker.__init__).parameters} - {"self"})
-    for key in spec.options:
-        if key not in known:
-            raise UserError(f"{path}: options.{key}: unknown key{nearest(key, known)}")
+        raise UserError(f"{file}: system: {command} is not on this machine; {spec.system} is asked where it is")
     try:
         cluster = kind(**spec.options)
-    except Exception as error:  # dask-jobqueue checks types and values late, and raises whatever comes
-        raise UserError(f"{path}: options: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # dask-jobqueue raises whatever comes
+        raise UserError(f"{file}: options: {str(error).splitlines()[0]}") from None
     cluster.scale(jobs=spec.jobs)
     return cluster, spec.jobs * spec.options.get("cores", 1), 60 * spec.wait_minutes
 
 
 def connect(where: str) -> tuple[Any, int, int]:
-    """Dask's client of the scheduler at an address, or of a file's jobs; else as `submit`. Kept for the next time."""
+    """Dask's client of the scheduler at an address, or of a file's jobs; else as `submit`."""
     if not all(map(find_spec, ("distributed", "dask_jobqueue"))):
         raise UserError("cluster: Dask is not installed; pip install 'fmnist[cluster]'")
     from distributed import Client
@@ -73,68 +65,58 @@ def connect(where: str) -> tuple[Any, int, int]:
     if "://" not in where and not where.endswith((".yaml", ".yml")):
         said = "neither a scheduler's address, as tcp://host:8786, nor a YAML file of jobs"
         raise UserError(f"cluster: {where}: {said}")
-    if where not in CLIENTS or CLIENTS[where][0].status != "running":
-        scheduler, *about = (where, 0, PATIENCE) if "://" in where else submit(Path(where))
-        try:
-            CLIENTS[where] = Client(scheduler, timeout=PATIENCE, set_as_default=False), *about
-        except (OSError, ValueError) as error:  # ValueError: no such protocol
-            said = f"no scheduler answers there ({str(error).splitlines()[0]})"
-            raise UserError(f"cluster: {where}: {said}; `dask scheduler` starts one and says its address") from None
-    return CLIENTS[where]
+    scheduler, *about = (where, 0, PATIENCE) if "://" in where else submit(where)
+    try:
+        return Client(scheduler, timeout=PATIENCE, set_as_default=False), *about
+    except (OSError, ValueError) as error:  # ValueError: no such protocol
+        said = f"no scheduler answers there ({str(error).splitlines()[0]})"
+        raise UserError(f"cluster: {where}: {said}; `dask scheduler` starts one and says its address") from None
 
 
 @contextmanager
-def team(
-    where: str, configs: Sequence[RunConfig], device: str, memory: int | None
-) -> Iterator[tuple[workers.Slots, Callable]]:
+def team(where: str, configs: Sequence[RunConfig], device: str, memory: int | None) -> Iterator[workers.Team]:
     """The workers of a scheduler's address or a YAML file's jobs, as `workers.here`; `memory` bounds each of them."""
     ours = fingerprint(tuple(dict.fromkeys(config.dataset for config in configs)))
     client, coming, patience = connect(where)
-    try:
-        client.wait_for_workers(1, patience)
-    except TimeoutError:
-        said = f"no worker came in {patience} seconds; `dask worker ADDRESS` starts one"
-        raise UserError(f"cluster: {where}: {said}") from None
-    offers = client.run(offer, ours, device, memory, on_error="return")
-    slots = []
-    for address, offered in offers.items():
-        if isinstance(offered, Exception):
-            raise UserError(f"cluster: worker {address}: {offered or type(offered).__name__}")
-        kind, room, threads = offered
-        slots += [(torch.device(kind), room)] * threads
-    slots += slots[:1] * (coming - len(slots))  # of jobs that are still queued
-    yield slots, partial(hire, client, where, ours, device)
+    with client:  # what is in training ends with it
+        try:
+            client.wait_for_workers(1, patience)
+        except TimeoutError:
+            said = f"no worker came in {patience} seconds; `dask worker ADDRESS` starts one"
+            raise UserError(f"cluster: {where}: {said}") from None
+        slots = []
+        for address, offered in client.run(offer, ours, device, memory, on_error="return").items():
+            if isinstance(offered, Exception):
+                raise UserError(f"cluster: worker {address}: {offered}")
+            slots += offered
+        slots += slots[:1] * (coming - len(slots))  # of jobs that are still queued
+        topic, reports = listen(client)
+        yield slots, (Tasks(client, where), partial(train_there, ours, device, topic), reports, threading.Event())
 
 
-def hire(client: Any, where: str, ours: dict[str, str], device: str) -> tuple[Executor, Callable, Any, Any]:
-    """As `workers.hire`. Workers report by events; of a stack that runs again elsewhere, the first ones are undone."""
+def listen(client: Any) -> tuple[str, queue.SimpleQueue]:
+    """The topic of workers' reports, and these; where a stack runs again elsewhere, progress goes back."""
     topic, reports, heard = f"fmnist-{uuid.uuid4().hex}", queue.SimpleQueue(), {}
 
     def hear(event: tuple) -> None:
-        key, attempt, epochs, work, accuracy = event[1]
-        before, *done = heard.get(key, (attempt, 0, 0.0))
-        if before != attempt:
-            reports.put((-done[0], -done[1], accuracy))
-            done = [0, 0.0]
-        heard[key] = attempt, done[0] + epochs, done[1] + work
-        reports.put((epochs, work, accuracy))
+        key, epochs, work, accuracy = event[1]
+        before = heard.get(key, (0, 0.0))
+        heard[key] = epochs, work
+        reports.put((epochs - before[0], work - before[1], accuracy))
 
     client.subscribe_topic(topic, hear)
-    return Tasks(client, where, topic), partial(train_there, ours, device, topic), reports, threading.Event()
+    return topic, reports
 
 
 class Tasks(Executor):
-    """Stacks as tasks of Dask under names that its dashboard can show; a future that is let go ends its task."""
+    """Stacks as tasks of Dask under names that its dashboard can show."""
 
-    def __init__(self, client: Any, where: str, topic: str):
-        self.client, self.where, self.topic = client, where, topic
-        self.pending: dict[Future, Any] = {}
+    def __init__(self, client: Any, where: str):
+        self.client, self.where = client, where
 
     def submit(self, task: Callable, stack: list[RunConfig]) -> Future:
-        key = f"{title(stack)}-{uuid.uuid4().hex}"
-        ours, theirs = Future(), self.client.submit(task, stack, key=key, pure=False)
-        self.pending[ours] = theirs
-        theirs.add_done_callback(partial(self._settle, ours))
+        ours, key = Future(), f"{title(stack)}-{uuid.uuid4().hex}"
+        self.client.submit(task, stack, key=key, pure=False).add_done_callback(partial(self._settle, ours))
         return ours
 
     def _settle(self, ours: Future, theirs: Any) -> None:
@@ -146,20 +128,12 @@ class Tasks(Executor):
         try:
             ours.set_result(theirs.result())
         except KilledWorker as error:
-            said = f"{error.allowed_failures + 1} workers in turn died of one stack, the last of them"
-            said = f"{said} {error.last_worker.address}, perhaps for want of memory"
-            ours.set_exception(BrokenExecutor(f"cluster: {self.where}: {said}; try a smaller --memory"))
+            ours.set_exception(UserError(f"training: cluster: {self.where}: {error} Try a smaller --memory"))
         except (CancelledError, OSError):
-            ours.set_exception(BrokenExecutor(f"cluster: {self.where}: {LOST}"))
+            said = "its scheduler was lost or has started anew; what was finished is kept, the same command goes on"
+            ours.set_exception(UserError(f"training: cluster: {self.where}: {said} from there"))
         except Exception as error:
             ours.set_exception(error)
-        self.pending.pop(ours)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        for ours, theirs in list(self.pending.items()):
-            if ours.cancel():
-                theirs.release()
-        self.client.unsubscribe_topic(self.topic)
 
 
 def title(stack: list[RunConfig]) -> str:
@@ -175,10 +149,9 @@ def title(stack: list[RunConfig]) -> str:
 @cache
 def fingerprint(datasets: tuple[str, ...]) -> dict[str, str]:
     """What a run's numbers rest on: this package's code, torch, and each data set."""
-    package, code = Path(__file__).parents[1], hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        code.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
-    found = {"fmnist": f"{version('fmnist')}, code {code.hexdigest()[:12]}", "torch": torch.__version__.split("+")[0]}
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    found = {"fmnist": f"{version('fmnist')}, code {code[:12]}", "torch": torch.__version__.split("+")[0]}
     return found | {name: f"data {workers.load('cpu', name).checksum[:12]}" for name in datasets}
 
 
@@ -189,42 +162,36 @@ def check(ours: dict[str, str]) -> None:
         raise UserError(f"{'; '.join(other)}, which is what asks; give it the same")
 
 
-def offer(ours: dict[str, str], device: str, memory: int | None, dask_worker: Any) -> tuple[str, int, int]:
-    """What a worker brings: the kind of its device, bytes for each stack, and stacks at a time (Dask's threads)."""
+def offer(ours: dict[str, str], device: str, memory: int | None, dask_worker: Any) -> workers.Slots:
+    """What a worker brings: a slot for each of its threads, on its device."""
     check(ours)
     on, limit = workers.resolve_device(device), dask_worker.memory_manager.memory_limit
     bounds = [memory, int(SHARE * limit) if limit and on.type == "cpu" else None]
     threads = dask_worker.state.nthreads
-    return on.type, workers.budget(on, min(filter(None, bounds), default=None), threads), threads
-
-
-def keep_memory() -> None:
-    """What a step has freed is kept for the next, as by ENVIRONMENT where a process begins; Dask asks for the contrary.
-
-    Of one stack, 480,000 page faults and 6.5 s of processor time became 100 and 2.9 s (Zen 3).
-    """
-    with suppress(AttributeError, OSError):  # not every C library is glibc
-        for option, name in ((-1, "MALLOC_TRIM_THRESHOLD_"), (-3, "MALLOC_MMAP_THRESHOLD_")):  # its malloc.h
-            ctypes.CDLL(None).mallopt(option, int(workers.ENVIRONMENT[name]))
+    return [(on, workers.budget(on, min(filter(None, bounds), default=None), threads))] * threads
 
 
 def train_there(ours: dict[str, str], device: str, topic: str, stack: list[RunConfig]) -> list[Result] | None:
     """The task: train a stack as on one machine. It ends within an epoch where nobody waits for it any more."""
     from distributed import get_worker
 
-    worker, attempt = get_worker(), uuid.uuid4().hex
+    worker, done = get_worker(), (0, 0.0)
     key = worker.get_current_task()
+
+    def report(step: tuple[int, float, float]) -> None:
+        nonlocal done
+        done = done[0] + step[0], done[1] + step[1]
+        worker.log_event(topic, [key, *done, step[2]])
 
     def unwanted() -> bool:
         task = worker.state.tasks.get(key)
         return task is None or task.state != "executing"
 
-    reports = SimpleNamespace(put=lambda step: worker.log_event(topic, [key, attempt, *step]))
     try:
         check(ours)  # it may have come after the others were asked
         on = workers.resolve_device(device)
-        keep_memory()
+        workers.keep_memory()  # Dask asks for the contrary
         with workers.settings(on, torch.get_num_threads()), suppress(KeyboardInterrupt):
-            return workers.train_here(on, reports, SimpleNamespace(is_set=unwanted), stack)
+            return workers.train_here(on, SimpleNamespace(put=report), SimpleNamespace(is_set=unwanted), stack)
     except UserError as error:
         raise UserError(f"cluster: worker {worker.address}: {error}") from None

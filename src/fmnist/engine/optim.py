@@ -18,13 +18,10 @@ from fmnist.model import wide
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
 
-def constants(config: RunConfig) -> dict[str, float]:
-    return {name: getattr(config, name) for name in ("lr", "momentum", "nesterov", "weight_decay")}
-
-
 def pace(config: RunConfig) -> tuple:
     """What is equal in runs whose updates have the same constants, at every step."""
-    return *constants(config).values(), config.schedule, config.warmup_epochs
+    constants = config.lr, config.momentum, config.nesterov, config.weight_decay
+    return *constants, config.schedule, config.warmup_epochs
 
 
 def scheduled(config: RunConfig) -> bool:
@@ -34,11 +31,7 @@ def scheduled(config: RunConfig) -> bool:
 def learning_rates(config: RunConfig, epoch: int, steps: int) -> Tensor:
     """The rate of each of the `steps` of an epoch (1 is the first), float64 [steps], as torch.optim.lr_scheduler's.
 
-    w = warmup_epochs · steps of all the epochs' steps have lr · (t + 1)/(w + 1), t = 0, 1, …: LinearLR. The n others,
-    of which a share s = t/n has been taken, have lr times
-    cosine (1 + cos πs)/2, CosineAnnealingLR · linear 1 − s, LinearLR · steps 1, from half of them on 0.1, from three
-    quarters on 0.01, MultiStepLR · one_cycle from 1/25 up to 1 at step p = 0.3 n − 1, then down to 4e-6 at the last,
-    both as half a cosine, OneCycleLR, which here leaves momentum alone.
+    The steps of the warm-up rise by LinearLR; the n others are those of `model.torch_scheduler`'s classes.
     """
     t = torch.arange((epoch - 1) * steps, epoch * steps, dtype=torch.float64)
     warmup = round(config.warmup_epochs * steps)
@@ -88,8 +81,9 @@ class Rule:
         self.parameter.addcmul_(self.direction(gradient, correction), self.lr, value=-1)
 
     def numbers(self) -> dict[str, float]:
-        """The constants as a fused kernel takes them."""
-        return constants(self.config) | ({"lr": self.lr.view(-1)[0].item()} if self.scheduled else {})
+        """What all fused kernels take of the config."""
+        lr = self.lr.view(-1)[0].item() if self.scheduled else self.config.lr
+        return {"lr": lr, "weight_decay": self.config.weight_decay, "maximize": False}
 
     def decay(self, gradient: Tensor) -> Tensor:
         return torch.addcmul(gradient, self.parameter, self.weight_decay)
@@ -104,8 +98,9 @@ class SGD(Rule):
     def step(self, gradient: Tensor, correction: "Correction") -> None:
         if not self.fused or self.momentum is None:
             return super().step(gradient, correction)
-        others = {"dampening": 0.0, "maximize": False, "is_first_step": False}
-        torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **self.numbers(), **others)
+        own = {"momentum": self.config.momentum, "nesterov": self.config.nesterov, "dampening": 0.0}
+        kept = [[self.parameter], [gradient], [self.momentum_buffer]]
+        torch._fused_sgd_(*kept, **self.numbers(), **own, is_first_step=False)
 
     def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
         buffer = self.accelerate(gradient)
@@ -142,10 +137,9 @@ class Adam(Rule):
     def step(self, gradient: Tensor, correction: "Correction") -> None:
         if not self.fused:
             return super().step(gradient, correction)
-        numbers = {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "amsgrad": False, "maximize": False}
-        numbers |= {name: value for name, value in self.numbers().items() if name in ("lr", "weight_decay")}
-        kept = [[buffer] for buffer in self.state]
-        type(self).kernel([self.parameter], [gradient], *kept, [], [correction.steps], **numbers)
+        own = {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "amsgrad": False}
+        kept = [[tensor] for tensor in (self.parameter, gradient, *self.state)]
+        type(self).kernel(*kept, [], [correction.steps], **self.numbers(), **own)
 
     def direction(self, gradient: Tensor, correction: "Correction") -> Tensor:
         exp_avg, exp_avg_sq = self.state

@@ -8,8 +8,8 @@ A stack's groups are equally large neighbours; where they would not be, every ru
 
 import functools
 import platform
+from collections import namedtuple
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from fmnist.model import LEAKY_SLOPE, MLP, PARAMETER_DTYPE, adds_input, dropout_
 BN_MOMENTUM, NORM_EPS = 0.1, 1e-5  # torch.nn.BatchNorm1d's and LayerNorm's defaults
 NORM = ("weight", "bias", "running_mean", "running_var")
 LARGE = 1 << 20  # multiply-adds of a product that is worth a call of its own
+# What backward needs of a hidden layer: activations before dropout, dropout's mask and what the next layer sees, each
+# [runs, width, batch], and what `_normalize` or `_layer_norm` gives.
+Layer = namedtuple("Layer", "activated mask norm out")
 aten = torch.ops.aten
 FORWARD = {
     "relu": torch.relu_,
@@ -106,16 +109,6 @@ def group_starts(configs: Sequence[RunConfig]) -> list[int]:
     return list(range(0, len(configs), sizes[0] if len(set(sizes)) == 1 else 1))
 
 
-@dataclass
-class Layer:
-    """What the backward pass needs of one hidden layer, each [runs, width, batch]."""
-
-    activated: Tensor  # before dropout
-    mask: Tensor | None  # dropout's
-    norm: tuple[Tensor, ...] | None  # batch norm's input [1, runs · width, batch], mean and 1/std; see _layer_norm
-    out: Tensor  # what the next layer sees
-
-
 class Stack:
     """Networks of one architecture, initialized as `MLP(config)` each.
 
@@ -148,7 +141,6 @@ class Stack:
         self.columns = [bias[:, :, None] for bias in self.rounded[self.depth + 1 :]]
         drops = [config.dropout for config in configs]
         self.dropout = torch.tensor(drops, dtype=self.dtype, device=device) if any(drops) else None
-        self.tape: list[Layer] = []
 
     def _activation(self, device: torch.device | str) -> tuple[Callable, Callable]:
         """The activation, and the gradient from its output; runs that differ below zero alone each have their own."""
@@ -203,12 +195,12 @@ class Stack:
 
     def _normalize(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         flat = z.view(1, -1, z.shape[2]).to(self.dtype)
-        scale, shift, mean, var = (self.state[f"norms.{layer}.{n}"].view(-1) for n in NORM)
+        scale, shift, mean, var = (self.state[f"norms.{layer}.{kind}"].view(-1) for kind in NORM)
         y, *saved = aten.native_batch_norm(flat, scale, shift, mean, var, training, BN_MOMENTUM, NORM_EPS)
         return y.view(z.shape).to(z.dtype), (flat, *saved)
 
     def _normalize_backward(self, layer: int, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        scale, _, mean, var = (self.state[f"norms.{layer}.{n}"].view(-1) for n in NORM)
+        scale, _, mean, var = (self.state[f"norms.{layer}.{kind}"].view(-1) for kind in NORM)
         flat, *saved = self.tape[layer].norm
         dz, dscale, dshift = aten.native_batch_norm_backward(
             dy.view(flat.shape).to(self.dtype), flat, scale, mean, var, *saved, True, NORM_EPS, [True] * 3

@@ -77,12 +77,8 @@ class Trainer:
         self.feed, self.optimizer = Feed(self.stack, data), Optimizer(self.stack.parameters, configs)
         self.average = Average(self.stack.state.values(), first.ema_decay) if first.ema_decay else None
 
-        def spread(name: str) -> Tensor:
-            return torch.tensor([getattr(c, name) for c in configs], dtype=self.stack.dtype, device=device)[
-                :, None, None
-            ]
-
-        scale, self.smoothing = spread("loss_scale"), spread("label_smoothing")
+        own = [[config.loss_scale, config.label_smoothing] for config in configs]
+        scale, self.smoothing = torch.tensor(own, dtype=self.stack.dtype, device=device).T[:, :, None, None]
         self.soft = bool(self.smoothing.any() or first.mixup)  # targets are no longer the labels alone
         last = self.feed.rows["train"].shape[1] % self.batch_size or self.batch_size
         self.scales = {images: scale / images for images in (self.batch_size, last)}  # of the loss of an image
@@ -244,9 +240,8 @@ class Record:
 
     def metrics(self, train: Measured, test: Measured, best: Measured, labels: Tensor) -> dict[str, Tensor]:
         """Every metric but the time, [runs] each on the host; NaN where a diverged run has none."""
-        last = torch.stack(self.rows)[
-            self.epochs_seen, torch.arange(len(self.alive), device=self.alive.device)
-        ].T  # [columns, runs]
+        runs = torch.arange(len(self.alive), device=self.alive.device)
+        last = torch.stack(self.rows)[self.epochs_seen, runs].T  # [columns, runs]
         batches = (torch.stack([test[2], best[2]]) == labels).cpu().split(TEST_BATCH, 2)
         spread, best_spread = torch.stack([batch.double().mean(2) for batch in batches], 2).std(2)  # NaN for one batch
         at_last = [*train[:2], *last[3:5], *test[:2], spread]
@@ -270,8 +265,7 @@ class Training:
     @property
     def over(self) -> bool:
         """After the last epoch, or once every run has diverged."""
-        diverged = self.epochs > 0 and not self.record.alive.any()
-        return self.epochs == self.stack.configs[0].epochs or diverged
+        return self.epochs == self.stack.configs[0].epochs or self.epochs > 0 and not self.record.alive.any()
 
     def epoch(self, stop: threading.Event) -> float:
         """Train for one more epoch; the stack's mean validation accuracy. KeyboardInterrupt once `stop` is set."""
