@@ -173,7 +173,7 @@ def save(result: "Result") -> Run:
     except OSError as error:
         if load(folder.name) is None:
             raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
-    return load_run(folder.name)
+    return load(folder.name) or load_run(folder.name)
 
 
 def _sealed(record: dict[str, Any], contents: dict[str, bytes]) -> bytes:
