@@ -102,20 +102,18 @@ def verify(path: Path, sample: int, seed: int, device: str) -> int:
 def train(path: Path, device: str, memory: int | None, cluster: str) -> None:
     """Train what is missing of params/NAME or params/NAME/NOTEBOOK.yaml and print the summary table."""
     from fmnist.paper.report import Report
-    from fmnist.study import train
     from fmnist.tables import summary_table
 
     file = (path if path.suffix == ".yaml" else path / "report.yaml").resolve()
     if file.parents[1] != project_root() / "params":
         raise UserError(f"{path}: not a report of this project; they are in {project_root() / 'params'}")
-    studies = Report(file.parent.name, device, cluster).trained
-    if file.name != "report.yaml":
-        if file.stem not in studies:
-            raise UserError(f"{path}: no study of this report{nearest(file.stem, list(studies))}")
-        studies = {file.stem: studies[file.stem]}
-    train([config for study in studies.values() for config in study.configs], device, memory, cluster)
-    for name, study in studies.items():
-        print(f"\n{name}\n{summary_table(study.run(device, memory, cluster).runs()).printed.to_string(index=False)}")
+    report, only = Report(file.parent.name, device, cluster), file.stem if file.name != "report.yaml" else ""
+    if only and only not in report.trained:
+        raise UserError(f"{path}: no study of this report{nearest(only, list(report.trained))}")
+    report.train(memory, say, only)
+    for name, study in {name: report.later.get(name, study) for name, study in report.trained.items()}.items():
+        if only in ("", name):
+            print(f"\n{name}\n{summary_table(study.runs()).printed.to_string(index=False)}")
 
 
 @commands.command()

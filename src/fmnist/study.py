@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from fmnist import store
 from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate, validate_field
+from fmnist.statistics import best_per
 from fmnist.words import count, joined
 
 Overrides = dict[str, Any]
@@ -89,6 +90,15 @@ class Study:
         """Train what the store lacks, with a progress bar; returns the study. All as for `train`."""
         train(self.configs, device, memory, cluster)
         return self
+
+    def again(self, seeds: Sequence[int], baseline: str = "") -> "Study":
+        """With `seeds`: for each variant the trial that validation selects, and the trial `baseline` if that is one."""
+        kept = {*best_per(self.runs()), baseline}
+        chosen = {trial: configs[0] for trial, (_, configs) in self.trials.items() if trial in kept}
+        fields = {trial: config.model_dump(exclude_defaults=True) for trial, config in chosen.items()}
+        for each in fields.values():
+            each.pop("seed", None)
+        return Study({}, fields, {}, seeds)
 
     def runs(self) -> pd.DataFrame:
         """One row per run: run_id, trial, variant, config fields, parameters, metrics, device; see `store.METRICS`.

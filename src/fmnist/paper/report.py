@@ -33,6 +33,7 @@ from fmnist.paper import prose, provenance
 from fmnist.paper.document import Document, values
 from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF, write_page
 from fmnist.search import Search, SearchSpec
+from fmnist.statistics import best_per
 from fmnist.study import Study, StudySpec, train
 from fmnist.words import joined
 
@@ -86,22 +87,41 @@ class Chapter:
             raise UserError(f"notebooks/{name}.ipynb: metadata fmnist: its kind is missing, such as study")
         self.parameters, place = report.parameters(name, defaults), f"params/{report.name}/{name}.yaml"
         parts = {key: self.parameters[key] for key in KINDS[kind].model_fields if key in self.parameters}
+        if self.parameters.get("tuning"):
+            parts["seeds"] = parts["seeds"][: self.parameters["tuning"]]
         asks = Search if kind == "search" else Study
         self.study = asks(**parts, where=place) if KINDS[kind] is not Strict else None
-        if isinstance(self.study, Study) and "baseline" in self.parameters:
-            known, baseline = self.study.spec.variants or self.study.trials, self.parameters["baseline"]
+        if isinstance(self.study, Study) and self.parameters.get("baseline"):
+            known, baseline = {**self.study.spec.variants, **self.study.trials}, self.parameters["baseline"]
             _check_name(baseline, known, f"{place}: baseline: no trial is called {baseline!r}")
         if kind == "choices":
             published, metric = self.parameters["published"], self.parameters["metric"]
             replication.check_choices(published, metric, self.study.settings(), place)
 
-    def contents(self) -> dict[str, Any]:
-        """What other notebooks of the report may know of it."""
+    def later(self, *options) -> Study | None:
+        """What is wanted beyond `study`, known once that is trained; or on data that may be lacking."""
+        from fmnist.data import lacking
+
+        if self.kind == "search":
+            return self.study.run(*options).again(self.parameters["finalists"], self.parameters["again"])
+        if self.kind == "beyond":
+            return None if lacking(self.study.configs[0].dataset) else self.study
+        tuned = self.kind == "study" and self.parameters.get("tuning")
+        return self.study.again(self.parameters["seeds"], self.parameters["baseline"]) if tuned else None
+
+    def contents(self, later: Study | None) -> dict[str, Any]:
+        """What other notebooks of the report may know of it; `study` is what is shown, `tuning` came before it."""
         first, about = self.source.cells[0].source.partition("\n")[0], self.source.metadata.get("fmnist", {})
         title, label = re.match(r"#* *(.*?) *(?:\{#([\w-]+).*\})?$", first).groups("")
         study = getattr(self.study, "study", self.study) if self.kind != "beyond" else None  # a search has one
-        contents = {"notebook": self.name, "title": title, "label": label, "kind": self.kind}
-        return contents | {"question": about.get("question", ""), "study": study and study.spec.model_dump(mode="json")}
+        tuning, baseline = None, self.parameters.get("baseline", "")
+        if self.kind == "study":
+            baseline = best_per(self.study.runs()).get(baseline, baseline)  # a variant is its selected trial
+            tuning, study = (study, later) if later else (None, study)
+        studies = {"study": study, "tuning": tuning}
+        contents = {"notebook": self.name, "title": title, "label": label, "kind": self.kind, "baseline": baseline}
+        contents |= {name: each and each.spec.model_dump(mode="json") for name, each in studies.items()}
+        return contents | {"question": about.get("question", "")}
 
 
 class Report:
@@ -154,29 +174,27 @@ class Report:
             rule = "Compute it; or, if it is a setting, write it as $0.1$ or in backticks; or cite where it is from."
             raise UserError("\n".join(["a number in the text that nothing computed:", *lines, rule]))
 
-    def train(self, memory: int | None, say: Say) -> None:
-        """Write for the notebooks what the report contains, and train all that they want."""
-        from fmnist.data import lacking
-
-        published = self.folder / "published.yaml"
-        contents = {"report": self.name, "base": self.spec.base, "sections": [c.contents() for c in self.chapters]}
-        contents["published"] = read_yaml(published) if published.exists() else None
-        _write(self.built / "contents.json", json.dumps(contents, indent=1))
-        found = [store.load(config.run_id, whole=True) for config in self.configs]
+    def train(self, memory: int | None, say: Say, only: str = "") -> None:
+        """Train all that the notebooks want, or `only` one of them."""
+        chapters = [chapter for chapter in self.chapters if only in ("", chapter.name)]
+        configs = [c for chapter in chapters if chapter.name in self.trained for c in chapter.study.configs]
+        found = [store.load(run_id, whole=True) for run_id in {config.run_id for config in configs}]
         wanted, there = len(found), sum(run is not None for run in found)
         where, options = self.cluster or self.device, (self.device, memory, self.cluster)
         say(f"{self.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {where}")
-        train(self.configs, *options)  # then what is only known afterwards, or on data that may be lacking
-        for chapter in self.chapters:
-            if chapter.kind == "search":
-                search = chapter.study.run(*options)
-                self.later[chapter.name] = search.again(chapter.parameters["finalists"], chapter.parameters["again"])
-            elif chapter.kind == "beyond" and not lacking(chapter.study.configs[0].dataset):
-                self.later[chapter.name] = chapter.study
+        train(configs, *options)
+        self.later = {chapter.name: study for chapter in chapters if (study := chapter.later(*options))}
         train([config for study in self.later.values() for config in study.configs], *options)
 
     def execute(self, say: Say) -> dict[str, NotebookNode]:
         """Run every notebook, several at a time; those that fail are gaps, with what went wrong in their metadata."""
+        published, sections = (
+            self.folder / "published.yaml",
+            [c.contents(self.later.get(c.name)) for c in self.chapters],
+        )
+        contents = {"report": self.name, "base": self.spec.base, "sections": sections}
+        contents["published"] = read_yaml(published) if published.exists() else None
+        _write(self.built / "contents.json", json.dumps(contents, indent=1))
         codes = {chapter.name: provenance.code(chapter.name, self.folder) for chapter in self.chapters}
         pool = ProcessPoolExecutor(None, get_context("spawn"), _begin, [self.built / "kernels.log"])
         try:
