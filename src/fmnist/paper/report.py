@@ -87,10 +87,11 @@ class Chapter:
             raise UserError(f"notebooks/{name}.ipynb: metadata fmnist: its kind is missing, such as study")
         self.parameters, place = report.parameters(name, defaults), f"params/{report.name}/{name}.yaml"
         parts = {key: self.parameters[key] for key in KINDS[kind].model_fields if key in self.parameters}
-        if self.parameters.get("tuning"):
-            parts["seeds"] = parts["seeds"][: self.parameters["tuning"]]
         asks = Search if kind == "search" else Study
         self.study = asks(**parts, where=place) if KINDS[kind] is not Strict else None
+        if self.parameters.get("tuning"):
+            first = slice(self.parameters["tuning"])
+            self.study = Study(**parts | {"seeds": parts["seeds"][first]}, where=place)
         if isinstance(self.study, Study) and self.parameters.get("baseline"):
             known, baseline = {**self.study.spec.variants, **self.study.trials}, self.parameters["baseline"]
             _check_name(baseline, known, f"{place}: baseline: no trial is called {baseline!r}")
