@@ -93,8 +93,9 @@ class Chapter:
             first = slice(self.parameters["tuning"])
             self.study = Study(**parts | {"seeds": parts["seeds"][first]}, where=place)
         if isinstance(self.study, Study) and self.parameters.get("baseline"):
-            known, baseline = {**self.study.spec.variants, **self.study.trials}, self.parameters["baseline"]
-            _check_name(baseline, known, f"{place}: baseline: no trial is called {baseline!r}")
+            known, baseline = self.study.spec.variants or self.study.trials, self.parameters["baseline"]
+            if baseline not in self.study.trials:  # then it is a variant, with what is selected for it
+                _check_name(baseline, known, f"{place}: baseline: no trial is called {baseline!r}")
         if kind == "choices":
             published, metric = self.parameters["published"], self.parameters["metric"]
             replication.check_choices(published, metric, self.study.settings(), place)
@@ -270,6 +271,7 @@ def build(names: Sequence[str], device: str, memory: int | None, keep_going: boo
         report.check_prose()
     incomplete = False
     for report in reports:
+        _write(report.built / "contents.json", "{}")  # where nothing can be written, nothing need be trained
         report.train(memory, say)
         say(f"executing {len(report.chapters)} notebooks")
         paper = report.merge(report.execute(say))
