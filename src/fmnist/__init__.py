@@ -12,10 +12,14 @@ if TYPE_CHECKING:  # what editors complete from
     from fmnist.store import Run, load_run
     from fmnist.study import Study, train
 
+MODULES = {name: f"fmnist.{name}" for name in ("data", "statistics", "tables", "words")}
+MODULES["figures"] = "fmnist.plots.figures"
 __all__ = ["Run", "RunConfig", "Study", "UserError", "load_run", "record", "say", "show", "table", "train"]
 
 
 def __getattr__(name: str):
+    if name in MODULES:
+        return import_module(MODULES[name])
     for home in ("config", "store", "study", "paper.publish") if name in __all__ else ():
         module = import_module(f"fmnist.{home}")
         if hasattr(module, name):
@@ -24,4 +28,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *MODULES]

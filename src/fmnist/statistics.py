@@ -128,6 +128,28 @@ def best_per(runs: pd.DataFrame, within: str = "variant", by: str = "trial", met
     return pd.Series(found, dtype=object, name=by).rename_axis(within)
 
 
+def gains(runs: pd.DataFrame, history: pd.DataFrame, baseline: str, same: Sequence[str] = ()) -> pd.DataFrame:
+    """What a choice is worth by training budget: epochs of the best alternative to the trial `baseline`, on validation.
+
+    Of the trials that have the baseline's values of the fields `same`, validation selects one at the end. Its rows of
+    `history` after epoch 0, with gain: its validation accuracy minus that of the baseline's run of the same seed.
+    """
+    base = runs[runs["trial"] == baseline]
+    others = runs[(runs[list(same)] == base[list(same)].iloc[0]).all(axis=1) & (runs["trial"] != baseline)]
+    after = history[history["epoch"] > 0]
+    chosen = after[after["trial"] == best(others)]
+    paired = after.loc[after["trial"] == baseline, ["seed", "epoch", "val_accuracy"]]
+    both = chosen.merge(paired, on=["seed", "epoch"], suffixes=("", "_base"))
+    return both.assign(gain=both["val_accuracy"] - both["val_accuracy_base"])
+
+
+def overtakes(history: pd.DataFrame, baseline: str, by: str = "trial") -> pd.Series:
+    """Per group, the first epoch at which its mean validation accuracy is that of `baseline` at the end; NaN: none."""
+    means = history[history["epoch"] > 0].groupby(["epoch", by], sort=False)["val_accuracy"].mean().unstack()
+    there = means >= means[baseline].iloc[-1]
+    return there.idxmax().where(there.any())
+
+
 def across_studies(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row a study: what validation selects, what that reaches on the test set, and how much the choices mattered.
 

@@ -137,7 +137,7 @@ class Study:
         most = max(sizes.values())
         few = [f"{label} with {count(n)}" for label, n in sizes.items() if n < most]
         return (
-            f"All runs have {same}; what is not named here keeps its default (@sec-config). What varies is {varies}. "
+            f"All runs have {same}; what is not named here keeps its default (@tbl-config). What varies is {varies}. "
             f"There are {count(len(sizes), 'trial')}, each with {count(most, 'seed')}"
             f"{f' (but {joined(few)})' if few else ''}: {count(sum(sizes.values()), 'run')}."
         )

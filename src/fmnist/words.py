@@ -26,7 +26,8 @@ class Metric(NamedTuple):
 
     @property
     def axis(self) -> str:
-        return f"{self.label} ({'%' if self.unit == 'points' else self.unit})"
+        unit = "points" if self.place == "" else "%" if self.unit == "points" else self.unit
+        return f"{self.label} ({unit})"
 
 
 NATS = (1.0, "nats", False, 3)
@@ -36,6 +37,7 @@ METRICS = {
     "test_accuracy": Metric("test accuracy", "on the test set"),
     "best_val_accuracy": Metric("best validation accuracy", "on the validation set at the best epoch"),
     "best_val_test_accuracy": Metric("test accuracy at the best epoch", "on the test set at the best validation epoch"),
+    "gain": Metric("gain in validation accuracy", ""),
     "gap": Metric("training \N{MINUS SIGN} validation", "in training minus validation accuracy"),
     "train_loss": Metric("training loss", "in training loss", *NATS),
     "val_loss": Metric("validation loss", "in validation loss", *NATS),
@@ -108,7 +110,7 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def finding(comparison: pd.DataFrame) -> str:
+def finding(comparison: pd.DataFrame, noun: str = "alternative") -> str:
     """A table of `statistics.compare` or `together` in one sentence; names in brackets are the extremes.
 
     With two to five pairs a difference is told by its interval alone, and said to be provisional.
@@ -126,11 +128,11 @@ def finding(comparison: pd.DataFrame) -> str:
         some = sizes[(verdicts == verdict).to_numpy()].sort_values()
         who, lie = (some.index[0], "lies") if len(some) == 1 else (f"{count(len(some))} of {count(len(sizes))}", "lie")
         if 1 < len(some) == len(sizes):
-            who, lie = ("every" if side else "no") + " alternative", "lies"
+            who, lie = ("every" if side else "no") + f" {noun}", "lies"
         if len(some) and side:
             parts.append(f"{who} {lie} {side} {base} {about.place}, by {_span(some, about)}")
         elif len(some):
-            can = "can" if who == "no alternative" else "cannot"
+            can = "can" if who == f"no {noun}" else "cannot"
             most = f"{number(some.iloc[-1], about.digits)} {about.unit}{' at most' * (len(some) > 1)}"
             parts.append(f"{who} {can} be told from {base} {about.place} ({most})")
     lost, notes = int(table["diverged"].sum()), []

@@ -21,6 +21,7 @@ from fmnist.plots.marks import redrawn
 from fmnist.tables import Table
 
 NUMBERS = re.compile(r"[\s\d.,+\-−±×%*$~<>=–—e()\[\]]*|nan|\$10\^.*")  # "1 234", "+0.3 ± 0.1", "97 %", "–"
+REFERENCE = re.compile(r"\((?:@(?:fig|tbl|sec|eq)-[\w-]+(?:, | and )?)+\)|\[@[^]]*\]")  # a notebook hides it
 Runs = pd.DataFrame | Iterable[pd.DataFrame] | None  # frames with a column `run_id`
 
 
@@ -72,7 +73,7 @@ def table(
 
 def say(text: str) -> None:
     """Publish a computed sentence or paragraph (Markdown)."""
-    _publish({"text/markdown": text, "text/plain": text}, role="text")
+    _publish({"text/markdown": REFERENCE.sub(r"<!-- \g<0> -->", text), "text/plain": text}, role="text")
 
 
 def record(**values) -> None:
@@ -90,7 +91,10 @@ def _numbered(role: str, forms: dict, label: str, caption: str, data: pd.DataFra
         raise UserError(f"{label}: caption and alt must say what it shows")
     csv = "" if data is None else data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     _publish(forms, role=role, label=label, caption=caption, data=csv, runs=list(ids), **more)
-    _publish({"text/markdown": f"**{role.capitalize()}** · {caption}", "text/plain": caption}, role="caption")
+    _publish(
+        {"text/markdown": f"**{role.capitalize()}** · {REFERENCE.sub('', caption)}", "text/plain": caption},
+        role="caption",
+    )
 
 
 def _publish(forms: dict, **mark) -> None:

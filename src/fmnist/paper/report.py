@@ -30,7 +30,7 @@ from pydantic import BeforeValidator, Field, create_model
 from fmnist import replication, store
 from fmnist.config import RunConfig, Strict, UserError, aside, nearest, project_root, read_yaml, validate
 from fmnist.paper import prose, provenance
-from fmnist.paper.document import Document, values
+from fmnist.paper.document import PAPER, Document, values
 from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF, write_page
 from fmnist.search import Search, SearchSpec
 from fmnist.statistics import best_per
@@ -67,6 +67,7 @@ class ReportSpec(Strict):
     date: str = ""  # empty: the day on which the newest run was finished
     abstract: str
     notice: str = ""  # for the first page, such as "this is a smoke run"
+    found: list[str] = []  # what was found, a line each, filled in like the abstract
     acknowledgements: str = ""
     base: dict[str, Any] = {}  # for every study, under what its own YAML says
     seeds: list[int] = [0]
@@ -113,8 +114,8 @@ class Chapter:
 
     def contents(self, later: Study | None) -> dict[str, Any]:
         """What other notebooks of the report may know of it; `study` is what is shown, `tuning` came before it."""
-        first, about = self.source.cells[0].source.partition("\n")[0], self.source.metadata.get("fmnist", {})
-        title, label = re.match(r"#* *(.*?) *(?:\{#([\w-]+).*\})?$", first).groups("")
+        first, about = PAPER.sub(r"\1", self.source.cells[0].source), self.source.metadata.get("fmnist", {})
+        title, label = re.match(r"#* *(.*?) *(?:\{#([\w-]+).*\})?$", first, re.M).groups("")
         study = getattr(self.study, "study", self.study) if self.kind != "beyond" else None  # a search has one
         tuning, baseline = None, self.parameters.get("baseline", "")
         if self.kind == "study":
@@ -168,8 +169,10 @@ class Report:
 
     def check_prose(self) -> None:
         """Raises `UserError` that names every notebook and cell with a number typed in (the rule is in `prose`)."""
-        texts = {"abstract": self.spec.abstract, "notice": self.spec.notice}
-        found = {f"params/{self.name}/report.yaml: {key}": prose.typed_in(text) for key, text in texts.items()}
+        texts = {"abstract": self.spec.abstract, "notice": self.spec.notice, "found": "\n\n".join(self.spec.found)}
+        texts = {f"report.yaml: {key}": text for key, text in texts.items()}
+        texts |= {path.name: path.read_text("utf-8") for path in sorted(self.folder.glob("*.md"))}
+        found = {f"params/{self.name}/{place}": prose.typed_in(text) for place, text in texts.items()}
         lines = [f"{place}: {', '.join(numbers)}" for place, numbers in found.items() if numbers]
         lines += [line for chapter in self.chapters for line in prose.findings(chapter.source, chapter.name)]
         if lines:
@@ -220,7 +223,7 @@ class Report:
             if section.title:
                 paper.cells.append(v4.new_markdown_cell(f"# {section.title} {{#{section.id}}}", id=section.id))
             for name in section.notebooks:
-                for cell in executed[name].cells:
+                for cell in self._told(name, executed[name].cells):
                     where = {"notebook": name, "cell": cell.id, "shift": int(bool(section.title))}
                     cell.id, cell.metadata["fmnist"] = f"{name}-{cell.id}"[:64], where
                     paper.cells.append(cell)
@@ -234,17 +237,29 @@ class Report:
             lost = joined([f"`{name}`" for name in about["gaps"]])
             about["notice"] += f" **This paper is incomplete.** Missing, because its notebook failed: {lost}."
         about["values"] = {name: values(notebook) for name, notebook in executed.items()}
-        about["abstract"] = self._abstract(about["values"], about["gaps"])
+        about["abstract"] = self._filled("abstract", self.spec.abstract, about)
+        about["found"] = [self._filled("found", line, about) for line in self.spec.found]
         about["appendix"] = provenance.appendix(paper.cells)
         paper.metadata["fmnist"] = about
-        return paper
+        return _without_dangling(paper)
 
-    def _abstract(self, recorded: dict[str, dict[str, Any]], gaps: dict[str, str]) -> str:
-        known = {f"{notebook}.{key}": str(named[key]) for notebook, named in recorded.items() for key in named}
-        text = self.spec.abstract
+    def _told(self, name: str, cells: list[NotebookNode]) -> list[NotebookNode]:
+        """The cells of a notebook that this report wants: none on a field it does not vary, and its remarks."""
+        studies = [*self.trained.values(), *self.later.values()]
+        settings = [getattr(study, "study", study).settings() for study in studies]  # a search has a study
+        varied = {field for part in settings for field in part if part[field].nunique() > 1}
+        about = [set(cell.metadata.get("fmnist", {}).get("varies", varied)) for cell in cells]
+        kept = [cell for cell, fields in zip(cells, about, strict=True) if fields & varied or not varied]
+        remarks = self.folder / f"{name}.md"
+        own = [v4.new_markdown_cell(remarks.read_text("utf-8"), id="remarks")] if remarks.exists() else []
+        return kept[:1] + own + kept[1:]
+
+    def _filled(self, key: str, text: str, about: dict[str, Any]) -> str:
+        named = about["values"].items()
+        known = {f"{notebook}.{key}": str(value) for notebook, values in named for key, value in values.items()}
         for name in re.findall(r"\{([A-Za-z][\w-]*\.\w+)\}", text):
-            if name.split(".")[0] not in gaps:
-                _check_name(name, known, f"params/{self.name}/report.yaml: abstract: no notebook recorded {{{name}}}")
+            if name.split(".")[0] not in about["gaps"]:
+                _check_name(name, known, f"params/{self.name}/report.yaml: {key}: no notebook recorded {{{name}}}")
             text = text.replace(f"{{{name}}}", known.get(name, "**[missing]**"))
         return text
 
@@ -349,6 +364,18 @@ def _execute(notebook: Path, parameters: dict[str, Any], target: Path) -> None:
         execute()
     except RuntimeError:  # the kernel died, as some do on a loaded machine when they start
         execute()
+
+
+def _without_dangling(paper: NotebookNode) -> NotebookNode:
+    """The paper without references in brackets to what it does not have."""
+    text = PAPER.sub(r"\1", nbformat.writes(paper))
+    known = {*re.findall(r"\{#((?:sec|eq)-[\w-]+)", text), *re.findall(r'"label": "([\w-]+)"', text)}
+
+    def kept(match: re.Match) -> str:
+        labels = [f"@{label}" for label in re.findall(r"@([\w-]+)", match[0]) if label in known]
+        return f" ({', '.join(labels)})" if labels else ""
+
+    return nbformat.reads(re.sub(r" ?\((?:@(?:fig|tbl|sec|eq)-[\w-]+(?:, | and )?)+\)", kept, text), as_version=4)
 
 
 def _gap(chapter: Chapter, target: Path, error: BaseException) -> NotebookNode:

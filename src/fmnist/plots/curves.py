@@ -22,6 +22,7 @@ def curves(
     panels: str = "",
     looks: Mapping[str, int] | None = None,
     until: int = 0,
+    xscale: str = "linear",
 ) -> Figure:
     """Mean over seeds per epoch with its 95 % band, a panel a metric; `panels` names a column for small multiples.
 
@@ -38,8 +39,9 @@ def curves(
         fig = figure(0.25 + deep * (1.65 if panels else 2.1))
         grid = fig.subplots(deep, across, sharex=True, sharey="row" if panels else False, squeeze=False)
         for ax in grid[-1]:
-            ax.set_xlabel("epoch")
-            ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+            ax.set(xlabel="epoch", xscale=xscale)
+            ticks = MaxNLocator(5, steps=[1, 2, 5, 10], integer=True) if xscale == "linear" else LogLocator(subs=(1, 2, 5))
+            ax.xaxis.set(major_locator=ticks, major_formatter="{x:g}", minor_formatter="")
         for metric, axes in zip(metrics, grid if panels else grid.reshape(-1, 1), strict=True):
             seen = [np.array([])]
             for ax, (name, part) in zip(axes, parts.items(), strict=True):
