@@ -143,7 +143,7 @@ def test_ruff_is_content():
 
 # Notebooks
 
-KINDS = {"study", "choices", "search", "replication", "beyond", "text", "panel", "lesson"}
+KINDS = {"study", "recipe", "choices", "search", "replication", "beyond", "text", "panel", "lesson"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -151,7 +151,7 @@ def kind(path: Path) -> str:
     return nbformat.read(path, as_version=nbformat.NO_CONVERT).metadata.get("fmnist", {}).get("kind", "")
 
 
-STUDIES = [path for path in NOTEBOOKS if kind(path) == "study"]
+STUDIES = [path for path in NOTEBOOKS if kind(path) in ("study", "recipe")]
 CELLS = ["title", "predict", "imports", "parameters", "run", "setting", "results", "says", "curves"]
 CELLS += ["look-test", "test", "table", "turn", "limits"]
 

@@ -38,7 +38,7 @@ from fmnist.study import Study, StudySpec, train
 from fmnist.words import joined
 
 KINDS = {"text": Strict, "replication": Strict, "search": SearchSpec}  # as metadata {"fmnist": {"kind": …}} say
-KINDS |= dict.fromkeys(["study", "choices", "beyond"], StudySpec)
+KINDS |= dict.fromkeys(["study", "recipe", "choices", "beyond"], StudySpec)
 Say = Callable[[str], None]
 
 
@@ -118,7 +118,7 @@ class Chapter:
         title, label = re.match(r"#* *(.*?) *(?:\{#([\w-]+).*\})?$", first, re.M).groups("")
         study = getattr(self.study, "study", self.study) if self.kind != "beyond" else None  # a search has one
         tuning, baseline = None, self.parameters.get("baseline", "")
-        if self.kind == "study":
+        if self.kind in ("study", "recipe"):
             baseline = best_per(self.study.runs()).get(baseline, baseline)  # a variant is its selected trial
             tuning, study = (study, later) if later else (None, study)
         studies = {"study": study, "tuning": tuning}
@@ -147,9 +147,9 @@ class Report:
         if unused := {p.stem for p in self.folder.glob("*.yaml")} - {"report", "published", *names}:
             raise UserError(f"params/{name}/{min(unused)}.yaml: belongs to no section of report.yaml")
         self.chapters = [Chapter(self, notebook) for notebook in names]
-        self.trained = {c.name: c.study for c in self.chapters if c.kind in ("study", "choices", "search")}
+        self.trained = {c.name: c.study for c in self.chapters if c.study and c.kind != "beyond"}
         self.later: dict[str, Study] = {}  # notebook → what it wants beyond `trained`, known once that is trained
-        settings = {c.name: c.study.settings() for c in self.chapters if c.kind in ("study", "choices")}
+        settings = {c.name: c.study.settings() for c in self.chapters if c.study and c.kind not in ("search", "beyond")}
         replication.read(self.folder, settings, required="replication" in [chapter.kind for chapter in self.chapters])
 
     def parameters(self, name: str, defaults: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def curves(
         grid = fig.subplots(deep, across, sharex=True, sharey="row" if panels else False, squeeze=False)
         for ax in grid[-1]:
             ax.set(xlabel="epoch", xscale=xscale)
-            ticks = MaxNLocator(5, steps=[1, 2, 5, 10], integer=True) if xscale == "linear" else LogLocator(subs=(1, 2, 5))
+            ticks = (
+                MaxNLocator(5, steps=[1, 2, 5, 10], integer=True) if xscale == "linear" else LogLocator(subs=(1, 2, 5))
+            )
             ax.xaxis.set(major_locator=ticks, major_formatter="{x:g}", minor_formatter="")
         for metric, axes in zip(metrics, grid if panels else grid.reshape(-1, 1), strict=True):
             seen = [np.array([])]
