@@ -17,6 +17,7 @@ from fmnist import cli
 from fmnist.config import UserError, read_yaml
 from fmnist.engine import workers
 from fmnist.paper.report import Report, values
+from fmnist.study import Study
 
 ROOT = Path(__file__).parents[1]
 PLACE = "params/smoke/"
@@ -255,6 +256,29 @@ def test_the_abstract_is_filled_with_what_notebooks_record(tiny):
     assert values(executed["end"]) == {"runs": 3, "best": "SGD"}
     paper = Report("tiny", "cpu").merge(executed)
     assert paper.metadata["fmnist"]["abstract"] == "3 runs, $x_{1.5}$ and SGD"
+
+
+def test_a_paper_says_what_its_report_wants_said(tiny):
+    path, executed = tiny
+    path.write_text(abstract("") + "found: ['{end.best} wins']\n")
+    (path.parent / "end.md").write_text("Others say so [@wood].")
+    texts = {
+        "title": "# End <!-- {#sec-end} -->\n\nSee (@sec-end), not (@sec-lost).",
+        "lr": "On rates.",
+        "all": "On all.",
+    }
+    cells = [nbformat.v4.new_markdown_cell(text, id=name) for name, text in texts.items()]
+    cells[1].metadata["fmnist"] = {"varies": ["lr"]}
+    executed["end"].cells[:0] = cells
+    report = Report("tiny", "cpu")
+    report.trained = {"width": Study({}, {}, {"hidden_sizes": [[1], [2]]})}
+    paper = report.merge(executed)
+    assert paper.metadata["fmnist"]["found"] == ["SGD wins"]
+    told = [cell.source for cell in paper.cells if cell.cell_type == "markdown"]
+    assert told == ["# End {#sec-end}\n\nSee (@sec-end), not.", "Others say so [@wood].", "On all."]
+    (path.parent / "end.md").write_text("It gains 1.5 points.")
+    with pytest.raises(UserError, match="params/tiny/end.md: 1.5"):
+        Report("tiny", "cpu").check_prose()
 
 
 @pytest.mark.parametrize("name", ["end.rums", "End.runs", "ned.runs", "end.RUNS", "no-such.value"])

@@ -113,6 +113,15 @@ def test_the_two_tables(trained):
     assert (last.val_accuracy == runs.set_index("run_id").val_accuracy).all()
 
 
+def test_rates_are_tuned_with_few_seeds_and_what_is_selected_has_all(trained):
+    variants = {"SGD": {}, "Adam": {"optimizer": "Adam"}}
+    tuned = Study(TINY, variants, {"lr": [1e-6, 0.01]}, [0]).run()
+    study = tuned.again([0, 1], "SGD, lr 1e-06").run()
+    assert list(study.trials) == ["SGD, lr 1e-06", "SGD, lr 0.01", "Adam, lr 0.01"]
+    assert {config.seed for config in study.configs} == {0, 1} and len(study.runs()) == 6
+    assert {config.run_id for config in study.configs} & {config.run_id for config in tuned.configs}
+
+
 def test_tables_of_an_untrained_study_say_what_to_do(trained):
     study = Study(TINY, VARIANTS)
     for table in (study.runs, study.history):
