@@ -21,7 +21,17 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import RunConfig, Strict, UserError, nearest, parameter_count, sizes_text, validate, validate_field
+from fmnist.config import (
+    TRAIN_IMAGES,
+    RunConfig,
+    Strict,
+    UserError,
+    nearest,
+    parameter_count,
+    sizes_text,
+    validate,
+    validate_field,
+)
 from fmnist.statistics import best_per
 from fmnist.words import count, joined
 
@@ -92,13 +102,11 @@ class Study:
         return self
 
     def again(self, seeds: Sequence[int], baseline: str = "") -> "Study":
-        """With `seeds`: for each variant the trial that validation selects, and the trial `baseline` if that is one."""
-        kept = {*best_per(self.runs()), baseline}
-        chosen = {trial: configs[0] for trial, (_, configs) in self.trials.items() if trial in kept}
-        fields = {trial: config.model_dump(exclude_defaults=True) for trial, config in chosen.items()}
-        for each in fields.values():
-            each.pop("seed", None)
-        return Study({}, fields, {}, seeds)
+        """With `seeds`: the trial that validation selects for each variant, by its name; and `baseline`, if a trial."""
+        chosen = {trial: variant for variant, trial in best_per(self.runs()).items()}
+        chosen |= {baseline: baseline} if baseline in self.trials else {}
+        configs = {name: self.trials[trial][1][0].model_dump(exclude_defaults=True) for trial, name in chosen.items()}
+        return Study({}, {name: fields | {"seeds": list(seeds)} for name, fields in configs.items()}, {}, seeds)
 
     def runs(self) -> pd.DataFrame:
         """One row per run: run_id, trial, variant, config fields, parameters, metrics, device; see `store.METRICS`.
@@ -132,14 +140,14 @@ class Study:
         said = {"hidden_sizes", "optimizer", "lr", "batch_size", "epochs", *unusual}.difference(varied)
         of = {"hidden_sizes": "hidden layers ", "bias_init": "initial biases "}
         same = ", ".join(of.get(name, "") + setting(name, getattr(first, name)) for name in names if name in said)
-        varies = ", ".join(f"`{name}`" for name in varied) or "only the seed"
+        varies = joined([f"`{name}`" for name in varied]) or "the seed"
         sizes = {label: len(runs) for label, (_, runs) in self.trials.items()}
         most = max(sizes.values())
         few = [f"{label} with {count(n)}" for label, n in sizes.items() if n < most]
+        trials, seeds = count(len(sizes), "trial"), count(most, "seed") + (f" (but {joined(few)})" if few else "")
         return (
-            f"All runs have {same}; what is not named here keeps its default (@tbl-config). What varies is {varies}. "
-            f"There are {count(len(sizes), 'trial')}, each with {count(most, 'seed')}"
-            f"{f' (but {joined(few)})' if few else ''}: {count(sum(sizes.values()), 'run')}."
+            f"{trials.capitalize()} ({varies} var{'ies' if len(varied) < 2 else 'y'}), each with {seeds}, make {count(sum(sizes.values()), 'run')}; "
+            f"all have {same} (@tbl-config)."
         )
 
     def _stored(self) -> Iterable[tuple[dict[str, str], store.Run]]:
@@ -167,6 +175,8 @@ def setting(key: str, value: Any) -> str:
         return value
     if key == "hidden_sizes":
         return sizes_text(value)
+    if key == "val_size":
+        return f"{TRAIN_IMAGES - value:,} training images"
     if isinstance(value, bool):
         return words if value else f"no {words}"
     return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"

@@ -119,8 +119,9 @@ class Chapter:
         study = getattr(self.study, "study", self.study) if self.kind != "beyond" else None  # a search has one
         tuning, baseline = None, self.parameters.get("baseline", "")
         if self.kind in ("study", "recipe"):
-            baseline = best_per(self.study.runs()).get(baseline, baseline)  # a variant is its selected trial
             tuning, study = (study, later) if later else (None, study)
+            if baseline not in study.trials:  # a variant stands for its selected trial
+                baseline = best_per(study.runs()).get(baseline, baseline)
         studies = {"study": study, "tuning": tuning}
         contents = {"notebook": self.name, "title": title, "label": label, "kind": self.kind, "baseline": baseline}
         contents |= {name: each and each.spec.model_dump(mode="json") for name, each in studies.items()}
