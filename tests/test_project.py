@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fmnist"
 
 # A module imports only modules that come before it.
-MODULES = """config words statistics data model engine.stack engine.optim engine.train engine.workers engine.cluster
-    store ensemble study search replication tables plots.style plots.curves plots.figures plots.replication plots.marks
+MODULES = """config words statistics data model store ensemble engine.stack engine.optim engine.train engine.workers
+    engine.cluster study search replication tables plots.style plots.curves plots.figures plots.replication plots.marks
     paper.publish paper.document paper.exporters paper.prose paper.provenance paper.report paper.verify
     lab.widgets lab.live lab.network lab.browse lab.explore cli"""
 ORDER = MODULES.split()
