@@ -24,8 +24,8 @@ PACKAGE = ROOT / "src" / "fmnist"
 
 # A module imports only modules that come before it.
 MODULES = """config words statistics data model store ensemble engine.stack engine.optim engine.train engine.workers
-    engine.cluster study search replication tables plots.style plots.curves plots.figures plots.replication plots.marks
-    paper.publish paper.document paper.exporters paper.prose paper.provenance paper.report paper.verify
+    engine.cluster use study search replication tables plots.style plots.curves plots.figures plots.replication
+    plots.marks paper.publish paper.document paper.exporters paper.prose paper.provenance paper.report paper.verify
     lab.widgets lab.live lab.network lab.browse lab.explore cli"""
 ORDER = MODULES.split()
 PARTS = ("engine", "plots", "paper", "lab")
@@ -33,7 +33,7 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store ensemble study search cli __init__": 1_720,
+    "config data store ensemble use study search cli __init__": 1_720,
     "model engine": 1_590,
     "words statistics replication tables": 775,
     "plots": 640,

@@ -94,7 +94,7 @@ def test_only_what_is_missing_is_trained(trained):
 def test_teachers_are_trained_before_those_who_learn_from_them(trained):
     variants = {"wide": {"hidden_sizes": [8]}, "taught": {"teachers": [{}, {"hidden_sizes": [8]}]}}
     study = Study(TINY, variants).run("cpu")
-    assert [(config.hidden_sizes, len(config.teachers)) for config in trained] == [((8,), 0), ((4,), 0), ((4,), 2)]
+    assert [(config.hidden_sizes, len(config.teachers)) for config in trained] == [((4,), 0), ((8,), 0), ((4,), 2)]
     assert list(study.runs().teachers) == ["", '{}, {"hidden_sizes": [8]}']
     assert "two teachers" in Study(TINY, {"taught": variants["taught"]}).describe()
 

@@ -6,6 +6,7 @@ Such a mean may also be what another run learns: its teachers'.
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 
 from fmnist import store
@@ -41,6 +42,19 @@ def accuracy(run_ids: Sequence[str], part: str = "test", flip: bool = False) -> 
     """Of `probabilities`: the share of images in [0, 1] whose most probable class is their label."""
     p, labels = probabilities(run_ids, part, flip)
     return float((p.argmax(1) == labels).mean())
+
+
+def calibration(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[pd.DataFrame, float]:
+    """How often the most probable class of p [images, 10] is right, against how probable it is; the expected error.
+
+    A row for each of the bins of equal width that has images: confidence and accuracy (their means) and images. The
+    error is the mean of |accuracy − confidence| over the bins, weighted by their images (Guo et al., ICML 2017).
+    """
+    sure = p.max(1)
+    frame = pd.DataFrame({"confidence": sure, "accuracy": p.argmax(1) == labels, "images": 1})
+    each = frame.groupby(np.minimum(sure * bins, bins - 1).astype(int))
+    table = each.agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
+    return table, float(np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["images"]))
 
 
 @torch.no_grad()
