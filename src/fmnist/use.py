@@ -7,7 +7,16 @@ import torch
 from PIL import Image, ImageOps
 
 from fmnist import store
-from fmnist.config import TRAIN_IMAGES, RunConfig, UserError, parameter_count, runs_folder, sizes_text
+from fmnist.config import (
+    FASHION,
+    TRAIN_IMAGES,
+    TRIAL_FIELDS,
+    RunConfig,
+    UserError,
+    parameter_count,
+    runs_folder,
+    sizes_text,
+)
 from fmnist.data import NAMES, SIDE, load, scaling, split
 from fmnist.ensemble import calibration, probabilities
 from fmnist.model import PARAMETER_DTYPE
@@ -18,8 +27,9 @@ CARD = Path(__file__).with_name("templates") / "card.md"
 
 
 def best_run() -> store.Run:
-    """The finished run with the highest validation accuracy; `UserError` if there is none."""
+    """The finished run on Fashion-MNIST with the highest validation accuracy; `UserError` if there is none."""
     table = store.results()
+    table = table[table["dataset"] == FASHION]
     if table["val_accuracy"].isna().all():
         raise UserError(f"no finished run in {runs_folder()}; `fmnist report` trains some")
     return store.load_run(table["run_id"][table["val_accuracy"].idxmax()])
@@ -72,14 +82,13 @@ def card(run_id: str) -> str:
     """The model card of a run (Mitchell et al., FAT* 2019, doi:10.1145/3287560.3287596), in Markdown."""
     run, table = store.load_run(run_id), store.results()
     config, own = run.config, run.row()
-    fields = [name for name in RunConfig.model_fields if name != "seed"]
-    peers = table[(table[fields] == [own[name] for name in fields]).all(axis=1)]
+    peers = table[(table[[*TRIAL_FIELDS]] == [own[name] for name in TRIAL_FIELDS]).all(axis=1)]
     p, labels = probabilities([run.run_id])
     right, (bins, error) = p.argmax(1) == labels, calibration(p, labels)
     names, scale, shift = NAMES[config.dataset], *input_scaling(config)
     said = {f"{name}_own": percent(own[name]) for name in ("val_accuracy", "test_accuracy")}
     said |= {f"{name}_seeds": percent(*interval(peers[name])) for name in ("val_accuracy", "test_accuracy")}
-    changed = [f"{name}: {own[name]}" for name in fields if own[name] != RunConfig().row()[name]]
+    changed = [f"{name}: {own[name]}" for name in TRIAL_FIELDS if own[name] != RunConfig().row()[name]]
     taught = f" It also learned what {count(len(config.teachers), 'other network')} said of them."
     sure = [f"| {percent(b.confidence)} | {percent(b.accuracy)} | {b.images:,} |" for b in bins.itertuples()]
     return CARD.read_text("utf-8").format(
