@@ -72,6 +72,8 @@ OPTIMIZER = [
     ("base: {lr: '0.1'}", r"base: lr: should be a valid number \(got '0.1'\)"),
     ("grid: {lr: [0.1, -1]}", r"grid: lr: should be greater than 0 \(got -1\)"),
     ("base: {hidden_sizes: 128}", r"base: hidden_sizes: should be a list of widths, such as \[400, 400\] \(got 128\)"),
+    ("base: {teachers: [{}, {lr: -1}]}", r"variants\.SGD: teachers\.1: lr: should be greater than 0 \(got -1\)"),
+    ("base: {teachers: [{val_size: 5}]}", r"variants\.SGD: teachers\.0\.val_size: teachers have the images of the run"),
     ("base: {batch_norm: yes}", r"base: batch_norm: should be true or false \(got 'yes'\)"),
     (
         "base: {optimizer: adam}",

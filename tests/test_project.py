@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fmnist"
 
 # A module imports only modules that come before it.
-MODULES = """config words statistics data model engine.stack engine.optim engine.train engine.workers engine.cluster
-    store ensemble study search replication tables plots.style plots.curves plots.figures plots.replication plots.marks
-    paper.publish paper.document paper.exporters paper.prose paper.provenance paper.report paper.verify
+MODULES = """config words statistics data model store ensemble engine.stack engine.optim engine.train engine.workers
+    engine.cluster use study search replication tables plots.style plots.curves plots.figures plots.replication
+    plots.marks paper.publish paper.document paper.exporters paper.prose paper.provenance paper.report paper.verify
     lab.widgets lab.live lab.network lab.browse lab.explore cli"""
 ORDER = MODULES.split()
 PARTS = ("engine", "plots", "paper", "lab")
@@ -33,12 +33,12 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store ensemble study search cli __init__": 1_720,
-    "model engine": 1_590,
+    "config data store ensemble use study search cli __init__": 1_930,
+    "model engine": 1_618,
     "words statistics replication tables": 775,
-    "plots": 640,
+    "plots": 656,
     "paper": 1_045,
-    "lab": 675,
+    "lab": 681,
 }
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
 
@@ -121,8 +121,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 6_440
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_208
+    assert length(*PACKAGE.rglob("*.py")) <= 6_700
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_358
 
 
 @pytest.mark.parametrize("module", ORDER)

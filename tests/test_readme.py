@@ -32,7 +32,7 @@ def test_its_python_runs_as_it_stands(tmp_path, monkeypatch):
 def test_its_yaml_is_that_of_the_reports():
     blocks = re.findall(r"```yaml\n# (params/\S+)\n(.*?)```", TOGETHER, flags=re.S)
     (jobs,) = re.findall(r"```yaml\n(system: .*?)```", TOGETHER, flags=re.S)
-    assert len(blocks) == TOGETHER.count("```yaml") - 1 == 3
+    assert len(blocks) == TOGETHER.count("```yaml") - 1 == 4
     assert validate(JobsSpec, YAML(typ="safe").load(jobs), "docs/cluster.md").system == "SLURM"
     for name, text in blocks:
         shown, there = YAML(typ="safe").load(text), read_yaml(ROOT / name)

@@ -122,7 +122,7 @@ def test_every_figure_has_a_text_for_those_who_cannot_see_it(smoke):
 def test_a_figure_rests_on_the_runs_that_it_shows(smoke):
     about = json.loads((smoke[0] / "report" / "smoke.json").read_text())
     behind = {item["label"]: about["run_sets"][item["runs"]].get("count", 0) for item in about["shown"]}
-    assert behind["fig-confusion"] == 1 and behind["fig-class-means"] == 0
+    assert behind["fig-confusion"] == 2 and behind["fig-class-means"] == 0
     assert behind["tbl-shape"] < behind["tbl-conclusions"] < len(about["runs"])
 
 

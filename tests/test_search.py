@@ -131,6 +131,33 @@ def test_optuna_proposes_in_rounds_better_ones_and_the_same_again(monkeypatch):
     assert search.configs == Search({}, SPACE, 80, "optuna").run().configs
 
 
+def test_halving_gives_the_best_third_three_times_the_epochs(monkeypatch):
+    asked = {}
+
+    def train(configs, *_):
+        asked.update({config.run_id: config for config in configs})
+
+    def runs(study):  # the smaller the rate the better; the one that diverges would be best
+        rows = [{"trial": trial, "epochs": config.epochs, "lr": config.lr, "momentum": config.momentum}
+                for trial, (_, (config,)) in study.trials.items()]  # fmt: skip
+        frame = pd.DataFrame(rows)
+        return frame.assign(val_accuracy=(1 - frame.lr).where(frame.lr > frame.lr.min()))
+
+    monkeypatch.setattr("fmnist.search.train", train)
+    monkeypatch.setattr("fmnist.search.Study.runs", runs)
+    space = {"lr": {"low": 0.1, "high": 0.9}, "momentum": [0.5]}
+    search = Search({"epochs": 10, "momentum": 0.5}, space, 28, "halving")
+    assert search.rungs == [1, 3, 10] and {config.epochs for config in search.configs} == {1}
+    found = search.run().runs().sort_values("rank")
+    assert [config.epochs for config in asked.values()] == [1] * 28 + [3] * 9 + [10] * 3
+    assert list(found.epochs) == [10] * 3 + [3] * 6 + [1] * 19 and list(found["rank"]) == [*range(1, 29)]
+    assert found.lr.iloc[:27].is_monotonic_increasing and found.lr.iloc[27] == found.lr.min()
+    assert [config.epochs for config in search.again(2, [7]).configs] == [10, 10]
+    assert Search({"epochs": 0}, space, 5, "halving").rungs == [0]
+    with pytest.raises(UserError, match="space.epochs: not with method halving"):
+        Search({}, {"epochs": [1, 2]}, 2, "halving")
+
+
 def made_up(n: int, noise: float = 0.0, seed: int = 0) -> pd.DataFrame:
     """A table of trials in which the learning rate alone decides, and validation differs from test by chance."""
     random = np.random.default_rng(seed)

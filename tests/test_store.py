@@ -283,9 +283,10 @@ ANOTHER = dict(
     weight_decay=1e-4, batch_size=256, layer_norm=True, residual=True, schedule="cosine", warmup_epochs=1.0,
     label_smoothing=0.1, ema_decay=0.9, mixup=0.2, augment_shift=1, augment_flip=True, augment_rotation=5.0,
     augment_erasing=0.5, epochs=51, loss_scale=2.0, input_scaling="symmetric", val_size=5_000,
-    seed=1, precision="float64",
+    seed=1, precision="float64", teachers=[{"lr": 0.1}], distill_weight=0.7,
 )  # fmt: skip
 NEEDS = {"init_std": {"init": "normal"}, "nesterov": {"momentum": 0.9}, "residual": {"hidden_sizes": (64, 64)}}
+NEEDS["distill_weight"] = {"teachers": [{}]}
 
 
 def test_a_runs_address_is_the_same_on_every_machine_and_day():

@@ -91,6 +91,14 @@ def test_only_what_is_missing_is_trained(trained):
     assert [(config.optimizer, config.seed) for config in trained] == [("Adam", 0)]
 
 
+def test_teachers_are_trained_before_those_who_learn_from_them(trained):
+    variants = {"wide": {"hidden_sizes": [8]}, "taught": {"teachers": [{}, {"hidden_sizes": [8]}]}}
+    study = Study(TINY, variants).run("cpu")
+    assert [(config.hidden_sizes, len(config.teachers)) for config in trained] == [((4,), 0), ((8,), 0), ((4,), 2)]
+    assert list(study.runs().teachers) == ["", '{}, {"hidden_sizes": [8]}']
+    assert "two teachers" in Study(TINY, {"taught": variants["taught"]}).describe()
+
+
 def test_the_two_tables(trained):
     study = Study(TINY, VARIANTS, {"epochs": [1, 2]}, seeds=[0, 1]).run("cpu")
     runs, history = study.runs(), study.history()

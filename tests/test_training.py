@@ -16,13 +16,15 @@ import pytest
 import torch
 from reference import plain_evaluation
 
+from fmnist import store
 from fmnist.config import RunConfig, UserError
-from fmnist.data import Data
+from fmnist.data import Data, split
 from fmnist.engine import stack as stack_module
 from fmnist.engine import workers
 from fmnist.engine.train import Result, Trainer, train_stack
 from fmnist.engine.workers import STACK_RUNS, footprint, pack, plan, slots_here, work
-from fmnist.model import MLP, plain_training
+from fmnist.ensemble import soft_labels
+from fmnist.model import MLP, images_and_labels, plain_training
 
 torch.set_num_threads(1)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
@@ -72,7 +74,8 @@ def assert_trains_as_torch(configs: list[RunConfig], data: Data, tolerance: floa
     trainer = Trainer(configs, data)
     stack = trainer.stack
     start = {name: tensor.clone() for name, tensor in stack.state.items()}
-    loops = zip(*(plain_training(config, data) for config in configs), strict=True)
+    taught = [soft_labels(config, data) if config.teachers else None for config in configs]
+    loops = zip(*map(plain_training, configs, [data] * len(configs), taught), strict=True)
     for epoch, plain in enumerate(loops, 1):
         loss, accuracy = trainer.epoch(epoch, threading.Event())
         for run, (model, plain_loss, plain_accuracy) in enumerate(plain):
@@ -139,6 +142,33 @@ CASES |= {name: {"epochs": 4} | own for name, own in FEATURES.items()}
 @pytest.mark.parametrize("name", CASES)
 def test_a_stacked_run_trains_as_torch_does(name, tiny):
     assert_trains_as_torch([run_config(**CASES[name])], tiny, EXACT)
+
+
+TEACHERS = ({}, {"hidden_sizes": [30, 20], "optimizer": "Adam", "lr": 0.003, "input_scaling": "standardized"})
+LEARNS = {
+    "alone": {"distill_weight": 0.7},
+    "everything": {"label_smoothing": 0.1, "mixup": 0.3, "augment_flip": True, "ema_decay": 0.9, "dropout": 0.2},
+}
+
+
+@pytest.mark.parametrize("name", LEARNS)
+def test_a_student_learns_what_its_stored_teachers_say_as_in_torch(name, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("FMNIST_RUNS", str(tmp_path))
+    own = {"momentum": 0.9, "epochs": 3, "teachers": TEACHERS, **LEARNS[name]}
+    students = [run_config(**own, seed=seed) for seed in (0, 1)]
+    with pytest.raises(UserError, match="no such finished run"):
+        Trainer(students, tiny)
+    for teacher in (teacher for student in students for teacher in student.teacher_configs):
+        store.save(train_stack([teacher], tiny)[0])
+    assert_trains_as_torch(students, tiny, EXACT)
+    pair = [students[0], students[0].model_copy(update={"teachers": TEACHERS[:1]})]
+    assert [len(stack) for stack in pack([*pair, students[1]], torch.device("cpu"))] == [2, 1]
+
+    said = soft_labels(students[0], tiny)[split(1_000, 370, 0)[0]].double()
+    parts = [images_and_labels(teacher, tiny, "train")[0] for teacher in students[0].teacher_configs]
+    nets = [store.load_run(teacher.run_id).model() for teacher in students[0].teacher_configs]
+    mean = sum(net(x).softmax(1) for net, x in zip(nets, parts, strict=True)) / 2
+    assert (said - mean).abs().max() < 1e-3 and mean.max() > 0.5
 
 
 MIXED = [

@@ -117,6 +117,25 @@ def train(path: Path, device: str, memory: int | None, cluster: str) -> None:
 
 
 @commands.command()
+@click.argument("image", type=Path)
+@click.option("--run", default="", metavar="ID", help="of the network; left out: the best on validation in the store")
+def predict(image: Path, run: str) -> None:
+    """Print what a trained network sees in a picture of any size, dark on light or light on dark."""
+    from fmnist.use import predict
+
+    print("\n".join(predict(image, run)))
+
+
+@commands.command()
+@click.argument("run")
+def card(run: str) -> None:
+    """Print the model card of the run with this id, in Markdown."""
+    from fmnist.use import card
+
+    print(card(run))
+
+
+@commands.command()
 @click.option("--format", default="table", type=click.Choice(["table", "csv", "json"]), show_default=True)
 def results(format: str) -> None:
     """Print one row per finished run."""

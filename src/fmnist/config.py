@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.composer import ComposerError
@@ -89,6 +89,16 @@ class Strict(BaseModel):
         return values
 
 
+class Teacher(dict[str, Any]):
+    """What a run's teacher has otherwise than the run; hashable, as nobody changes it."""
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self, sort_keys=True))
+
+
+Teachers = tuple[Annotated[dict[str, Any], AfterValidator(Teacher)], ...]
+
+
 class RunConfig(Strict):
     """Every hyperparameter of one training. Names and meanings are PyTorch's. `validate` makes errors readable."""
 
@@ -115,6 +125,8 @@ class RunConfig(Strict):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # in which the rate rises linearly, before its schedule
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of a target that all classes have alike
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # above 0, the network is its weights' moving average
+    teachers: Annotated[Teachers, Field(strict=False)] = ()  # networks to learn from: what each has otherwise
+    distill_weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of the loss that their mean probabilities have
 
     augment_shift: Annotated[int, Field(ge=0, lt=28)] = 0  # most pixels by which an image moves, along either axis
     augment_flip: bool = False  # left to right, every other image
@@ -138,7 +150,26 @@ class RunConfig(Strict):
         last_batch = (TRAIN_IMAGES - self.val_size) % self.batch_size
         if self.batch_norm and 1 in (self.batch_size, last_batch):
             raise ValueError("batch_size: batch norm needs two images or more in every batch, the last one too")
+        try:
+            self.teacher_configs  # noqa: B018
+        except UserError as error:
+            raise ValueError(str(error)) from None
         return self
+
+    @property
+    def teacher_configs(self) -> list["RunConfig"]:
+        """The runs whose mean probabilities this one learns: each is this run, seed included, but for its overrides.
+
+        What the overrides leave without a meaning (SGD's momentum beside Adam) is left out.
+        """
+        own, found = self.model_dump() | {"teachers": ()} if self.teachers else {}, []
+        for i, teacher in enumerate(self.teachers):
+            for key, value in teacher.items():
+                validate_field(key, value, f"teachers.{i}")
+                if key in ("teachers", "distill_weight", "dataset", "val_size"):
+                    raise UserError(f"teachers.{i}.{key}: teachers have the images of the run, and no teachers")
+            found.append(validate(RunConfig, without_unused(own | teacher) | teacher, f"teachers.{i}"))
+        return found
 
     @property  # not cached: model_copy would take the address along
     def run_id(self) -> str:
@@ -160,8 +191,9 @@ class RunConfig(Strict):
         return any(getattr(self, name) for name in AUGMENTATIONS)
 
     def row(self) -> dict[str, Any]:
-        """The config as one row of a table; `hidden_sizes` as "400-400"."""
-        return {**self.model_dump(), "hidden_sizes": sizes_text(self.hidden_sizes)}
+        """The config as one row of a table; `hidden_sizes` as "400-400", `teachers` as JSON."""
+        teachers = json.dumps(self.teachers)[1:-1]
+        return {**self.model_dump(), "hidden_sizes": sizes_text(self.hidden_sizes), "teachers": teachers}
 
 
 TRIAL_FIELDS = tuple(name for name in RunConfig.model_fields if name != "seed")
@@ -169,6 +201,7 @@ DEFAULTS = {name: field.default for name, field in RunConfig.model_fields.items(
 AUGMENTATIONS = tuple(name for name in TRIAL_FIELDS if name.startswith("augment_"))
 ADDED_FIELDS = (  # not in an address where they have their default: runs stored before they came are found
     *("dataset", "layer_norm", "residual", "schedule", "warmup_epochs", "label_smoothing", "ema_decay", "mixup"),
+    *("teachers", "distill_weight"),
     *AUGMENTATIONS,
 )
 APPLIES = {  # fields that have a meaning beside some values of others only: beside which, and what a message says
@@ -180,6 +213,7 @@ APPLIES = {  # fields that have a meaning beside some values of others only: bes
         lambda run: any(a == b for a, b in pairwise(run["hidden_sizes"])),
         "only with two neighbouring hidden layers of one width",
     ),
+    "distill_weight": (lambda run: run["teachers"], "only with teachers"),
     "warmup_epochs": (lambda run: run["schedule"] != "one_cycle", "not with schedule one_cycle, which rises by itself"),
 }
 

@@ -1,14 +1,20 @@
-"""Finished runs as one classifier: the mean of their probabilities, of images and also of their mirror images."""
+"""Finished runs as one classifier: the mean of their probabilities, of images and also of their mirror images.
+
+Such a mean may also be what another run learns: its teachers'.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 
 from fmnist import store
-from fmnist.config import UserError
-from fmnist.data import SIDE, load
-from fmnist.model import images_and_labels
+from fmnist.config import RunConfig, UserError
+from fmnist.data import SIDE, Data, load, scaling, split
+from fmnist.model import PARAMETER_DTYPE, images_and_labels
+
+CHUNK = 2_000  # images that a teacher is shown at a time
 
 
 @torch.no_grad()
@@ -36,3 +42,29 @@ def accuracy(run_ids: Sequence[str], part: str = "test", flip: bool = False) -> 
     """Of `probabilities`: the share of images in [0, 1] whose most probable class is their label."""
     p, labels = probabilities(run_ids, part, flip)
     return float((p.argmax(1) == labels).mean())
+
+
+def calibration(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[pd.DataFrame, float]:
+    """How often the most probable class of p [images, 10] is right, against how probable it is; the expected error.
+
+    A row for each of the bins of equal width that has images: confidence and accuracy (their means) and images. The
+    error is the mean of |accuracy − confidence| over the bins, weighted by their images (Guo et al., ICML 2017).
+    """
+    sure = p.max(1)
+    frame = pd.DataFrame({"confidence": sure, "accuracy": p.argmax(1) == labels, "images": 1})
+    each = frame.groupby(np.minimum(sure * bins, bins - 1).astype(int))
+    table = each.agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
+    return table, float(np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["images"]))
+
+
+@torch.no_grad()
+def soft_labels(config: RunConfig, data: Data) -> torch.Tensor:
+    """Mean probabilities that the teachers of a run, all in the store, give the train images, float16 [images, 10]."""
+    found = torch.zeros(len(data.train_labels), 10, dtype=torch.float32, device=data.train_images.device)
+    train, _ = split(len(data.train_labels), config.val_size, config.seed)
+    for teacher in config.teacher_configs:
+        model, dtype = store.load_run(teacher.run_id).model().to(found.device), PARAMETER_DTYPE[teacher.precision]
+        scale, shift = scaling(data.train_images, train, teacher.input_scaling)
+        for images, p in zip(data.train_images.split(CHUNK), found.split(CHUNK), strict=True):
+            p += model(images.to(dtype) * scale + shift).softmax(1) / len(config.teachers)
+    return found.half()

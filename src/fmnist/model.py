@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -59,10 +60,27 @@ class MLP(nn.Module):
         return self.linears[-1](x)
 
 
-def plain_training(config: RunConfig, data: Data) -> Iterator[tuple[MLP, float, float]]:
+@dataclass(frozen=True)
+class Result:
+    """One finished run. Accuracies in [0, 1], losses in nats; what a diverged run lacks (last epoch, or all) is NaN."""
+
+    config: RunConfig
+    history: dict[str, np.ndarray]  # epoch 0 (before training) to the last, see HISTORY
+    metrics: dict[str, float | int | bool]
+    predictions: np.ndarray  # uint8 [2, test images]: with the last weights, with the best validation epoch's
+    weights: dict[str, np.ndarray]  # MLP's state_dict after the last epoch
+    best_weights: dict[str, np.ndarray]  # at the best validation epoch
+    device: str  # in words: "cpu", "cuda (NVIDIA H200)"
+    data_checksum: str
+
+
+def plain_training(
+    config: RunConfig, data: Data, soft_labels: Tensor | None = None
+) -> Iterator[tuple[MLP, float, float]]:
     """After every epoch: the network, and its mean loss and accuracy over the epoch's images as it saw them.
 
-    The network is the moving average of the weights where the config asks for it; the loss is what is minimized.
+    The network is the moving average of the weights where the config asks for it; the loss is what is minimized. Where
+    it has teachers, `soft_labels` [train images, 10] is what they say.
     """
     model, average = MLP(config), None
     if config.ema_decay:
@@ -71,15 +89,16 @@ def plain_training(config: RunConfig, data: Data) -> Iterator[tuple[MLP, float, 
     optimizer = torch_optimizer(config, list(model.parameters()))
     images = len(data.train_labels) - config.val_size
     scheduler = torch_scheduler(config, optimizer, -(-images // config.batch_size))
-    cross_entropy = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     for epoch in range(1, config.epochs + 1):
         model.train()
         total = correct = 0.0
-        for x, labels, share in plain_batches(config, data, epoch):
-            logits = model(x)
-            loss = cross_entropy(logits, labels)
+        for x, rows, share in plain_batches(config, data, epoch):
+            labels, logits = data.train_labels[rows], model(x)
+            taught = nn.functional.normalize(soft_labels[rows].to(logits.dtype), 1) if config.teachers else None
+            loss = plain_loss(config, logits, labels, taught)
             if config.mixup:
-                loss = share * loss + (1 - share) * cross_entropy(logits, labels.flip(0))
+                other = plain_loss(config, logits, labels.flip(0), taught if taught is None else taught.flip(0))
+                loss = share * loss + (1 - share) * other
             optimizer.zero_grad()
             (config.loss_scale * loss).backward()
             optimizer.step()
@@ -91,16 +110,24 @@ def plain_training(config: RunConfig, data: Data) -> Iterator[tuple[MLP, float, 
         yield average.module if average else model, total / images, correct / images
 
 
+def plain_loss(config: RunConfig, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
+    """Cross entropy with the labels and, as far as the config says, with probabilities that teachers gave."""
+    loss = nn.functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    if taught is None:
+        return loss
+    return (1 - config.distill_weight) * loss + config.distill_weight * nn.functional.cross_entropy(logits, taught)
+
+
 def plain_batches(config: RunConfig, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """An epoch's inputs [batch, 784] with their labels, and the share that an image has in its mixture with another."""
+    """An epoch's inputs [batch, 784], their rows among the train images, and an image's share in its mixture."""
     (train, _), size = split(len(data.train_labels), config.val_size, config.seed), config.batch_size
     scale, shift = scaling(data.train_images, train, config.input_scaling)
     order, draws = (draw(len(train), config.seed, epoch).split(size) for draw in (epoch_order, augmentation_draws))
     for places, drawn, share in zip(order, draws, mixup_shares(config, epoch, len(order)).tolist(), strict=True):
-        images, labels = data.train_images[train[places]], data.train_labels[train[places]]
+        images = data.train_images[train[places]]
         images = augmented(images, drawn, config) if config.augments else images
         x = (images.double() * scale + shift).to(PARAMETER_DTYPE[config.precision])
-        yield share * x + (1 - share) * x.flip(0) if config.mixup else x, labels, share
+        yield share * x + (1 - share) * x.flip(0) if config.mixup else x, train[places], share
 
 
 def images_and_labels(config: RunConfig, data: Data, part: str) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """A search over all hyperparameters at once: trials drawn from a space, trained as one study, and what they say.
 
-A trial is a run config like any other, and its run is in the store. All trials have one seed: they share split and
+A trial is a run config like any other, and its run is in the store. By successive halving (Jamieson and Talwalkar,
+AISTATS 2016) most trials are given up early. All trials have one seed: they share split and
 batch order, and the engine trains those of one architecture as a stack, so widths and depths are choices, not ranges.
 """
 
@@ -18,6 +19,7 @@ from fmnist.config import GUESS, RunConfig, Strict, UserError, nearest, validate
 from fmnist.study import MOST, Overrides, Seed, Study, setting, train
 from fmnist.words import AXES
 
+SHARE = 3  # halving: of so many trials one goes on, for so many times the epochs
 ROUND = 32  # trials that Optuna proposes together, so that stacks have several runs
 ATTEMPTS = 100  # draws for each trial that is wanted, before the space counts as exhausted
 SHAPE = ["layers", "width"]  # axes of their own: so many hidden layers, each of this width
@@ -54,7 +56,7 @@ class SearchSpec(Strict):
     base: Overrides = {}  # its fields, and those of the space, are checked by `Search`
     space: dict[str, Axis] = Field(min_length=1)
     trials: Annotated[PositiveInt, Field(le=MOST)] = 40
-    method: Literal["random", "optuna"] = "random"
+    method: Literal["random", "optuna", "halving"] = "random"
     seed: Seed = 0  # of the draws, and of every run
 
 
@@ -63,7 +65,9 @@ class Search:
 
     An axis of the space is a field of `RunConfig` with a list of choices or a range; `layers` and `width` together make
     `hidden_sizes`. What does not apply (Adam has no momentum) is left out, and no config is drawn twice. `configs` are
-    those so far: Optuna's TPE sampler proposes in rounds. Raises `UserError` before anything is trained.
+    those so far: Optuna's TPE sampler proposes in rounds. By halving all begin with few epochs; the best third on
+    validation is trained anew for three times as many, and so on up to the epochs that the base says, so that a trial
+    has the epochs it came to. Raises `UserError` before anything is trained.
     """
 
     def __init__(self, base=None, space=None, trials=40, method="random", seed=0, where: str = "search"):
@@ -85,11 +89,24 @@ class Search:
         self._asked: list[tuple[optuna.Trial, str]] = []  # proposals of this round, with their run ids
         sampler = optuna.samplers.TPESampler(seed=self.spec.seed, n_startup_trials=ROUND, constant_liar=True)
         self._optuna = optuna.create_study(direction="maximize", sampler=sampler)
-        self._draw(self.spec.trials if method == "random" else ROUND)
+        self.rungs: list[int] = []  # halving: the epochs of each
+        if method == "halving":
+            if "epochs" in self.spec.space:
+                raise UserError(f"{place}.epochs: not with method halving, which varies the epochs itself")
+            last = validate(RunConfig, {k: v for k, v in self.spec.base.items() if k == "epochs"}, where).epochs
+            powers = [SHARE**i for i in range(20) if SHARE**i <= min(self.spec.trials, last)] or [1]
+            self.rungs = [round(last / power) for power in reversed(powers)]
+        self._draw(ROUND if method == "optuna" else self.spec.trials)
 
     def run(self, device: str = "auto", memory: int | None = None, cluster: str = "") -> "Search":
         """Train what the store lacks, with Optuna round by round, as `study.train`; returns the search."""
         train(self.configs, device, memory, cluster)
+        for i, epochs in enumerate(self.rungs[1:], 1):
+            best = self.runs().nsmallest(self.spec.trials // SHARE**i, "rank")["trial"]
+            fields = {trial: own | {"epochs": epochs} if trial in {*best} else own for trial, own in self._named()}
+            self._found = dict(zip(self._found, fields.values(), strict=True))
+            self._ask()
+            train(self.configs, device, memory, cluster)
         while len(self._found) < self.spec.trials:
             for proposal, run_id in self._asked:  # a diverged run is worth nothing
                 self._optuna.tell(proposal, store.load_run(run_id).metrics["val_accuracy"] or 0.0)
@@ -99,13 +116,17 @@ class Search:
         return self
 
     def runs(self) -> pd.DataFrame:
-        """`Study.runs` with layers, width (of the widest), config in words, rank (1 is best on validation)."""
+        """`Study.runs` with layers, width (of the widest), config in words, rank (1 is best on validation).
+
+        By halving, those that came further stand before the others.
+        """
         runs, sizes = self.study.runs(), [config.hidden_sizes for config in self.configs]
         runs = runs.assign(layers=list(map(len, sizes)), width=[max(widths, default=0) for widths in sizes])
         varied = [key for key, axis in self.spec.space.items() if isinstance(axis, Range) or len(axis) > 1]
         config = [configuration(row, varied) for row in runs.to_dict("records")]
-        rank = runs["val_accuracy"].rank(ascending=False, method="first", na_option="bottom").astype(int)
-        return runs.assign(config=config, rank=rank)
+        came = runs["epochs"].where(runs["val_accuracy"].notna() & bool(self.rungs), 0)
+        order = np.lexsort([-runs["val_accuracy"].fillna(-1), -came])  # the last key first; ties as they came
+        return runs.assign(config=config, rank=np.argsort(order) + 1)
 
     def again(self, finalists: int, seeds: list[int]) -> Study:
         """The study of so many of the best on validation, in the order of their ranks."""
@@ -123,14 +144,22 @@ class Search:
             point = {key: _drawn(key, axis, random, proposal) for key, axis in self.spec.space.items()}
             if "layers" in point:
                 point["hidden_sizes"] = [point.pop("width")] * point.pop("layers")
+            if self.rungs:
+                point["epochs"] = self.rungs[0]
             fields = without_unused({**self.spec.base, **point})
             config = validate(RunConfig, {**fields, "seed": self.spec.seed}, self.where)
             self._found.setdefault(config.run_id, fields)
             self._asked.append((proposal, config.run_id))
         if len(self._found) < wanted:
             raise UserError(f"{self.where}: trials: the space has {len(self._found)} different configs; ask for fewer")
-        names = {f"trial {i}": fields for i, fields in enumerate(self._found.values(), 1)}
-        self.study = Study(self.spec.base, names, {}, [self.spec.seed], self.where)
+        self._ask()
+
+    def _named(self) -> list[tuple[str, Overrides]]:
+        return [(f"trial {i}", fields) for i, fields in enumerate(self._found.values(), 1)]
+
+    def _ask(self) -> None:
+        """The study of the trials as they are now."""
+        self.study = Study(self.spec.base, dict(self._named()), {}, [self.spec.seed], self.where)
         self.configs, self.trials = self.study.configs, self.study.trials
 
 

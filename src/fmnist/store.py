@@ -39,8 +39,7 @@ import safetensors.numpy
 from fmnist.config import RESULTS_VERSION, RunConfig, UserError, aside, beside, owner, runs_folder, validate
 
 if TYPE_CHECKING:
-    from fmnist.engine.train import Result
-    from fmnist.model import MLP
+    from fmnist.model import MLP, Result
 
 REMEDY = "Set FMNIST_RUNS to a folder that can be written"
 METRICS = (

@@ -145,8 +145,9 @@ class Study:
         most = max(sizes.values())
         few = [f"{label} with {count(n)}" for label, n in sizes.items() if n < most]
         trials, seeds = count(len(sizes), "trial"), count(most, "seed") + (f" (but {joined(few)})" if few else "")
+        varies += " varies" if len(varied) < 2 else " vary"
         return (
-            f"{trials.capitalize()} ({varies} var{'ies' if len(varied) < 2 else 'y'}), each with {seeds}, make {count(sum(sizes.values()), 'run')}; "
+            f"{trials.capitalize()} ({varies}), each with {seeds}, make {count(sum(sizes.values()), 'run')}; "
             f"all have {same} (@tbl-config)."
         )
 
@@ -177,6 +178,8 @@ def setting(key: str, value: Any) -> str:
         return sizes_text(value)
     if key == "val_size":
         return f"{TRAIN_IMAGES - value:,} training images"
+    if key == "teachers":
+        return count(len(value), "teacher")
     if isinstance(value, bool):
         return words if value else f"no {words}"
     return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
@@ -185,7 +188,7 @@ def setting(key: str, value: Any) -> str:
 def train(
     configs: Sequence[RunConfig], device: str = "auto", memory: int | None = None, cluster: str = ""
 ) -> list[store.Run]:
-    """Train the runs that the store lacks, each once, and return all of them in the given order.
+    """Train the runs that the store lacks, each once and after its teachers, and return all of them in the given order.
 
     `device` is "auto" (the accelerator if there is one), "cpu", "cuda", "cuda:1" or "mps". Every run is stored as its
     stack ends, so an interrupt (KeyboardInterrupt) loses only what is in training. `memory` bounds the bytes taken
@@ -199,6 +202,8 @@ def train(
     if missing and os.environ.get("FMNIST_READ_ONLY") == "1":
         wanting = f"{count(len(missing), 'run')} not in the store. The notebooks of a report only read; "
         raise UserError(wanting + "`fmnist report` trains beforehand what their parameters ask for")
+    if teachers := [teacher for config in missing for teacher in config.teacher_configs]:
+        train(teachers, device, memory, cluster)
     if missing:
         _train(missing, device, memory, cluster)
     return [stored.get(config.run_id) or store.load_run(config.run_id) for config in configs]

@@ -8,17 +8,17 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from fmnist.config import OUTPUTS, TEST_BATCH, RunConfig, UserError
 from fmnist.data import Data, augmentation_draws, augmented, epoch_order, mixup_shares, scaling, split
 from fmnist.engine.optim import Average, Optimizer, learning_rates, scheduled
 from fmnist.engine.stack import Stack, cross_entropy, cross_entropy_gradient
-from fmnist.model import dropout_keys, wide
+from fmnist.model import Result, dropout_keys, wide
 
 CHUNK = 1_000  # images that are gathered at a time: in evaluation, and for one or more batches of training
 STEPS = 64  # most batches of a chunk
@@ -77,9 +77,15 @@ class Trainer:
         self.feed, self.optimizer = Feed(self.stack, data), Optimizer(self.stack.parameters, configs)
         self.average = Average(self.stack.state.values(), first.ema_decay) if first.ema_decay else None
 
-        own = [[config.loss_scale, config.label_smoothing] for config in configs]
-        scale, self.smoothing = torch.tensor(own, dtype=self.stack.dtype, device=device).T[:, :, None, None]
-        self.soft = bool(self.smoothing.any() or first.mixup)  # targets are no longer the labels alone
+        own = [[config.loss_scale, config.label_smoothing, config.distill_weight] for config in configs]
+        own = torch.tensor(own, dtype=self.stack.dtype, device=device)
+        scale, self.smoothing, self.distilled = own.T[:, :, None, None]
+        self.taught = None  # what teachers say of the train images, [groups, images, classes]
+        if first.teachers:
+            from fmnist.ensemble import soft_labels  # here, as pandas comes along
+
+            self.taught = torch.stack([soft_labels(config, data) for config in self.feed.groups])
+        self.soft = bool(self.smoothing.any() or first.mixup or first.teachers)  # targets are not the labels alone
         last = self.feed.rows["train"].shape[1] % self.batch_size or self.batch_size
         self.scales = {images: scale / images for images in (self.batch_size, last)}  # of the loss of an image
         self.loss, self.correct = (torch.zeros(len(configs), dtype=wide(device), device=device) for _ in range(2))
@@ -131,21 +137,28 @@ class Trainer:
             of_steps["rates"] = torch.stack(rates, 1).to(self.stack.dtype)
         return tuple({name: tensor.to(rows.device) for name, tensor in d.items()} for d in (of_images, of_steps))
 
-    def targets(self, labels: Tensor, shares: Tensor | None) -> Tensor:
-        """Smoothed and mixed, [runs, classes, images], of labels [runs, images] and shares [groups, images, 1]."""
+    def targets(self, labels: Tensor, rows: Tensor, shares: Tensor | None) -> Tensor:
+        """Smoothed, taught and mixed, [runs, classes, images].
+
+        Of labels [runs, images], rows [groups, images] among the train images, and shares [groups, images, 1].
+        """
         classes = torch.arange(OUTPUTS, device=labels.device)[:, None]
         hard = (labels[:, None] == classes).to(self.stack.dtype)
-        smooth = torch.lerp(hard, torch.full_like(hard, 1 / OUTPUTS), self.smoothing)
+        smooth, groups = torch.lerp(hard, torch.full_like(hard, 1 / OUTPUTS), self.smoothing), len(labels) // len(rows)
+        if self.taught is not None:
+            taught = self.taught.take_along_dim(rows[:, :, None], 1).mT.to(smooth.dtype)
+            taught = normalize(taught, 1, 1)  # in float16 they do not add up to 1
+            smooth = torch.lerp(smooth, taught.repeat_interleave(groups, 0), self.distilled)
         if shares is None:
             return smooth
-        return mixed(smooth, shares.mT.repeat_interleave(len(labels) // len(shares), 0), self.batch_size, 2)
+        return mixed(smooth, shares.mT.repeat_interleave(groups, 0), self.batch_size, 2)
 
     def steps(self, images: dict[str, Tensor], steps: dict[str, Tensor]) -> None:
         """An update for each batch of the images, by what is `drawn` for them."""
         shares, size, found = images.get("shares"), self.batch_size, []
         x, labels = self.feed.batch(images["rows"], draws=images.get("draws"))
         x = self.stack.cast(x if shares is None else mixed(x, shares, size, 1))
-        targets = self.targets(labels, shares) if self.soft else None
+        targets = self.targets(labels, images["rows"], shares) if self.soft else None
         for step, (inputs, classes) in enumerate(zip(x.split(size, 1), labels.split(size, 1), strict=True)):
             keys, rates = (steps[name][step] if name in steps else None for name in ("keys", "rates"))
             found.append(logits := self.stack.forward(inputs, keys, training=True))
@@ -181,20 +194,6 @@ class Graphs:
             for name, tensor in own.items():
                 tensor.copy_(new[name])
         graph.replay()
-
-
-@dataclass(frozen=True)
-class Result:
-    """One finished run. Accuracies in [0, 1], losses in nats; what a diverged run lacks (last epoch, or all) is NaN."""
-
-    config: RunConfig
-    history: dict[str, np.ndarray]  # epoch 0 (before training) to the last, see HISTORY
-    metrics: dict[str, float | int | bool]
-    predictions: np.ndarray  # uint8 [2, test images]: with the last weights, with the best validation epoch's
-    weights: dict[str, np.ndarray]  # MLP's state_dict after the last epoch
-    best_weights: dict[str, np.ndarray]  # at the best validation epoch
-    device: str  # in words: "cpu", "cuda (NVIDIA H200)"
-    data_checksum: str
 
 
 def evaluate(stack: Stack, feed: Feed, part: str) -> Measured:

@@ -66,15 +66,17 @@ def footprint(config: RunConfig) -> tuple[int, int]:
     copies = 14 + 2 * (config.ema_decay > 0)  # also best, both on the host, gradient, state, …
     rows, units = max(config.batch_size, CHUNK), (1 + config.layer_norm) * sum(config.hidden_sizes) + 10
     own = copies * weights * size + rows * (10 * units * size + 16) + 4 * TRAIN_IMAGES
-    augmented, mixed = 6 * config.augments, 3 * (config.mixup > 0)
-    return own, (3 + augmented + mixed) * rows * 784 * size + 4 * (8 + 3 * augmented + mixed) * TRAIN_IMAGES
+    augmented, mixed, taught = 6 * config.augments, 3 * (config.mixup > 0), 5 * bool(config.teachers)
+    images = 4 * (8 + 3 * augmented + mixed + taught) * TRAIN_IMAGES
+    return own, (3 + augmented + mixed) * rows * 784 * size + images
 
 
 def alike(config: RunConfig) -> tuple:
     """What the runs of a stack have in common, the seed aside."""
     activation = "rectified" if config.activation in SLOPES else config.activation
     used = config.dropout > 0, config.label_smoothing > 0, scheduled(config)
-    return activation, *used, *(getattr(config, name) for name in ALIKE)
+    taught = tuple(teacher.trial_id for teacher in config.teacher_configs)
+    return activation, *used, taught, *(getattr(config, name) for name in ALIKE)
 
 
 def pack(configs: Iterable[RunConfig], device: torch.device, workers: int = 1, memory: int = 1 << 62) -> list:

@@ -1,7 +1,9 @@
 """The panel of the notebook `explore`: the store as in `browse`, and a form from which to train live beside it."""
 
+import json
 import re
 import time
+from contextlib import suppress
 from typing import Any, Literal, get_args, get_origin
 
 import ipywidgets as widgets
@@ -32,6 +34,8 @@ def field_widget(name: str, value: Any) -> widgets.Widget:
         return widgets.Dropdown(options=get_args(kind), value=value, **about)
     if kind in FIELDS:
         return FIELDS[kind](value=value, **about)
+    if name == "teachers":
+        return widgets.Text(value=json.dumps(value), placeholder='[{"dropout": 0.3}]', **about)
     return widgets.Text(value=sizes_text(value), placeholder="none, 128 or 400-400", **about)
 
 
@@ -58,6 +62,8 @@ class Form(widgets.VBox):
         values = {name: field.value for name, field in self.fields.items()}
         sizes = values["hidden_sizes"].replace("none", "")
         values["hidden_sizes"] = whole_numbers(sizes) if sizes else []
+        with suppress(ValueError):  # what is no JSON stays text, which `validate` refuses
+            values["teachers"] = json.loads(values["teachers"])
         seeds = dict.fromkeys(whole_numbers(self.seeds.value))
         return [validate(RunConfig, without_unused(values) | {"seed": seed}, "form") for seed in seeds]
 

@@ -29,7 +29,7 @@ from fmnist.statistics import best, summary
 from fmnist.words import AXES, diverged, metric_of, name_of
 from fmnist.words import metric as printed
 
-__all__ = ["accuracy_dots", "against", "confusion_matrix", "curves", "image_grid", "log_lines"]
+__all__ = ["accuracy_dots", "against", "confusion_matrix", "curves", "image_grid", "log_lines", "reliability"]
 GAP = 4  # pixels between images
 SHARP = 4  # every pixel is embedded as SHARP x SHARP, since some viewers smooth what they enlarge
 MEAN = {"color": COLORS[0], "marker": "D", "markersize": 4}
@@ -185,3 +185,19 @@ def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> F
         ax.set(xlim=(0, columns * (width + GAP)), ylim=(rows * step, 0))
         ax.set_axis_off()
     return drawn(fig, pd.DataFrame({"picture": range(1, n + 1), "title": titles}))
+
+
+def reliability(bins: pd.DataFrame, runs: pd.DataFrame | None = None) -> Figure:
+    """How often networks are right (`accuracy`) against how sure they are (`confidence`), in [0, 1], a dot a bin.
+
+    A dot's area is the share of `images` in its bin; on the diagonal networks are as often right as they say.
+    """
+    area = 6 + 400 * bins["images"] / bins["images"].sum()
+    with style():
+        fig = figure(2.9, 3.2)
+        ax = fig.subplots()
+        ax.plot([0, 100], [0, 100], color=FAINT, lw=0.8)
+        ax.plot(100 * bins["confidence"], 100 * bins["accuracy"], color=COLORS[0], lw=0.8)
+        ax.scatter(100 * bins["confidence"], 100 * bins["accuracy"], s=area, color=COLORS[0], alpha=0.7, lw=0)
+        ax.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 104), ylim=(0, 104))
+    return drawn(fig, bins, runs=runs)
