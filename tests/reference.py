@@ -1,8 +1,11 @@
 """What tests hold runs and papers to: optimizers, evaluation as PyTorch users write it, a PDF's words and figures."""
 
+import math
+
 import pypdf
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer, lr_scheduler
 
 from fmnist.config import RunConfig
 from fmnist.data import Data
@@ -37,6 +40,27 @@ def plain_evaluation(model: MLP, config: RunConfig, data: Data, part: str) -> tu
     predicted = logits.argmax(1)
     loss = nn.functional.cross_entropy(logits, labels).item()
     return loss, (predicted == labels).double().mean().item(), predicted
+
+
+def torch_scheduler(config: RunConfig, optimizer: Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+    """For the optimizer's learning rate, to be stepped after each of an epoch's `steps`."""
+    warmup = round(config.warmup_epochs * steps)
+    n = max(config.epochs * steps - warmup, 1)
+    match config.schedule:
+        case "constant":
+            schedule = lr_scheduler.ConstantLR(optimizer, 1)
+        case "cosine":
+            schedule = lr_scheduler.CosineAnnealingLR(optimizer, n)
+        case "linear":
+            schedule = lr_scheduler.LinearLR(optimizer, 1, 0, n)
+        case "steps":
+            schedule = lr_scheduler.MultiStepLR(optimizer, [math.ceil(n / 2), math.ceil(3 * n / 4)])
+        case "one_cycle":
+            schedule = lr_scheduler.OneCycleLR(optimizer, config.lr, n, cycle_momentum=False)
+    if not warmup:
+        return schedule
+    rise = lr_scheduler.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
+    return lr_scheduler.SequentialLR(optimizer, [rise, schedule], [warmup])
 
 
 def pdf_text(reader: pypdf.PdfReader) -> str:

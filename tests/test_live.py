@@ -14,10 +14,9 @@ from test_store import SCRIPT
 
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError
-from fmnist.lab import live, network
+from fmnist.lab import explore, network
 from fmnist.lab.browse import Browse, study_yaml
-from fmnist.lab.explore import Explore
-from fmnist.lab.live import Live
+from fmnist.lab.explore import Explore, Live
 from fmnist.study import Study, train
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +30,7 @@ def configs(epochs: int, seeds=(0, 1), **more) -> list[RunConfig]:
 @pytest.fixture
 def runs(runs, monkeypatch, small):
     """An empty store, and training on the first images, watched or not."""
-    monkeypatch.setattr(live, "load", lambda *_: small)
+    monkeypatch.setattr(explore, "load", lambda *_: small)
     return runs
 
 
@@ -51,7 +50,7 @@ AVERAGED = {"ema_decay": 0.9, "warmup_epochs": 4, "mixup": 0.2, "augment_flip": 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "Adam"}, AVERAGED], ids=str)
 def test_stopped_in_an_epoch_it_keeps_the_runs_of_the_epochs_before_bit_by_bit(runs, monkeypatch, options):
     chunks = []
-    plain = live.Training.epoch
+    plain = explore.Training.epoch
 
     def epoch(self, stop):
         if self.epochs == 2:  # in the middle of the third
@@ -59,14 +58,14 @@ def test_stopped_in_an_epoch_it_keeps_the_runs_of_the_epochs_before_bit_by_bit(r
             self.trainer.replay = lambda *a: (inner(*a), chunks.append(1), stop.set())[0]
         return plain(self, stop)
 
-    monkeypatch.setattr(live.Training, "epoch", epoch)
+    monkeypatch.setattr(explore.Training, "epoch", epoch)
     training = Live(configs(5, **options))
     training.start().wait()
     assert chunks and (training.state, training.epochs) == ("stopped", 2)
     assert [run.config for run in training.runs] == configs(2, **options)
     kept = [(run.model().state_dict(), run.predictions(), run.history(), run.metrics) for run in training.runs]
 
-    monkeypatch.setattr(live.Training, "epoch", plain)
+    monkeypatch.setattr(explore.Training, "epoch", plain)
     monkeypatch.setenv("FMNIST_RUNS", str(runs.parent / "other"))
     whole = Live(configs(2, **options)).start().wait()
     for (state, predictions, history, metrics), run in zip(kept, whole.runs, strict=True):
@@ -99,7 +98,7 @@ def test_what_is_in_the_store_is_not_trained_again(runs):
 
 
 def test_a_failure_in_the_thread_is_said(runs, monkeypatch):
-    monkeypatch.setattr(live, "load", lambda *_: (_ for _ in ()).throw(UserError("no data")))
+    monkeypatch.setattr(explore, "load", lambda *_: (_ for _ in ()).throw(UserError("no data")))
     training = Live(configs(1)).start().wait()
     assert (training.state, str(training.error)) == ("failed", "no data")
 
@@ -122,7 +121,7 @@ def test_one_trains_at_a_time(runs):
 
 
 def test_more_seeds_than_fit_are_refused(runs, monkeypatch):
-    monkeypatch.setattr(live, "budget", lambda *_: 1_000_000)
+    monkeypatch.setattr(explore, "budget", lambda *_: 1_000_000)
     assert "take fewer seeds" in str(Live(configs(1)).start().wait().error)
 
 

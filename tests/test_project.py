@@ -26,7 +26,7 @@ PACKAGE = ROOT / "src" / "fmnist"
 MODULES = """config words statistics data model engine.stack engine.optim engine.train engine.workers engine.cluster
     store ensemble study search replication tables plots.style plots.curves plots.figures plots.replication plots.marks
     paper.publish paper.document paper.exporters paper.prose paper.provenance paper.report paper.verify
-    lab.widgets lab.live lab.network lab.browse lab.explore cli"""
+    lab.widgets lab.network lab.browse lab.explore cli"""
 ORDER = MODULES.split()
 PARTS = ("engine", "plots", "paper", "lab")
 PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]

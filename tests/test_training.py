@@ -143,7 +143,7 @@ def test_a_stacked_run_trains_as_torch_does(name, tiny):
 
 MIXED = [
     {"lr": 0.1},
-    {"activation": "leaky_relu", "lr": 0.2},
+    {"lr": 0.2, "bias_init": "normal", "init_std": 0.1},
     {"optimizer": "Adam", "lr": 0.003},
     {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "dropout": 0.0},
     {"optimizer": "RMSprop", "lr": 0.001, "momentum": 0.5},
