@@ -207,35 +207,6 @@ def until(done, seconds: float) -> None:
         time.sleep(0.2)
 
 
-BUSY = """
-import sys, threading, time
-import numpy, torch
-from fmnist.engine import workers
-workers.START = 0  # so that there are several processes
-threads = int(sys.argv[1])
-torch.set_num_threads(threads)
-a = torch.rand(1500, 1500, requires_grad=True)
-(a @ a).sum().backward()
-torch.nn.functional.conv2d(torch.rand(8, 3, 64, 64), torch.rand(16, 3, 5, 5))
-numpy.linalg.inv(numpy.random.rand(400, 400) @ numpy.random.rand(400, 400))
-threading.Thread(target=lambda: [(torch.rand(300, 300) @ torch.rand(300, 300), time.sleep(0.01)) for _ in iter(int, 1)],
-                 daemon=True).start()
-import fmnist
-configs = [fmnist.RunConfig(hidden_sizes=[8], epochs=1, val_size=59_000, seed=seed) for seed in range(2)]
-print(len(fmnist.train(configs, "cpu")))
-"""
-
-
-@pytest.mark.faults  # by default test_training sees that workers start after OpenMP
-@pytest.mark.parametrize("threads", [2, 4, 8])
-def test_training_ends_whatever_its_process_has_computed_before(threads, tmp_path, data_set, survived):
-    own = {**os.environ, "FMNIST_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-c", BUSY, str(threads)]
-    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=240)
-    assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr
-    survived(f"training after {threads} threads have computed", 1)
-
-
 @pytest.mark.parametrize("fault", ["file", "below a file", "loop", "read-only", "full"])
 def test_a_store_that_takes_nothing_is_said_before_training(fault, tmp_path, monkeypatch):
     place = tmp_path / "runs"

@@ -1,6 +1,5 @@
 """Training that is watched, stopped and interrupted: what is kept is what an unwatched training would have given."""
 
-import json
 import re
 import threading
 from pathlib import Path
@@ -205,21 +204,6 @@ def test_what_is_removed_is_what_was_asked_about(runs, panels):
     assert len(store.all_runs()) == 3 and store.load(gone.run_id) is None and panel.network.run is None
     panel.group.value = "trial"
     assert sorted(len(ids) for ids in panel._rows) == [1, 2]
-
-
-def test_welcome_links_every_notebook():
-    text = (ROOT / "notebooks" / "welcome.ipynb").read_text("utf-8")
-    names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")} - {"welcome.ipynb"}
-    assert {name for name in names if f"]({name})" not in text} == set()
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_notebooks_are_stored_as_jupyterlab_writes_them(path):
-    text, kernel = path.read_text("utf-8"), {"display_name": "Python 3 (ipykernel)", "language": "python"}
-    notebook = json.loads(text)
-    assert text == json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    assert notebook["metadata"]["kernelspec"] == kernel | {"name": "python3"}
-    assert notebook["metadata"]["language_info"] == {"name": "python"}  # the rest depends on the machine
 
 
 def test_an_interrupted_kernel_leaves_the_store_whole_and_goes_on(runs):

@@ -15,9 +15,8 @@ from fmnist.config import UserError
 from fmnist.paper import publish
 from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
 
-SCRIPTS = [
-    f"<script>{(TEMPLATES / name).read_text('utf-8')}</script>" for name in ("homework.js", "d3.js", "figures.js")
-]
+FILES = ("homework.js", "d3.js", "figures.js")
+SCRIPTS = [f"<script>{(TEMPLATES / name).read_text('utf-8')}</script>" for name in FILES]
 REFERENCES = "MARK @fig-curve, @fig-second, @tbl-scores, @eq-loss, @sec-first and @sec-second END"
 
 
@@ -85,25 +84,20 @@ def test_no_line_ends_within_a_number_and_its_sign(report):
     assert "Of 95~% it is p~&lt;~0.05, for 28~×~28 pixels; lr~=~0.1 and not so." in shown
 
 
-def test_a_label_names_one_thing(report):
+def test_a_label_that_stands_twice_and_a_missing_bibliography_are_named(report):
     report.cells[3].outputs[0].metadata["fmnist"]["label"] = "fig-curve"
     with pytest.raises(UserError, match="twice.*fig-curve"):
         html(report)
-
-
-def test_a_missing_bibliography_is_named(report):
     report.metadata["fmnist"]["bibliography"] = "nowhere.bib"
     with pytest.raises(UserError, match="nowhere.bib"):
         html(report)
 
 
-def test_citations_become_numbers_and_a_list(report):
+def test_citations_become_numbers_with_links_and_a_list(report):
     for text in (words(html(report)), pdf_text(pdf(report))):
         assert "Table 1 and [1]" in text
         assert re.search(r"\[1\] ?A\. Other, Steps, 2014\.", text)
 
-
-def test_a_citation_is_a_link_in_both(report):
     def links() -> int:
         return sum(len(page.get("/Annots") or []) for page in pdf(report).pages)
 
@@ -132,12 +126,8 @@ def test_equal_notebooks_give_equal_bytes(report, kind):
         assert kind().from_notebook_node(notebook)[0] == kind().from_notebook_node(notebook)[0]
 
 
-def test_equal_figures_give_equal_svg(published):
-    for _ in range(2):
-        publish.show(curve(), label="fig-x", caption="c", alt="a")
-    first, _, second, _ = published
-    assert first.data["image/svg+xml"] == second.data["image/svg+xml"]
-    assert "<text" not in first.data["image/svg+xml"]
+def test_equal_figures_give_equal_svg():
+    assert publish.svg(curve()) == (text := publish.svg(curve())) and "<text" not in text
 
 
 def test_pdf_is_us_letter_with_title_author_and_no_code(report):

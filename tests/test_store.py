@@ -168,17 +168,10 @@ def test_a_run_is_found_by_the_beginning_of_its_id(runs, result):
 
 @pytest.mark.parametrize("name", ["", "zzzz", "../x", ".", "[a-f]*", "/", "\0"])
 def test_what_is_no_id_finds_nothing(name, runs, result):
+    assert store.all_runs() == [] and store.results().empty and not runs.exists(), "looking makes nothing"
     store.save(result)
     with pytest.raises(UserError, match="no such finished run .* `fmnist results` lists them"):
         store.load_run(name)
-
-
-def test_there_is_no_store_yet(runs):
-    assert store.all_runs() == []
-    assert store.results().empty
-    with pytest.raises(UserError, match="no such finished run"):
-        store.load_run("0")
-    assert not runs.exists(), "looking makes nothing"
 
 
 def test_the_store_is_where_FMNIST_RUNS_says(tmp_path, monkeypatch, result):
