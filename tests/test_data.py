@@ -25,9 +25,6 @@ FILES = [f"{name}.gz" for name in data.SHA256]
 DOWNLOAD = data._from_mirrors
 
 
-# --- the real files, and a house without any --------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def payloads(data_set) -> dict[str, bytes]:
     """The four real files, uncompressed, by name."""
@@ -71,9 +68,6 @@ def kept(house: Path) -> list[str]:
     return sorted(path.name for path in house.glob("data/*"))
 
 
-# --- on this machine --------------------------------------------------------------------------------------------------
-
-
 def test_FMNIST_DATA_comes_first_raw_or_gz(house, payloads, gz_folder, tmp_path, monkeypatch):
     raw = fill(tmp_path / "raw", payloads)
     fill(house / "data", payloads)
@@ -111,9 +105,6 @@ def test_nothing_found_says_what_was_tried_and_what_to_do(house):
     parts = [f"{house}/data/{IMAGES}", f"/nowhere/fashion-mnist/{IMAGES}", "No such file or directory: 'apt-get'"]
     assert all(part in str(error.value) for part in [*parts, "sudo apt-get install dataset-fashion-mnist"])
     assert kept(house) == []
-
-
-# --- torchvision's download -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -185,9 +176,6 @@ def test_what_is_damaged_is_replaced_and_an_interrupt_leaves_no_half(house, payl
     assert data.find()[0] == data.find()[0] == house / "data"
 
 
-# --- Debian's archive, without root -----------------------------------------------------------------------------------
-
-
 def command(folder: Path, name: str, script: str) -> None:
     path = fill(folder, {name: f"#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n".encode()}) / name
     path.chmod(0o755)
@@ -221,9 +209,6 @@ def test_a_failed_apt_get_or_dpkg_deb_is_named_with_its_reason(apt, dpkg, reason
     assert kept(house) == []
 
 
-# --- tensors ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def full(data_set) -> data.Data:
     return data.load()
@@ -244,9 +229,6 @@ def test_a_subset_is_the_first_images_and_another_data_set(full):
     assert torch.equal(few.train_images, full.train_images[:100])
     assert torch.equal(few.test_labels, full.test_labels[:50])
     assert len({full.checksum, few.checksum, full.subset(50, 100).checksum}) == 3
-
-
-# --- split, order, scaling --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("val_size", [0, 1, 6_000, 59_999])
@@ -288,9 +270,6 @@ def test_fixed_scalings_span_their_range_and_a_standardized_train_split_has_mean
     inputs = full.train_images[train].double() * scale + shift
     assert inputs.mean().item() == pytest.approx(0, abs=1e-10)
     assert inputs.std(correction=0).item() == pytest.approx(1, abs=1e-10)
-
-
-# --- other data sets of this form -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -380,8 +359,6 @@ def test_torchvision_fetches_other_sets_by_their_md5(house, gz_folder, zipped_di
     assert data.find("MNIST")[0] == house / "data" / "MNIST"
     assert sorted(path.name for path in house.glob("data/MNIST/*")) == sorted(FILES)
 
-
-# --- augmentation -----------------------------------------------------------------------------------------------------
 
 ONE_EACH = [{"augment_rotation": 20.0}, {"augment_flip": True}, {"augment_shift": 3}, {"augment_erasing": 0.5}]
 TOGETHER = ONE_EACH[0] | ONE_EACH[1] | ONE_EACH[2] | ONE_EACH[3]

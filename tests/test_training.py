@@ -65,9 +65,6 @@ def mlp(config: RunConfig, weights: dict[str, np.ndarray]) -> MLP:
     return model.eval()
 
 
-# --- stacked training is PyTorch's training ---------------------------------------------------------------------------
-
-
 def assert_trains_as_torch(configs: list[RunConfig], data: Data, tolerance: float) -> None:
     """One stack of `configs` against a plain loop each, after every epoch: weights, mean loss, accuracy."""
     trainer = Trainer(configs, data)
@@ -234,9 +231,6 @@ def test_a_runs_results_are_those_of_the_plain_loop(options, small):
     assert len(by_batch) == 4 and metrics["test_accuracy_std"] == pytest.approx(np.std(by_batch, ddof=1), rel=1e-9)
 
 
-# --- a run is its own, whatever it is stacked with --------------------------------------------------------------------
-
-
 def assert_same_run(one: Result, other: Result, tolerance: float) -> None:
     assert one.config == other.config
     assert gap(one.weights, other.weights) < tolerance and gap(one.best_weights, other.best_weights) < tolerance
@@ -270,9 +264,6 @@ def test_the_same_stack_twice_is_bitwise_the_same(precision, tiny):
         assert gap(one.weights, other.weights) == gap(one.best_weights, other.best_weights) == 0
         assert (one.predictions == other.predictions).all()
         assert_same_run(one, other, 1e-300)
-
-
-# --- ends of the range ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_norm": True, "dropout": 0.5}, {"hidden_sizes": ()}], ids=str)
@@ -333,9 +324,6 @@ def test_a_diverging_run_does_not_touch_its_stack_mates(cause, extra, tiny):
         assert_same_run(without, beside, EXACT)
 
 
-# --- bfloat16 ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("options", [{}, {"batch_norm": True, "dropout": 0.1}, {"activation": "tanh"}], ids=str)
 def test_bfloat16_learns_as_float32_does(options, small):
     single, half = (
@@ -352,18 +340,12 @@ def test_bfloat16_learns_as_float32_does(options, small):
         assert (weight.bfloat16().float() != weight).float().mean() > 0.9
 
 
-# --- what a run says of itself ----------------------------------------------------------------------------------------
-
-
 def test_the_test_set_changes_nothing_but_test_metrics(small):
     shuffled = replace(small, test_images=small.test_images.flip(1), test_labels=small.test_labels.roll(1))
     one, other = (train_stack([longer(lr=0.1, batch_norm=True)], data)[0] for data in (small, shuffled))
     assert gap(one.weights, other.weights) == gap(one.best_weights, other.best_weights) == 0
     differing = {name for name in one.metrics if one.metrics[name] != other.metrics[name]} - {"seconds"}
     assert differing == {name for name in one.metrics if "test" in name}
-
-
-# --- devices and packing ----------------------------------------------------------------------------------------------
 
 
 def assorted() -> list[RunConfig]:
@@ -542,9 +524,6 @@ def test_hidden_products_are_the_same_by_onednn(small, monkeypatch):
         monkeypatch.setattr(stack_module, "onednn_leads", lambda leads=leads: leads)
         found += train_stack([config], small)
     assert gap(found[0].weights, found[1].weights) < SINGLE
-
-
-# --- CUDA -------------------------------------------------------------------------------------------------------------
 
 
 def on_cuda(data: Data) -> Data:
