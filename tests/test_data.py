@@ -224,13 +224,6 @@ def test_tensors_are_torchvisions(full, payloads, tmp_path):
     assert tuple(train.classes) == data.CLASSES
 
 
-def test_a_subset_is_the_first_images_and_another_data_set(full):
-    few = full.subset(100, 50)
-    assert torch.equal(few.train_images, full.train_images[:100])
-    assert torch.equal(few.test_labels, full.test_labels[:50])
-    assert len({full.checksum, few.checksum, full.subset(50, 100).checksum}) == 3
-
-
 @pytest.mark.parametrize("val_size", [0, 1, 6_000, 59_999])
 def test_a_split_is_disjoint_and_complete(val_size):
     train, val = data.split(60_000, val_size, seed=3)

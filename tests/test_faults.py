@@ -133,7 +133,7 @@ def test_the_index_says_what_the_folders_say(count, runs, result, monkeypatch, s
     survived("damaged index", count // 4)
 
 
-@pytest.mark.parametrize("times", often(1, 30))
+@pytest.mark.parametrize("times", often(2, 30))
 def test_kills_at_random_moments_of_training(times, runs, survived):
     at = random.Random(0)
     for _ in range(times):

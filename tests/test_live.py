@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jupyter_client.manager import start_new_kernel
 from ruamel.yaml import YAML
-from test_store import SCRIPT
 
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError
@@ -204,23 +202,3 @@ def test_what_is_removed_is_what_was_asked_about(runs, panels):
     assert len(store.all_runs()) == 3 and store.load(gone.run_id) is None and panel.network.run is None
     panel.group.value = "trial"
     assert sorted(len(ids) for ids in panel._rows) == [1, 2]
-
-
-def test_an_interrupted_kernel_leaves_the_store_whole_and_goes_on(runs):
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT / "notebooks"))
-
-    def answer(code: str) -> dict:
-        return client.execute_interactive(code, timeout=120, output_hook=lambda _: None)["content"]
-
-    try:
-        assert answer(f"{SCRIPT}\nstudy.train(configs()[:2], 'cpu')")["status"] == "ok"
-        before = {run.run_id for run in store.all_runs()}
-        timer = threading.Timer(5, manager.interrupt_kernel)
-        timer.start()
-        reply = answer("study.train(configs(epochs=20_000) + configs(epochs=20_000, dropout=0.1), 'cpu')")
-        assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
-        assert {run.run_id for run in store.all_runs()} == {path.name for path in runs.iterdir()} == before
-        assert answer("study.train(configs(epochs=2)[:2], 'cpu')")["status"] == "ok" and len(store.all_runs()) == 4
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)

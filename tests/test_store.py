@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,22 +49,6 @@ def script(code: str, runs: Path) -> subprocess.Popen:
 def folders(runs: Path) -> list[str]:
     """What a user sees in the store, without what begins with a dot."""
     return sorted(path.name for path in runs.glob("[!.]*"))
-
-
-def test_a_process_killed_in_training_leaves_no_half_run(runs, trained, small):
-    process = script("study.train(configs()[:1], 'cpu')\nstudy.train(configs(epochs=100_000), 'cpu')", runs)
-    deadline = time.monotonic() + 60
-    while not folders(runs) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
-    assert [run.run_id for run in store.all_runs()] == folders(runs) == [CONFIG.run_id]
-
-    configs = [CONFIG, CONFIG.model_copy(update={"seed": 1})]
-    study.train(configs, "cpu")  # the next call does the rest, and only the rest
-    assert trained == [configs[1]]
-    assert len(store.all_runs()) == 2
 
 
 @pytest.mark.parametrize(

@@ -57,14 +57,6 @@ def gap(a: dict, b: dict) -> float:
     return math.inf if math.isnan(worst) else worst
 
 
-def mlp(config: RunConfig, weights: dict[str, np.ndarray]) -> MLP:
-    """The network with weights that a run gave back."""
-    model = MLP(config)
-    left = model.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()}, strict=False)
-    assert all(name.endswith("num_batches_tracked") for name in left.missing_keys)
-    return model.eval()
-
-
 def assert_trains_as_torch(configs: list[RunConfig], data: Data, tolerance: float) -> None:
     """One stack of `configs` against a plain loop each, after every epoch: weights, mean loss, accuracy."""
     trainer = Trainer(configs, data)
@@ -308,7 +300,9 @@ def test_a_diverging_run_is_marked_and_ends_at_its_last_finite_epoch(name, small
         return
     assert np.isfinite(history["val_loss"]).all() and np.isfinite(history["train_loss"][1:]).all()
     assert metrics["best_epoch"] == history["val_accuracy"].argmax()
-    loss, accuracy, _ = plain_evaluation(mlp(config, result.best_weights), config, small, "test")
+    model = MLP(config)
+    model.load_state_dict({name: torch.from_numpy(weights) for name, weights in result.best_weights.items()})
+    loss, accuracy, _ = plain_evaluation(model, config, small, "test")
     assert [metrics[metric] for metric in best] == pytest.approx([history["val_accuracy"].max(), accuracy, loss])
 
 
