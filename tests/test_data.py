@@ -34,7 +34,7 @@ def payloads(data_set) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def gz_folder(payloads, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("gz")
-    return fill(folder, {f"{name}.gz": gzip.compress(payload, 1) for name, payload in payloads.items()})
+    return fill(folder, {f"{name}.gz": gzip.compress(payload, 0) for name, payload in payloads.items()})
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_mirror_that_stays_bad_leaves_nothing_and_is_named_with_its_reason(
 
 @pytest.fixture
 def zipped_digits(digits, tmp_path) -> Path:
-    return fill(tmp_path / "digits", {f"{name}.gz": gzip.compress(part, 1) for name, part in digits.items()})
+    return fill(tmp_path / "digits", {f"{name}.gz": gzip.compress(part, 0) for name, part in digits.items()})
 
 
 def test_what_hashes_as_torchvision_says_is_still_checked_by_our_sha256(house, zipped_digits, mirrors):
