@@ -1,7 +1,4 @@
-"""One network and its training, as PyTorch users would write them: the reference that stacks are tested against.
-
-`load_run(run_id).model()` gives back an `MLP`.
-"""
+"""One network and its training, as PyTorch users would write them: the reference that stacks are tested against."""
 
 import math
 from collections.abc import Iterator, Sequence

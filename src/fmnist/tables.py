@@ -35,10 +35,9 @@ def summary_table(
 ) -> Table:
     """One row a group: what it has, what it reaches, and how it differs from `baseline` (paired by seed).
 
-    Printed: the group, Parameters (where they differ), Seeds, Validation (%), the metric with its 95 % interval,
-    "± batches" (standard deviation of accuracy over test batches of 256: the spread of batches, not of seeds), and
-    with a baseline, or comparisons made by `statistics.together`, Difference [95 %] (points or nats) and p (Holm). What
-    validation selects is marked "(best)".
+    Printed: the group, Parameters (where they differ), Seeds, Validation (%; what it selects is marked "(best)"), the
+    metric with its 95 % interval, "± batches" (standard deviation of accuracy over test batches of 256), and with a
+    baseline, or comparisons made by `statistics.together`, Difference [95 %] (points or nats) and p (Holm).
     """
     data, val = summary(runs, by, metric), summary(runs, by, "val_accuracy")["mean"]
     data, measure = data.assign(val=val), metric_of(metric)

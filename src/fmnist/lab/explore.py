@@ -1,8 +1,4 @@
-"""The panel of the notebook `explore`: the store as in `browse`, and a form from which to train live beside it.
-
-Training can be watched, and stopped at any moment: the epochs that were finished by then are a run of a config with so
-many epochs, bit by bit, and are stored as that.
-"""
+"""The panel of the notebook `explore`: the store as in `browse`, and a form from which to train live beside it."""
 
 import re
 import threading
@@ -75,8 +71,9 @@ class Form(widgets.VBox):
 class Live:
     """One training of `configs`, which differ in their seeds alone; those in the store are taken from there.
 
-    `state` is "training", then "finished", "stopped" or "failed" (`error` is why); `runs` are those stored. `changed()`
-    is called after each epoch and at the end, in the training thread. Starting another one stops it.
+    Stopped, the epochs finished by then are runs of so many epochs, bit by bit, and are stored as that. `state` is
+    "training", then "finished", "stopped" or "failed" (`error` is why); `runs` are those stored. `changed()` is called
+    after each epoch and at the end, in the training thread. Starting another one stops it.
     """
 
     _latest: "Live | None" = None
