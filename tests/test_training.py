@@ -443,7 +443,7 @@ def processes():
 
 def train(epochs, seed, progress=lambda *_: None):
     configs = [RunConfig(hidden_sizes=(n,), epochs=e, seed=seed, batch_size=5_000) for n, e in zip((4, 5), epochs)]
-    workers.train(configs, lambda result: runs.append(result.config.epochs), "cpu", progress, memory=1_900_000_000)
+    workers.train(configs, lambda result: runs.append(result.config.epochs), "cpu", progress, None if runs else 1_900_000_000)
 
 def watch(*_):
     global peak
