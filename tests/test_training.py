@@ -28,14 +28,14 @@ from fmnist.model import MLP, plain_training
 torch.set_num_threads(1)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
 
-EXACT = 1e-8  # float64: greatest difference of a weight or loss after 200 steps; mostly 1e-15, 1e-10 with Adam on
+EXACT = 1e-8  # float64: greatest difference of a weight or loss after 100 steps; mostly 1e-15, 1e-10 with Adam on
 #               the biases before a batch norm, whose gradients are nothing but rounding
 SINGLE = 2e-5  # float32; mostly 1e-6
 
 
 def run_config(**overrides) -> RunConfig:
-    """200 steps on 630 images: 10 epochs of 20 batches, the last one of 22 images."""
-    base = {"hidden_sizes": (24,), "val_size": 370, "batch_size": 32, "epochs": 10, "precision": "float64"}
+    """100 steps on 630 images: 5 epochs of 20 batches, the last one of 22 images."""
+    base = {"hidden_sizes": (24,), "val_size": 370, "batch_size": 32, "epochs": 5, "precision": "float64"}
     return RunConfig(**(base | overrides))
 
 
@@ -443,7 +443,8 @@ def processes():
 
 def train(epochs, seed, progress=lambda *_: None):
     configs = [RunConfig(hidden_sizes=(n,), epochs=e, seed=seed, batch_size=5_000) for n, e in zip((4, 5), epochs)]
-    workers.train(configs, lambda result: runs.append(result.config.epochs), "cpu", progress, None if runs else 1_900_000_000)
+    memory = None if runs else 1_900_000_000
+    workers.train(configs, lambda result: runs.append(result.config.epochs), "cpu", progress, memory)
 
 def watch(*_):
     global peak
