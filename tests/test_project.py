@@ -33,12 +33,12 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store ensemble study search cli __init__": 1_725,
-    "model engine": 1_550,
-    "words statistics replication tables": 763,
-    "plots": 631,
-    "paper": 1_051,
-    "lab": 668,
+    "config data store ensemble study search cli __init__": 1_729,
+    "model engine": 1_547,
+    "words statistics replication tables": 786,
+    "plots": 629,
+    "paper": 1_087,
+    "lab": 665,
 }
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
 
@@ -121,8 +121,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 6_388
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_929
+    assert length(*PACKAGE.rglob("*.py")) <= 6_443
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_919
 
 
 @pytest.mark.parametrize("module", ORDER)
