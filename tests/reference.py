@@ -65,10 +65,10 @@ def torch_scheduler(config: RunConfig, optimizer: Optimizer, steps: int) -> lr_s
     return lr_scheduler.SequentialLR(optimizer, [rise, schedule], [warmup])
 
 
-def simulated(settings, seeds=6, noise=0.001, lost=(), generator=0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def simulated(settings, seeds=6, noise=0.001, lost=(), generator=0, epochs=10) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs and histories of trials {trial: accuracy at the end}, or of `Study.settings()` with a column accuracy.
 
-    Ten epochs climb to the accuracy; the `lost` trials, or (trial, seed) pairs, diverged.
+    The epochs climb to the accuracy; the `lost` trials, or (trial, seed) pairs, diverged.
     """
     if isinstance(settings, dict):
         settings = pd.DataFrame({"trial": [*settings], "accuracy": settings.values(), "study": "s", "lr": 0.01})
@@ -81,12 +81,12 @@ def simulated(settings, seeds=6, noise=0.001, lost=(), generator=0) -> tuple[pd.
             gone = name in lost or (name, seed) in lost
             val, test, train = (np.nan if gone else end) + rng.normal(0, noise, 3)
             about = {"run_id": f"{trial['study']}/{name}/{seed}", "trial": name, "study": trial["study"], "seed": seed}
-            row = trial | about | {"epochs": 10, "seconds": 20.0, "diverged": gone, "parameters": 101_770}
+            row = trial | about | {"epochs": epochs, "seconds": 20.0, "diverged": gone, "parameters": 101_770}
             row["test_accuracy_std"] = np.nan if gone else 0.02
             for split, accuracy in {"train": train, "val": val, "test": test, "best_val_test": test}.items():
                 row |= {f"{split}_accuracy": accuracy, f"{split}_loss": 1 - accuracy}
             rows.append(row)
-            for epoch in range(11):
+            for epoch in range(epochs + 1):
                 accuracies = {"val_accuracy": val * (1 - 0.5 / (1 + epoch)), "train_accuracy": train}
                 history.append(about | accuracies | {"epoch": epoch, "train_loss": 3.0 - 0.2 * epoch})
     return pd.DataFrame(rows), pd.DataFrame(history)
