@@ -91,10 +91,8 @@ def _numbered(role: str, forms: dict, label: str, caption: str, data: pd.DataFra
         raise UserError(f"{label}: caption and alt must say what it shows")
     csv = "" if data is None else data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     _publish(forms, role=role, label=label, caption=caption, data=csv, runs=list(ids), **more)
-    _publish(
-        {"text/markdown": f"**{role.capitalize()}** · {REFERENCE.sub('', caption)}", "text/plain": caption},
-        role="caption",
-    )
+    shown = f"**{role.capitalize()}** · {REFERENCE.sub('', caption)}"
+    _publish({"text/markdown": shown, "text/plain": caption}, role="caption")
 
 
 def _publish(forms: dict, **mark) -> None:
