@@ -36,7 +36,7 @@ ROOMS = {  # lines of Python that a room may have: one line in, one line out
     "config data store ensemble study search cli __init__": 1_715,
     "model engine": 1_547,
     "words statistics replication tables": 786,
-    "plots": 629,
+    "plots": 631,
     "paper": 1_085,
     "lab": 665,
 }
@@ -121,8 +121,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 6_427
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_919
+    assert length(*PACKAGE.rglob("*.py")) <= 6_429
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_967
 
 
 @pytest.mark.parametrize("module", ORDER)
