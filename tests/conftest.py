@@ -15,18 +15,6 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def small():
-    """The first 3,000 train and 1,000 test images."""
-    from fmnist.config import UserError
-    from fmnist.data import load
-
-    try:
-        return load().subset(3_000, 1_000)
-    except UserError as error:
-        pytest.skip(f"the data set is nowhere to be had: {error}")
-
-
-@pytest.fixture(scope="session")
 def data_set():
     """Fashion-MNIST is on this machine, for commands that look for it themselves."""
     from fmnist.config import UserError
@@ -36,6 +24,14 @@ def data_set():
         find()
     except UserError as error:
         pytest.skip(f"the data set is nowhere to be had: {error}")
+
+
+@pytest.fixture(scope="session")
+def small(data_set):
+    """The first 3,000 train and 1,000 test images."""
+    from fmnist.data import load
+
+    return load().subset(3_000, 1_000)
 
 
 @pytest.fixture(scope="session")

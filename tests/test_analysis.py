@@ -5,26 +5,16 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from reference import simulated
 from scipy import stats
 
 from fmnist import statistics, tables, words
 from fmnist.config import UserError
 
 
-def simulated_runs(means, seeds=6, noise=0.002, lost=(), generator=0):
+def simulated_runs(means, noise=0.002, **options):
     """Runs of trials with the given mean accuracies {trial: mean}; `lost` names (trial, seed) pairs that diverged."""
-    rng = np.random.default_rng(generator)
-    shared, rows = rng.normal(0, 0.002, seeds), []
-    for trial, mean in means.items():
-        for seed in range(seeds):
-            gone = (trial, seed) in lost
-            val, test = (np.nan if gone else mean + shared[seed] + rng.normal(0, noise) for _ in range(2))
-            row = {"run_id": f"{trial}/{seed}", "trial": trial, "variant": trial.split(",")[0], "seed": seed}
-            row |= {"lr": 0.01, "parameters": 101770, "diverged": gone, "val_accuracy": val, "test_accuracy": test}
-            row |= {"train_accuracy": val + 0.03, "test_loss": 1 - test, "test_accuracy_std": np.nan if gone else 0.02}
-            row["best_val_test_accuracy"] = test
-            rows.append(row)
-    return pd.DataFrame(rows)
+    return simulated(means, noise=noise, epochs=0, **options)[0]
 
 
 TWO = {"SGD, lr 0.01": 0.85, "Adam, lr 0.001": 0.88}
@@ -32,6 +22,7 @@ TWO = {"SGD, lr 0.01": 0.85, "Adam, lr 0.001": 0.88}
 
 def test_intervals_are_scipys():
     runs = simulated_runs(TWO)
+    assert list(statistics.summary(runs).trial) == list(TWO), "groups keep their order"
     row = statistics.summary(runs).iloc[0]
     values = runs.loc[runs.trial == row.trial, "test_accuracy"]
     low, high = stats.t.interval(0.95, 5, values.mean(), stats.sem(values))
@@ -43,11 +34,6 @@ def test_intervals_are_scipys():
 def test_one_seed_has_a_mean_and_no_interval():
     row = statistics.summary(simulated_runs(TWO, seeds=1)).iloc[0]
     assert row.n == 1 and np.isfinite(row["mean"]) and np.isnan([row.low, row.high]).all()
-
-
-def test_groups_keep_their_order():
-    means = {"b": 0.8, "c": 0.7, "a": 0.9}
-    assert list(statistics.summary(simulated_runs(means)).trial) == list(means)
 
 
 def test_differences_are_paired_by_seed():

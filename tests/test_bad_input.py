@@ -62,7 +62,6 @@ def edit(path: Path, old: str, new: str) -> None:
 OPTIMIZER = [
     # keys
     ("base: {hiden_sizes: [4]}", r"base\.hiden_sizes: unknown key; did you mean 'hidden_sizes'\? " + FIELDS),
-    ("variants: {a: {dropuot: 0.1}}", r"variants\.a\.dropuot: unknown key; did you mean 'dropout'\? " + FIELDS),
     ("grid: {dropuot: [0.1]}", r"grid\.dropuot: unknown key; did you mean 'dropout'\? " + FIELDS),
     ("grids: {lr: [0.1]}", r"grids: unknown key; did you mean 'grid'\? Allowed: "),
     ("base: {seed: 1}", "base.seed: unknown key; seeds are listed under `seeds`"),
@@ -75,23 +74,13 @@ OPTIMIZER = [
     ("base: {teachers: [{}, {lr: -1}]}", r"variants\.SGD: teachers\.1: lr: should be greater than 0 \(got -1\)"),
     ("base: {teachers: [{val_size: 5}]}", r"variants\.SGD: teachers\.0\.val_size: teachers have the images of the run"),
     ("base: {batch_norm: yes}", r"base: batch_norm: should be true or false \(got 'yes'\)"),
-    (
-        "base: {optimizer: adam}",
-        "base: optimizer: 'adam' is not allowed; did you mean 'Adam'. Allowed: SGD, Adam, ",
-    ),
-    (
-        "base: {dataset: Fashion}",
-        "base: dataset: .*; did you mean 'FashionMNIST'. Allowed: FashionMNIST, MNIST, KMNIST$",
-    ),
+    ("base: {dataset: Fashion}", "base: dataset: 'Fashion' is not allowed; did you mean 'FashionMNIST'. Allowed: "),
     # values that do not go together
     ("variants: {A: {optimizer: Adam, momentum: 0.9}}", "variants.A: momentum: only with SGD or RMSprop, not Adam"),
     ("variants: {SGD: {nesterov: true}}", "variants.SGD: nesterov: only with SGD and momentum > 0"),
     ("base: {residual: true}", "variants.SGD: residual: only with two neighbouring hidden layers of one width"),
     ("variants: {SGD: {batch_norm: true, layer_norm: true}}", "variants.SGD: layer_norm: not beside batch_norm"),
-    (
-        "base: {schedule: one_cycle, warmup_epochs: 1}",
-        "variants.SGD: warmup_epochs: not with schedule one_cycle",
-    ),
+    ("base: {schedule: one_cycle, warmup_epochs: 1}", "variants.SGD: warmup_epochs: not with schedule one_cycle"),
     ("variants: {SGD: {init_std: 0.1}}", "variants.SGD: init_std: only with init or bias_init: normal"),
     ("variants: {SGD: {batch_norm: true, batch_size: 1}}", "variants.SGD: batch_size: batch norm needs two images"),
     # shapes
@@ -146,17 +135,9 @@ REPORT = [
     ("title: Smoke", "date: 2026-11-21\ntitle: Smoke", r"date: should be text; put it in quotes \(got datetime.date"),
     ("  - name: The fmnist authors", "  me", r"authors: should be a valid list \(got 'me'\)"),
     ("- name: The", "- nmae: The", r"authors.0.nmae: unknown key; did you mean 'name'\? Allowed: name, affiliation"),
-    (
-        "- theory",
-        "- thoery",
-        r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: activation, ",
-    ),
+    ("- theory", "- thoery", r"sections: no notebook 'thoery'; did you mean 'theory'\? Allowed: activation, "),
     ("- theory", "- theory\n  - theory", "sections: theory stands twice"),
-    (
-        "id: sec-results",
-        "ids: sec-results",
-        r"sections\.3.*ids: unknown key; did you mean 'id'\? Allowed: title, id",
-    ),
+    ("id: sec-results", "ids: sec-results", r"sections\.3.*ids: unknown key; did you mean 'id'\? Allowed: title, id"),
 ]
 
 

@@ -1,6 +1,5 @@
 """Training that is watched, stopped and interrupted: what is kept is what an unwatched training would have given."""
 
-import json
 import re
 import threading
 from pathlib import Path
@@ -8,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jupyter_client.manager import start_new_kernel
 from ruamel.yaml import YAML
-from test_store import SCRIPT
 
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError
-from fmnist.lab import live, network
+from fmnist.lab import explore, network
 from fmnist.lab.browse import Browse, study_yaml
-from fmnist.lab.explore import Explore
-from fmnist.lab.live import Live
+from fmnist.lab.explore import Explore, Live
 from fmnist.study import Study, train
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +27,7 @@ def configs(epochs: int, seeds=(0, 1), **more) -> list[RunConfig]:
 @pytest.fixture
 def runs(runs, monkeypatch, small):
     """An empty store, and training on the first images, watched or not."""
-    monkeypatch.setattr(live, "load", lambda *_: small)
+    monkeypatch.setattr(explore, "load", lambda *_: small)
     return runs
 
 
@@ -51,7 +47,7 @@ AVERAGED = {"ema_decay": 0.9, "warmup_epochs": 4, "mixup": 0.2, "augment_flip": 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "Adam"}, AVERAGED], ids=str)
 def test_stopped_in_an_epoch_it_keeps_the_runs_of_the_epochs_before_bit_by_bit(runs, monkeypatch, options):
     chunks = []
-    plain = live.Training.epoch
+    plain = explore.Training.epoch
 
     def epoch(self, stop):
         if self.epochs == 2:  # in the middle of the third
@@ -59,14 +55,14 @@ def test_stopped_in_an_epoch_it_keeps_the_runs_of_the_epochs_before_bit_by_bit(r
             self.trainer.replay = lambda *a: (inner(*a), chunks.append(1), stop.set())[0]
         return plain(self, stop)
 
-    monkeypatch.setattr(live.Training, "epoch", epoch)
+    monkeypatch.setattr(explore.Training, "epoch", epoch)
     training = Live(configs(5, **options))
     training.start().wait()
     assert chunks and (training.state, training.epochs) == ("stopped", 2)
     assert [run.config for run in training.runs] == configs(2, **options)
     kept = [(run.model().state_dict(), run.predictions(), run.history(), run.metrics) for run in training.runs]
 
-    monkeypatch.setattr(live.Training, "epoch", plain)
+    monkeypatch.setattr(explore.Training, "epoch", plain)
     monkeypatch.setenv("FMNIST_RUNS", str(runs.parent / "other"))
     whole = Live(configs(2, **options)).start().wait()
     for (state, predictions, history, metrics), run in zip(kept, whole.runs, strict=True):
@@ -99,7 +95,7 @@ def test_what_is_in_the_store_is_not_trained_again(runs):
 
 
 def test_a_failure_in_the_thread_is_said(runs, monkeypatch):
-    monkeypatch.setattr(live, "load", lambda *_: (_ for _ in ()).throw(UserError("no data")))
+    monkeypatch.setattr(explore, "load", lambda *_: (_ for _ in ()).throw(UserError("no data")))
     training = Live(configs(1)).start().wait()
     assert (training.state, str(training.error)) == ("failed", "no data")
 
@@ -122,7 +118,7 @@ def test_one_trains_at_a_time(runs):
 
 
 def test_more_seeds_than_fit_are_refused(runs, monkeypatch):
-    monkeypatch.setattr(live, "budget", lambda *_: 1_000_000)
+    monkeypatch.setattr(explore, "budget", lambda *_: 1_000_000)
     assert "take fewer seeds" in str(Live(configs(1)).start().wait().error)
 
 
@@ -206,38 +202,3 @@ def test_what_is_removed_is_what_was_asked_about(runs, panels):
     assert len(store.all_runs()) == 3 and store.load(gone.run_id) is None and panel.network.run is None
     panel.group.value = "trial"
     assert sorted(len(ids) for ids in panel._rows) == [1, 2]
-
-
-def test_welcome_links_every_notebook():
-    text = (ROOT / "notebooks" / "welcome.ipynb").read_text("utf-8")
-    names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")} - {"welcome.ipynb"}
-    assert {name for name in names if f"]({name})" not in text} == set()
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_notebooks_are_stored_as_jupyterlab_writes_them(path):
-    text, kernel = path.read_text("utf-8"), {"display_name": "Python 3 (ipykernel)", "language": "python"}
-    notebook = json.loads(text)
-    assert text == json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    assert notebook["metadata"]["kernelspec"] == kernel | {"name": "python3"}
-    assert notebook["metadata"]["language_info"] == {"name": "python"}  # the rest depends on the machine
-
-
-def test_an_interrupted_kernel_leaves_the_store_whole_and_goes_on(runs):
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT / "notebooks"))
-
-    def answer(code: str) -> dict:
-        return client.execute_interactive(code, timeout=120, output_hook=lambda _: None)["content"]
-
-    try:
-        assert answer(f"{SCRIPT}\nstudy.train(configs()[:2], 'cpu')")["status"] == "ok"
-        before = {run.run_id for run in store.all_runs()}
-        timer = threading.Timer(5, manager.interrupt_kernel)
-        timer.start()
-        reply = answer("study.train(configs(epochs=20_000) + configs(epochs=20_000, dropout=0.1), 'cpu')")
-        assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
-        assert {run.run_id for run in store.all_runs()} == {path.name for path in runs.iterdir()} == before
-        assert answer("study.train(configs(epochs=2)[:2], 'cpu')")["status"] == "ok" and len(store.all_runs()) == 4
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)

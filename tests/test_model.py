@@ -15,32 +15,11 @@ SIZES = (96, 48)
 INITS = ["default", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "normal", "zeros"]
 
 
-def layers(seeds: range, **config) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(weights, biases) of each layer of MLPs of many seeds, flat."""
-    models = [MLP(RunConfig(hidden_sizes=SIZES, seed=seed, **config)) for seed in seeds]
-    return [
-        tuple(
-            torch.cat([getattr(m.linears[i], kind).detach().flatten() for m in models]) for kind in ("weight", "bias")
-        )
-        for i in range(len(SIZES) + 1)
-    ]
-
-
-def torch_layers(count: int, init: str, bias_init: str, std: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The same by torch.nn.Linear and torch.nn.init."""
-    torch.manual_seed(1)
-    found = []
-    for n_in, n_out in zip((784, *SIZES), (*SIZES, 10), strict=True):
-        linears = [nn.Linear(n_in, n_out) for _ in range(count)]
-        for linear in linears:
-            if init != "default":
-                options = {"std": std} if init == "normal" else {}
-                options |= {"nonlinearity": "relu"} if init.startswith("kaiming") else {}
-                getattr(nn.init, f"{init}_")(linear.weight, **options)
-            if bias_init != "default":
-                getattr(nn.init, f"{bias_init}_")(linear.bias, **({"std": std} if bias_init == "normal" else {}))
-        found.append(tuple(torch.cat([getattr(m, k).detach().flatten() for m in linears]) for k in ("weight", "bias")))
-    return found
+def initialize(parameter: torch.Tensor, init: str) -> None:
+    """As torch.nn.init does it; a new torch.nn.Linear is as by default."""
+    options = {"std": 0.3} if init == "normal" else {"nonlinearity": "relu"} if init.startswith("kaiming") else {}
+    if init != "default":
+        getattr(nn.init, f"{init}_")(parameter, **options)
 
 
 def assert_same_distribution(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -55,12 +34,19 @@ def assert_same_distribution(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("init", INITS)
-def test_weights_are_drawn_as_torch_draws_them(init):
-    std = {"init_std": 0.3} if init == "normal" else {}
-    for (ours, _), (theirs, _) in zip(
-        layers(range(6), init=init, **std), torch_layers(6, init, "default", 0.3), strict=True
-    ):
-        assert_same_distribution(ours, theirs)
+def test_weights_and_biases_are_drawn_as_torch_draws_them(init):
+    own = {"init": init, "bias_init": init if init in ("normal", "zeros") else "default"}
+    own |= {"init_std": 0.3} if init == "normal" else {}
+    ours = [MLP(RunConfig(hidden_sizes=SIZES, seed=seed, **own)).linears for seed in range(6)]
+    torch.manual_seed(1)
+    for layer, like in enumerate(ours[0]):
+        theirs = [nn.Linear(like.in_features, like.out_features) for _ in ours]
+        for linear in theirs:
+            initialize(linear.weight, init)
+            initialize(linear.bias, own["bias_init"])
+        for kind in ("weight", "bias"):
+            sides = [[getattr(linears[layer], kind) for linears in ours], [getattr(linear, kind) for linear in theirs]]
+            assert_same_distribution(*(torch.cat([p.detach().flatten() for p in side]) for side in sides))
 
 
 @pytest.mark.parametrize("init", INITS)

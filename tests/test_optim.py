@@ -4,11 +4,11 @@ from typing import get_args
 
 import pytest
 import torch
-from reference import OPTIMIZERS
+from reference import OPTIMIZERS, torch_scheduler
 
 from fmnist.config import RunConfig
-from fmnist.engine.optim import LARGE, Optimizer, learning_rates, scheduled
-from fmnist.model import torch_optimizer, torch_scheduler
+from fmnist.engine.optim import LARGE, Optimizer, scheduled
+from fmnist.model import learning_rates, torch_optimizer
 
 torch.set_num_threads(1)
 SHAPES = [(5, 7), (5,), (LARGE // 64 + 1, 64)]  # a weight, a bias, and a weight that the CPU takes run by run

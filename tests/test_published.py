@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from reference import simulated
 from scipy import stats
 
 from fmnist import replication
@@ -15,35 +16,7 @@ from fmnist.replication import NumberTable, Published, check_choices, read, sele
 
 ROOT = Path(__file__).parents[1]
 REPORTS = sorted(path.parent.name for path in (ROOT / "params").glob("*/published.yaml"))
-EPOCHS = 10
 ANSWERS = {1: "holds", 0: "cannot be decided", -1: "does not hold"}
-
-
-def simulated(settings, seeds=6, noise=0.001, lost=(), generator=0):
-    """Runs and histories of trials {trial: accuracy at the end}, or of `Study.settings()` with a column accuracy.
-
-    Ten epochs climb to the accuracy; the `lost` diverged.
-    """
-    if isinstance(settings, dict):
-        settings = pd.DataFrame(
-            {"trial": [*settings], "variant": [*settings], "accuracy": settings.values(), "study": "s"}
-        )
-    rng = np.random.default_rng(generator)
-    shared, rows, history = rng.normal(0, 0.003, seeds), [], []
-    for trial in settings.to_dict("records"):
-        for seed in range(seeds):
-            gone, name = trial["trial"] in lost, trial["trial"]
-            end = np.nan if gone else trial["accuracy"] + shared[seed]
-            val, test, train = end + rng.normal(0, noise, 3)
-            about = {"run_id": f"{trial['study']}/{name}/{seed}", "trial": name, "study": trial["study"], "seed": seed}
-            row = trial | about | {"epochs": EPOCHS, "seconds": 20.0, "diverged": gone, "test_accuracy_std": 0.02}
-            for split, accuracy in {"train": train, "val": val, "test": test, "best_val_test": test}.items():
-                row |= {f"{split}_accuracy": accuracy, f"{split}_loss": 1 - accuracy}
-            rows.append(row)
-            for epoch in range(EPOCHS + 1):
-                accuracies = {"val_accuracy": val * (1 - 0.5 / (1 + epoch)), "train_accuracy": train}
-                history.append(about | accuracies | {"epoch": epoch, "train_loss": 3.0 - 0.2 * epoch})
-    return pd.DataFrame(rows), pd.DataFrame(history)
 
 
 def evidence(claims: list[list[dict]], runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
@@ -227,10 +200,7 @@ def test_a_published_setting_is_one_trial_of_each_choice(published, said):
 
 OVER, BEST, RISING = {"of": of("a"), "over": of("b")}, {"best": of("a")}, {"rising": of("b", "c", "a")}
 BY_TWO, LEVEL = OVER | {"at_least": 1.5, "at_most": 2.5}, {"of": of("a"), "at_most": 50}
-SAME, ERROR = (
-    {"of": of("a", "b"), "within": 0.5},
-    {"of": of("a"), "to": of("b"), "within": "batches"},
-)  # two points here
+SAME, ERROR = {"of": of("a", "b"), "within": 0.5}, {"of": of("a"), "to": of("b"), "within": "batches"}  # two points
 FAR, NEAR, BACK = {"a": 0.88, "b": 0.86}, {"a": 0.88, "b": 0.8799}, {"a": 0.86, "b": 0.88}
 
 

@@ -83,21 +83,15 @@ def test_a_wrong_space_is_one_clear_line(space, message):
     assert str(error.value).startswith("params/x/search.yaml: ") and "\n" not in str(error.value)
 
 
-@pytest.fixture
-def trained(small, tmp_path, monkeypatch):
-    """The runs that were trained, on a few images of the data set; the store is empty at first."""
-    found, data = [], small.subset(300, 300)
+def test_every_trial_comes_back_and_the_best_train_again_with_other_seeds(small, tmp_path, monkeypatch):
+    trained, data = [], small.subset(300, 300)
 
     def train(configs, device, memory, _):
         assert (device, memory) == ("cpu", 2**30)
-        found.extend(store.save(train_stack([config], data)[0]).run_id for config in configs)
+        trained.extend(store.save(train_stack([config], data)[0]).run_id for config in configs)
 
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path))
     monkeypatch.setattr("fmnist.search.train", train)
-    return found
-
-
-def test_every_trial_comes_back_and_the_best_train_again_with_other_seeds(trained):
     search = Search({"epochs": 1, "val_size": 100, "batch_size": 100}, SPACE, 3).run("cpu", 2**30)
     runs = search.runs()
     assert list(runs["layers"]) == [len(c.hidden_sizes) for c in search.configs] and list(runs["run_id"]) == trained

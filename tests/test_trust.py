@@ -24,6 +24,7 @@ from fmnist.paper import prose, provenance, publish, verify
 from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
 from fmnist.paper.report import Report
 from fmnist.plots import figures
+from fmnist.study import Study
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,14 +32,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, data_set):
     """A store with four trained runs: two trials, two seeds."""
-    from fmnist.study import Study
-
-    here = os.environ.get("FMNIST_RUNS")
-    os.environ["FMNIST_RUNS"] = str(tmp_path_factory.mktemp("store"))
     base = {"hidden_sizes": [8], "epochs": 1, "val_size": 50_000}
-    study = Study(base, {'100 % × slow, "<&>#"': {"lr": 0.01}, "fast": {"lr": 0.1}}, {}, [0, 1]).run("cpu")
-    yield study
-    os.environ.pop("FMNIST_RUNS") if here is None else os.environ.update(FMNIST_RUNS=here)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMNIST_RUNS", str(tmp_path_factory.mktemp("store")))
+        yield Study(base, {'100 % × slow, "<&>#"': {"lr": 0.01}, "fast": {"lr": 0.1}}, {}, [0, 1]).run("cpu")
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.composer import ComposerError
-from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 RESULTS_VERSION = 2  # raised when the same config gives other results; part of every run's address
@@ -305,22 +304,9 @@ def nearest(name: str, allowed: list[str]) -> str:
 SIZE, LEVELS = 50_000, 20  # most bytes of a YAML file, and nested levels
 
 
-class Plain(SafeConstructor):
-    """Says where a value is that is not what its tag promises."""
-
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            kind = node.tag.rpartition(":")[2]
-            said = f"{node.value!r:.40}: not a readable {kind}"
-            raise ConstructorError(problem=said, problem_mark=node.start_mark) from None
-
-
 def _loaded(text: str) -> Any:
     """Refuses what is nested beyond all use, and aliases, by which a few lines can stand for a billion values."""
     yaml, level = YAML(typ="safe", pure=True), 0
-    yaml.Constructor = Plain
     for event in yaml.parse(text):
         level += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if level > LEVELS or isinstance(event, AliasEvent):
@@ -338,7 +324,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if (size := path.stat().st_size) > SIZE:
             raise UserError(f"{path}: {size:,} bytes; parameters are read from files of at most {SIZE:,}")
         values = _loaded(path.read_text(encoding="utf-8")) or {}
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
+    except (YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(problem.split(" with value")[0].split())

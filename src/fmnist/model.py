@@ -1,7 +1,4 @@
-"""One network and its training, as PyTorch users would write them: the reference that stacks are tested against.
-
-`load_run(run_id).model()` gives back an `MLP`.
-"""
+"""One network and its training, as PyTorch users would write them: the reference that stacks are tested against."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,7 +8,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fmnist.config import RunConfig, layer_sizes
@@ -88,11 +84,13 @@ def plain_training(
         average.update_parameters(model)  # the first time this copies: the average begins at the initial weights
     optimizer = torch_optimizer(config, list(model.parameters()))
     images = len(data.train_labels) - config.val_size
-    scheduler = torch_scheduler(config, optimizer, -(-images // config.batch_size))
+    steps = -(-images // config.batch_size)
     for epoch in range(1, config.epochs + 1):
         model.train()
         total = correct = 0.0
-        for x, rows, share in plain_batches(config, data, epoch):
+        rates = learning_rates(config, epoch, steps).tolist()
+        for (x, rows, share), rate in zip(plain_batches(config, data, epoch), rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate
             labels, logits = data.train_labels[rows], model(x)
             taught = nn.functional.normalize(soft_labels[rows].to(logits.dtype), 1) if config.teachers else None
             loss = plain_loss(config, logits, labels, taught)
@@ -102,7 +100,6 @@ def plain_training(
             optimizer.zero_grad()
             (config.loss_scale * loss).backward()
             optimizer.step()
-            scheduler.step()
             if average:
                 average.update_parameters(model)
             total += loss.item() * len(labels)
@@ -147,25 +144,31 @@ def torch_optimizer(config: RunConfig, parameters: Sequence[Tensor]) -> torch.op
     return getattr(torch.optim, config.optimizer)(parameters, **options)
 
 
-def torch_scheduler(config: RunConfig, optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
-    """For the optimizer's learning rate, to be stepped after each of an epoch's `steps`."""
+def learning_rates(config: RunConfig, epoch: int, steps: int) -> Tensor:
+    """The rate of each of the `steps` of an epoch (1 is the first), float64 [steps], as torch.optim.lr_scheduler's.
+
+    The steps of the warm-up rise by LinearLR; the n others are those of the schedule's class there.
+    """
+    t = torch.arange((epoch - 1) * steps, epoch * steps, dtype=torch.float64)
     warmup = round(config.warmup_epochs * steps)
     n = max(config.epochs * steps - warmup, 1)
+    rise, t = ((t + 1) / (warmup + 1)).clamp(max=1), (t - warmup).clamp(min=0)
     match config.schedule:
         case "constant":
-            schedule = lr_scheduler.ConstantLR(optimizer, 1)
+            factor = torch.ones_like(t)
         case "cosine":
-            schedule = lr_scheduler.CosineAnnealingLR(optimizer, n)
+            factor = (1 + torch.cos(math.pi * t / n)) / 2
         case "linear":
-            schedule = lr_scheduler.LinearLR(optimizer, 1, 0, n)
+            factor = 1 - t / n
         case "steps":
-            schedule = lr_scheduler.MultiStepLR(optimizer, [math.ceil(n / 2), math.ceil(3 * n / 4)])
+            factor = 0.1 ** ((t >= 0.5 * n).double() + (t >= 0.75 * n))
         case "one_cycle":
-            schedule = lr_scheduler.OneCycleLR(optimizer, config.lr, n, cycle_momentum=False)
-    if not warmup:
-        return schedule
-    rise = lr_scheduler.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
-    return lr_scheduler.SequentialLR(optimizer, [rise, schedule], [warmup])
+            peak, low = 0.3 * n - 1, 1 / 25
+            up = 1 + (low - 1) * (1 + torch.cos(math.pi * t / peak)) / 2
+            share = (t - peak) / (n - 1 - peak)
+            down = low / 1e4 + (1 - low / 1e4) * (1 + torch.cos(math.pi * share)) / 2
+            factor = torch.where(t <= peak, up, down)
+    return config.lr * rise * factor
 
 
 def layer_signals(model: MLP, x: Tensor, labels: Tensor) -> list[tuple[float, float]]:

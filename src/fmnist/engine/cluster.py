@@ -143,9 +143,6 @@ def title(stack: list[RunConfig]) -> str:
     return ", ".join([f"stack {'–'.join(sizes)} × {len(stack)}", *(min(s) for s in shared if len(s) == 1)])
 
 
-# --- on a worker ------------------------------------------------------------------------------------------------------
-
-
 @cache
 def fingerprint(datasets: tuple[str, ...]) -> dict[str, str]:
     """What a run's numbers rest on: this package's code, torch, and each data set."""

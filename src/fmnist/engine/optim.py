@@ -5,7 +5,6 @@ A tensor has a leading run axis; a hyperparameter is a tensor [runs, 1, …] tha
 from step to step, the count of steps too, is on the device, so that a CUDA graph of a step can be replayed.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -26,33 +25,6 @@ def pace(config: RunConfig) -> tuple:
 
 def scheduled(config: RunConfig) -> bool:
     return config.schedule != "constant" or config.warmup_epochs > 0
-
-
-def learning_rates(config: RunConfig, epoch: int, steps: int) -> Tensor:
-    """The rate of each of the `steps` of an epoch (1 is the first), float64 [steps], as torch.optim.lr_scheduler's.
-
-    The steps of the warm-up rise by LinearLR; the n others are those of `model.torch_scheduler`'s classes.
-    """
-    t = torch.arange((epoch - 1) * steps, epoch * steps, dtype=torch.float64)
-    warmup = round(config.warmup_epochs * steps)
-    n = max(config.epochs * steps - warmup, 1)
-    rise, t = ((t + 1) / (warmup + 1)).clamp(max=1), (t - warmup).clamp(min=0)
-    match config.schedule:
-        case "constant":
-            factor = torch.ones_like(t)
-        case "cosine":
-            factor = (1 + torch.cos(math.pi * t / n)) / 2
-        case "linear":
-            factor = 1 - t / n
-        case "steps":
-            factor = 0.1 ** ((t >= 0.5 * n).double() + (t >= 0.75 * n))
-        case "one_cycle":
-            peak, low = 0.3 * n - 1, 1 / 25
-            up = 1 + (low - 1) * (1 + torch.cos(math.pi * t / peak)) / 2
-            share = (t - peak) / (n - 1 - peak)
-            down = low / 1e4 + (1 - low / 1e4) * (1 + torch.cos(math.pi * share)) / 2
-            factor = torch.where(t <= peak, up, down)
-    return config.lr * rise * factor
 
 
 class Rule:

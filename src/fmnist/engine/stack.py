@@ -9,7 +9,7 @@ A stack's groups are equally large neighbours; where they would not be, every ru
 import functools
 import platform
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -38,7 +38,6 @@ BACKWARD = {  # the gradient from the activation's own output; one that needs it
     "tanh": aten.tanh_backward,
     "sigmoid": aten.sigmoid_backward,
 }
-SLOPES = {"relu": 0.0, "leaky_relu": LEAKY_SLOPE}  # of these below zero: runs that differ in it alone share a stack
 
 
 def onednn(a: Tensor, b: Tensor) -> Tensor:
@@ -124,7 +123,7 @@ class Stack:
         lacks_bfloat16 = torch.device(device).type == "cpu" and not has_bfloat16()
         self.stands_in = first.precision == "bfloat16" and lacks_bfloat16
         self.compute_dtype = self.dtype if self.stands_in else getattr(torch, first.precision)
-        self.activate, self.activate_backward = self._activation(device)
+        self.activate, self.activate_backward = FORWARD[first.activation], BACKWARD[first.activation]
         self.state = {
             name: torch.stack([state[name] for state in states]).to(device)
             for name in states[0]
@@ -141,16 +140,6 @@ class Stack:
         self.columns = [bias[:, :, None] for bias in self.rounded[self.depth + 1 :]]
         drops = [config.dropout for config in configs]
         self.dropout = torch.tensor(drops, dtype=self.dtype, device=device) if any(drops) else None
-
-    def _activation(self, device: torch.device | str) -> tuple[Callable, Callable]:
-        """The activation, and the gradient from its output; runs that differ below zero alone each have their own."""
-        first, *others = {config.activation for config in self.configs}
-        if not others:
-            return FORWARD[first], BACKWARD[first]
-        slopes = [SLOPES[config.activation] for config in self.configs]
-        slope = torch.tensor(slopes, dtype=self.compute_dtype, device=device)[:, None, None]
-        backward = aten._prelu_kernel_backward
-        return lambda z: aten._prelu_kernel(z, slope), lambda gradient, a: backward(gradient, a, slope)[0]
 
     def weight_norm(self) -> Tensor:
         """Euclidean norm of all weights of all linear layers together, biases left out, [runs]."""

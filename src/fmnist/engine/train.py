@@ -16,9 +16,9 @@ from torch.nn.functional import normalize
 
 from fmnist.config import OUTPUTS, TEST_BATCH, RunConfig, UserError
 from fmnist.data import Data, augmentation_draws, augmented, epoch_order, mixup_shares, scaling, split
-from fmnist.engine.optim import Average, Optimizer, learning_rates, scheduled
+from fmnist.engine.optim import Average, Optimizer, scheduled
 from fmnist.engine.stack import Stack, cross_entropy, cross_entropy_gradient
-from fmnist.model import Result, dropout_keys, wide
+from fmnist.model import Result, dropout_keys, learning_rates, wide
 
 CHUNK = 1_000  # images that are gathered at a time: in evaluation, and for one or more batches of training
 STEPS = 64  # most batches of a chunk

@@ -25,7 +25,6 @@ import torch
 from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
 from fmnist.data import load
 from fmnist.engine.optim import scheduled
-from fmnist.engine.stack import SLOPES
 from fmnist.engine.train import CHUNK, Result, train_stack
 
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
@@ -34,8 +33,8 @@ STEP_CALLS = 4e6  # multiply-adds that a run's share of a step's calls is worth;
 START = 3e11  # multiply-adds that take as long as to start a process: less is trained where it is asked for
 LITTLE = 3e14  # multiply-adds that no machine needs a day for
 SMALL_STEP = 1 << 27  # multiply-adds below which a step on the CPU costs its calls, so that seeds share it, too
-ALIKE = ("dataset", "hidden_sizes", "batch_norm", "layer_norm", "residual", "batch_size", "epochs", "val_size")
-ALIKE += ("precision", "ema_decay", "mixup", *AUGMENTATIONS)  # fields that are the same in all runs of a stack
+ALIKE = ("dataset", "hidden_sizes", "activation", "batch_norm", "layer_norm", "residual", "batch_size", "epochs")
+ALIKE += ("val_size", "precision", "ema_decay", "mixup", *AUGMENTATIONS)  # the same in all runs of a stack
 
 
 def products(config: RunConfig) -> int:
@@ -73,10 +72,9 @@ def footprint(config: RunConfig) -> tuple[int, int]:
 
 def alike(config: RunConfig) -> tuple:
     """What the runs of a stack have in common, the seed aside."""
-    activation = "rectified" if config.activation in SLOPES else config.activation
     used = config.dropout > 0, config.label_smoothing > 0, scheduled(config)
     taught = tuple(teacher.trial_id for teacher in config.teacher_configs)
-    return activation, *used, taught, *(getattr(config, name) for name in ALIKE)
+    return *used, taught, *(getattr(config, name) for name in ALIKE)
 
 
 def pack(configs: Iterable[RunConfig], device: torch.device, workers: int = 1, memory: int = 1 << 62) -> list:

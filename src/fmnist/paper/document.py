@@ -101,7 +101,11 @@ def _metadata(nb: NotebookNode, name: str, folder: Path) -> dict:
     about = {key: value for key, value in nb.metadata.get("fmnist", {}).items() if value}
     ours = bool(about) or any(_mark(output) for cell in nb.cells for output in cell.get("outputs", []))
     facts = {"ours": ours, "report": "title" in about, "gaps": "gaps" in about, "folder": str(folder), "lang": "en"}
-    facts["bibliography"] = _bibliography(about.get("bibliography"), folder)
+    if (path := about.get("bibliography")) and not (folder / path).is_file():
+        raise UserError(f"bibliography {folder / path} does not exist: correct `bibliography` in the report's YAML")
+    nearby = ["references.bib", *(above / "report" / "references.bib" for above in folder.parents)]
+    there = (str(folder / found) for found in ([path] if path else nearby) if (folder / found).is_file())
+    facts["bibliography"] = next(there, "")  # a notebook that names none takes one nearby
     shown = {key: value for key, value in about.items() if key not in ("appendix", "values")}
     return {"title": name.replace("_", " ") or "Notebook", **shown, **facts}
 
@@ -187,11 +191,3 @@ def heading(text: str, default: str) -> tuple[str, str]:
     match = re.match(r"\s*#\s+(.+?)\s*#*\s*(?:\n|$)", text)
     match = match or re.match(r"\s*<h1\b[^>]*>\s*([^<]+?)\s*</h1>", text, re.IGNORECASE)
     return (re.sub(r"\s*\{[^{}]*\}$", "", match[1]), text[match.end() :]) if match else (default, text)
-
-
-def _bibliography(path: str | None, folder: Path) -> str:
-    """The bibliography's full path; a notebook that names none takes one nearby; else empty."""
-    if path and not (folder / path).is_file():
-        raise UserError(f"bibliography {folder / path} does not exist: correct `bibliography` in the report's YAML")
-    nearby = ("references.bib", *(above / "report" / "references.bib" for above in folder.parents))
-    return next((str(folder / found) for found in ([path] if path else nearby) if (folder / found).is_file()), "")

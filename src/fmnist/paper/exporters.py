@@ -87,9 +87,7 @@ def write_page(folder: Path, template: str, *options: str) -> str:
     place = f"--variable=templates:{TEMPLATES}"
     page = _pandoc(folder, "--to=html5", "--embed-resources", place, *look, *options).decode()
     page = PICTURE.sub(lambda found: "data:image/svg+xml," + _plain(base64.b64decode(found[1]).decode()), page)
-    return re.sub(
-        r"<th( style=\"[^\"]*\")?></th>", r"<td\1></td>", page
-    )  # as pandas leaves above an index; it is the head of nothing
+    return re.sub(r'<th( style="[^"]*")?></th>', r"<td\1></td>", page)  # pandas leaves such a head above an index
 
 
 def _plain(svg: str) -> str:

@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from fmnist.config import UserError, project_root
 from fmnist.plots.marks import redrawn
-from fmnist.tables import Table
+from fmnist.tables import Table, run_ids
 
 NUMBERS = re.compile(r"[\s\d.,+\-−±×%*$~<>=–—e()\[\]]*|nan|\$10\^.*")  # "1 234", "+0.3 ± 0.1", "97 %", "–"
 REFERENCE = re.compile(r"\((?:@(?:fig|tbl|sec|eq)-[\w-]+(?:, | and )?)+\)|\[@[^]]*\]")  # a notebook hides it
@@ -34,7 +34,7 @@ def show(figure: Figure, label: str, caption: str, alt: str, data: pd.DataFrame 
     Raises UserError for a malformed label, or without caption or alt text.
     """
     data = getattr(figure, "fmnist_data", None) if data is None else data
-    ids = getattr(figure, "fmnist_runs", _ids(data)) if runs is None else _ids(runs)
+    ids = getattr(figure, "fmnist_runs", run_ids(data)) if runs is None else run_ids(runs)
     more = {"alt": alt, "drawing": redrawn(figure)}
     _numbered("figure", {"image/svg+xml": svg(figure), "text/plain": alt}, label, caption, data, ids, **more)
 
@@ -60,14 +60,14 @@ def table(
     """
     if not isinstance(frame, Table):
         flat = frame.reset_index() if any(frame.index.names) else frame
-        frame = Table(flat, flat, tuple(_ids(frame)))
+        frame = Table(flat, flat, run_ids(frame))
     if unknown := set(formats or {}) - set(frame.printed):
         raise UserError(f"table {label}: formats names {sorted(unknown)}; its columns are {list(frame.printed)}")
     cells = {name: _cells(column, (formats or {}).get(name)) for name, column in frame.printed.items()}
     first, *others = cells.values()
     sides = ["left", *("right" if all(map(NUMBERS.fullmatch, texts)) else "left" for texts in others)]
     markdown = tabulate(cells, "keys", "pipe", disable_numparse=True, colalign=sides if first else None)
-    forms, ids = {"text/markdown": markdown, "text/plain": markdown}, frame.run_ids if runs is None else _ids(runs)
+    forms, ids = {"text/markdown": markdown, "text/plain": markdown}, frame.run_ids if runs is None else run_ids(runs)
     _numbered("table", forms, label, caption, frame.data, ids, reports=_reports(reports))
 
 
@@ -91,10 +91,8 @@ def _numbered(role: str, forms: dict, label: str, caption: str, data: pd.DataFra
         raise UserError(f"{label}: caption and alt must say what it shows")
     csv = "" if data is None else data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     _publish(forms, role=role, label=label, caption=caption, data=csv, runs=list(ids), **more)
-    _publish(
-        {"text/markdown": f"**{role.capitalize()}** · {REFERENCE.sub('', caption)}", "text/plain": caption},
-        role="caption",
-    )
+    shown = f"**{role.capitalize()}** · {REFERENCE.sub('', caption)}"
+    _publish({"text/markdown": shown, "text/plain": caption}, role="caption")
 
 
 def _publish(forms: dict, **mark) -> None:
@@ -107,12 +105,6 @@ def _cells(column: pd.Series, form) -> list[str]:
     write = form if callable(form) else form.format
     texts = ["–" if pd.isna(value) else str(write(value)) for value in column]
     return [re.sub(r"(?<!\\)\|", r"\|", text.replace("\n", " ")) for text in texts]
-
-
-def _ids(runs: Runs) -> list[str]:
-    """Ids of the runs in these frames, each once, sorted."""
-    frames = [runs] if isinstance(runs, pd.DataFrame) else runs or []
-    return sorted({run_id for frame in frames if "run_id" in frame for run_id in frame["run_id"].dropna()})
 
 
 def _reports(names: Sequence[str]) -> list[dict]:

@@ -1,7 +1,4 @@
-"""What a figure has drawn, as data: from it a page draws the same again at its own width and says what is pointed at.
-
-Limits, scales, ticks, means and intervals are computed once, by the figure's function; the page only places them.
-"""
+"""What a figure has drawn, as data: from it a page draws the same again at its own width, and says what is touched."""
 
 import json
 from typing import Any

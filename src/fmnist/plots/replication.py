@@ -12,10 +12,9 @@ VERDICTS = {"agrees": COLORS[0], "differs": COLORS[1]}
 
 
 def forest(judged: pd.DataFrame, author: str, runs: pd.DataFrame | None = None) -> Figure:
-    """A row for each row of `replication.judge`: our mean, the 95 % prediction interval of one run, and a cross.
+    """A row for each row of `replication.judge`, which rests on `runs`: our mean, and the 95 % interval of one run.
 
-    The cross is the published number, a thin line its ±; verdict and difference, ours − published, stand beside it.
-    `runs` are those it rests on.
+    A cross is the published number, a thin line its ±; verdict and difference, ours − published, stand beside it.
     """
     metric, scale, rows = judged["metric"].iloc[0], judged["scale"].iloc[0], np.arange(len(judged))
     ends = judged[["one_low", "one_high"]].clip(0, 100 if metric_of(metric).unit == "points" else np.inf)

@@ -5,6 +5,7 @@ Colours are Okabe and Ito's (jfly.uni-koeln.de/color, 2008), each with a marker 
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -25,17 +26,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 OUTWARD = np.array([-1, 1])
 PERCENT_TICKS = np.array([99, 98, 97, 96, 95, 94, 92, 90, 88, 85, 80, 75, 70, 60, 50, 30, 10, 0])
-RC: dict[str, Any] = {
-    "font.sans-serif": ["DejaVu Sans"], "font.size": 8.0, "axes.labelsize": 8.0, "axes.titlesize": 8.0,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.fontsize": 7.5, "legend.title_fontsize": 7.5,
-    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": "#555555", "axes.labelcolor": INK, "text.color": INK, "xtick.color": "#555555",
-    "ytick.color": "#555555", "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.7,
-    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.minor.width": 0.5, "ytick.minor.width": 0.5,
-    "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.4,
-    "lines.markersize": 4.5, "legend.frameon": False, "legend.handlelength": 2.8, "legend.columnspacing": 1.4,
-    "image.interpolation": "none", "savefig.dpi": 200, "svg.fonttype": "path", "svg.hashsalt": "fmnist",
-}  # fmt: skip
+RC = mpl.rc_params_from_file(Path(__file__).parents[1] / "templates" / "figures.mplstyle", use_default_template=False)
 
 
 def style() -> AbstractContextManager[None]:
