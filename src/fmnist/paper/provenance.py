@@ -54,10 +54,14 @@ def appendix(cells: Iterable[NotebookNode]) -> str:
         made = f"{name}, cell {source['cell']} | `{source['parameters']}`"
         lines.append(f"| @{mark['label']} | {made} | {what} | {data} |")
         codes.setdefault(source["code"], {})[name] = None
-        if what != "none":
-            sets[mark["digest"], *others] = _rests(mark)
+        if facts := mark["facts"]:
+            runs = f"{facts['count']} (`{mark['digest']}`, {facts['seconds'] / 60:.1f} minutes)"
+            sets.setdefault(_same(facts), {})[runs] = None
+        elif others:
+            sets.setdefault(_rests(mark), {})
     said = [f"Package, notebook and parameters of {joined(list(names))}: commit {c}." for c, names in codes.items()]
-    parts = ["# Provenance {#provenance .unnumbered}", intro, "\n".join(lines), *said, *sets.values()]
+    said += [f"Runs {', '.join(found)}: {same}." if found else same for same, found in sets.items()]
+    parts = ["# Provenance {#provenance .unnumbered}", intro, "\n".join(lines), *said]
     return _brief("\n\n".join(parts)) if codes else ""
 
 
@@ -127,9 +131,14 @@ def _rests(mark: dict) -> str:
     others = [f"`{r['name']}` of {r['date'] or 'no date'} (SHA-256 {r['sha256']})" for r in mark.get("reports", [])]
     said = [f"It rests on the {'reports' if len(others) > 1 else 'report'} {joined(others)}."] if others else []
     if facts := mark["facts"]:
-        parts = [joined([f"commit {state}" for state in facts["commits"]]), f"data {joined(facts['data'])}"]
-        parts += [f"device {joined(facts['devices'])}", f"precision {joined(facts['precision'])}"]
-        days = " to ".join(dict.fromkeys(moment[:10] for moment in facts["finished"]))
-        parts += ["; or ".join(facts["versions"]), f"{facts['seconds'] / 60:.1f} minutes of training, finished {days}"]
-        said += [f"{count(facts['count'], 'run').capitalize()} (`{mark['digest']}`): {'; '.join(parts)}."]
+        about = f"{_same(facts)}; {facts['seconds'] / 60:.1f} minutes of training"
+        said += [f"{count(facts['count'], 'run').capitalize()} (`{mark['digest']}`): {about}."]
     return " ".join(said) or "No trained run was read for it."
+
+
+def _same(facts: dict[str, Any]) -> str:
+    """What sets of runs have in common, mostly."""
+    parts = [joined([f"commit {state}" for state in facts["commits"]]), f"data {joined(facts['data'])}"]
+    parts += [f"device {joined(facts['devices'])}", f"precision {joined(facts['precision'])}"]
+    days = " to ".join(dict.fromkeys(moment[:10] for moment in facts["finished"]))
+    return "; ".join([*parts, "; or ".join(facts["versions"]), f"finished {days}"])

@@ -272,7 +272,10 @@ class Report:
             for trial, (_, configs) in study.trials.items():
                 for config in configs:
                     trials.setdefault(config.run_id, {})[name] = trial
-        about = {"report": self.name, **{key: metadata[key] for key in ("title", "date", "notice", "values", "gaps")}}
+        about = {
+            "report": self.name,
+            **{key: metadata[key] for key in ("title", "date", "notice", "found", "values", "gaps")},
+        }
         place = {"metadata": {"name": self.name, "path": f"{project_root()}/notebooks"}}  # where pictures lie
         html, pdf = (form().from_notebook_node(paper, place)[0] for form in (HomeworkHTML, HomeworkPDF))
         bodies = {"html": html, "pdf": pdf, "json": provenance.written(about | provenance.record(paper.cells, trials))}
