@@ -75,7 +75,7 @@ def assert_trains_as_torch(configs: list[RunConfig], data: Data, tolerance: floa
             assert loss[run].item() == pytest.approx(plain_loss, rel=tolerance, abs=tolerance), where
             assert accuracy[run].item() == pytest.approx(plain_accuracy, abs=0.1 * tolerance + 1e-6), where
     last = f"linears.{stack.depth}.bias"
-    assert (stack.state[last] - start[last]).abs().amax(1).min() > 500 * tolerance  # it did train
+    assert (stack.state[last] - start[last]).abs().amax(1).min() > 200 * tolerance  # it did train
 
 
 # Optimizers are those of the stacks below; test_optim has every one.
