@@ -37,7 +37,7 @@ METRICS = {
     "test_accuracy": Metric("test accuracy", "on the test set"),
     "best_val_accuracy": Metric("best validation accuracy", "on the validation set at the best epoch"),
     "best_val_test_accuracy": Metric("test accuracy at the best epoch", "on the test set at the best validation epoch"),
-    "gain": Metric("gain in validation accuracy", ""),
+    "gain": Metric("gain", ""),
     "gap": Metric("training \N{MINUS SIGN} validation", "in training minus validation accuracy"),
     "train_loss": Metric("training loss", "in training loss", *NATS),
     "val_loss": Metric("validation loss", "in validation loss", *NATS),
