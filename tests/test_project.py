@@ -33,12 +33,12 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store ensemble use study search cli __init__": 1_930,
-    "model engine": 1_618,
-    "words statistics replication tables": 775,
-    "plots": 656,
-    "paper": 1_045,
-    "lab": 681,
+    "config data store ensemble use study search cli __init__": 1_945,
+    "model engine": 1_575,
+    "words statistics replication tables": 786,
+    "plots": 647,
+    "paper": 1_098,
+    "lab": 671,
 }
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
 
@@ -121,8 +121,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 6_700
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_358
+    assert length(*PACKAGE.rglob("*.py")) <= 6_722
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_106
 
 
 @pytest.mark.parametrize("module", ORDER)
