@@ -169,7 +169,7 @@ def test_parameters_of_no_section(project, refused):
     [
         ("shape", "early: soon", r"early: should be a valid integer \(got 'soon'\)"),
         ("theory", "base: {lr: 1}", "base: unknown key"),
-        ("introduction", "seed: [0]", r"seed: should be a valid integer \(got \[0\]\)"),
+        ("errors", "pictures: [0]", r"pictures: should be a valid integer \(got \[0\]\)"),
     ],
 )
 def test_parameters_of_other_notebooks(name, text, message, project, refused):

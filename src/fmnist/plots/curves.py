@@ -39,11 +39,7 @@ def curves(
         fig = figure(0.25 + deep * (1.65 if panels else 2.1))
         grid = fig.subplots(deep, across, sharex=True, sharey="row" if panels else False, squeeze=False)
         for ax in grid[-1]:
-            ax.set(xlabel="epoch", xscale=xscale)
-            ticks = (
-                MaxNLocator(5, steps=[1, 2, 5, 10], integer=True) if xscale == "linear" else LogLocator(subs=(1, 2, 5))
-            )
-            ax.xaxis.set(major_locator=ticks, major_formatter="{x:g}", minor_formatter="")
+            _epochs(ax, xscale)
         for metric, axes in zip(metrics, grid if panels else grid.reshape(-1, 1), strict=True):
             seen = [np.array([])]
             for ax, (name, part) in zip(axes, parts.items(), strict=True):
@@ -58,6 +54,12 @@ def curves(
         if len(groups) > 1 or len(ended):
             fold_legend(fig, [key(looks[group], group) for group in groups], labels, by)
     return drawn(fig, history, "run_id", panels, by, "seed", "epoch", *metrics, by=by, x="epoch")
+
+
+def _epochs(ax: Axes, scale: str) -> None:
+    ticks = LogLocator(subs=(1, 2, 5)) if scale == "log" else MaxNLocator(5, steps=[1, 2, 5, 10], integer=True)
+    ax.set(xlabel="epoch", xscale=scale)
+    ax.xaxis.set(major_locator=ticks, major_formatter="{x:g}", minor_formatter="")
 
 
 def _ended(history: pd.DataFrame) -> pd.Series:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from fmnist.plots.curves import curves, log_lines
 from fmnist.plots.style import (
@@ -106,6 +107,7 @@ def pareto(runs: pd.DataFrame, by: str = "trial", costs: Sequence[str] = ("param
                 ax.plot(getattr(row, cost), row.mean, mec="white", mew=0.5, ms=6, **wear)
             percent_axis(ax, table[["mean", "low", "high"]].to_numpy().ravel(), "test_accuracy")
             ax.set(xscale="log", xlabel="seconds of training" if cost == "seconds" else cost)
+            ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,.0f}", minor_formatter="")
         fig.axes[-1].set_ylabel("")
         fold_legend(
             fig, [key(i, linestyle="none") for i in range(len(table))], [name_of(group) for group in table.index]
