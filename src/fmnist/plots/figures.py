@@ -151,12 +151,12 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
     text = np.where(share >= 0.05, np.char.mod("%.1f", share), np.where(np.asarray(matrix) > 0, "<0.1", "0"))
     hits, shade = np.eye(len(names), dtype=bool), share**0.7
     paint = {"cmap": "OrRd", "vmin": 0, "vmax": max(30**0.7, shade[~hits].max(initial=0)), "cbar": False}
-    labels = {"annot": text, "fmt": "", "annot_kws": {"size": 6.2}, "xticklabels": names, "yticklabels": names}
+    labels = {"annot": text, "fmt": "", "annot_kws": {"size": 7}, "xticklabels": names, "yticklabels": names}
     with style():
         fig = figure(3.9, 4.6)
         ax = fig.subplots()
         sns.heatmap(shade, mask=hits, square=True, linewidths=0.8, ax=ax, **paint, **labels)
-        middle = {"ha": "center", "va": "center", "fontsize": 6.2, "color": "#555555", "weight": "bold"}
+        middle = {"ha": "center", "va": "center", "fontsize": 7, "color": "#555555", "weight": "bold"}
         for k in range(len(names)):
             ax.text(k + 0.5, k + 0.5, text[k, k], **middle)
         ax.set_facecolor("#ececec")
