@@ -100,11 +100,11 @@ def test_the_paper_has_all_sections_and_nothing_that_failed(smoke):
     folder, _ = smoke
     reader = pypdf.PdfReader(folder / "report" / "smoke.pdf")
     firsts = [nbformat.read(path, as_version=4).cells[0].source.splitlines()[0] for path in IN_REPORTS]
-    titles = [re.match(r"# (.+?)( \{#.*)?$", first)[1] for first in firsts]
+    titles = [re.match(r"# (.+?)( (<!-- )?\{#.*)?$", first)[1] for first in firsts]
     for text in (page_text(folder / "report" / "smoke.html"), pdf_text(reader)):
         assert [title for title in titles if title.lower() not in text.lower()] == []
         assert re.findall(r"Traceback|\bnan\b|\bNaN\b|Error\b|\{\w+\.\w+\}|@(?:fig|tbl|sec|eq)-|\?\?", text) == []
-        first = text.lower().split("introduction and overview")[0]
+        first = text.lower().split("a shirt, a pullover")[0]
         assert "this is a smoke run" in first and re.search(r"\d+ short trainings with two seeds", first)
     assert len(reader.pages) > 10
 
@@ -121,7 +121,7 @@ def test_every_figure_has_a_text_for_those_who_cannot_see_it(smoke):
 def test_a_figure_rests_on_the_runs_that_it_shows(smoke):
     about = json.loads((smoke[0] / "report" / "smoke.json").read_text())
     behind = {item["label"]: about["run_sets"][item["runs"]].get("count", 0) for item in about["shown"]}
-    assert behind["fig-confusion"] == 2 and behind["fig-class-means"] == 0
+    assert behind["fig-confusion"] == 2 and behind["fig-images"] == 0
     assert behind["tbl-shape"] < behind["tbl-conclusions"] < len(about["runs"])
 
 
@@ -136,7 +136,7 @@ def homework(tmp_path_factory, data_set):
     folder = make_project(tmp_path_factory.mktemp("homework"))
     assert fmnist(folder, "new", "mine", *NEW).returncode == 0
     path = folder / "params" / "mine" / "report.yaml"
-    text = path.read_text().replace("epochs: 5", "epochs: 1, val_size: 50000").replace("[0, 1, 2, 3, 4, 5]", "[0, 1]")
+    text = path.read_text().replace("epochs: 20", "epochs: 1, val_size: 50000").replace("[0, 1, 2, 3, 4, 5]", "[0, 1]")
     path.write_text(text)
     done = fmnist(folder, "report", "mine", "--device", "cpu")
     assert done.returncode == 0, done.stderr
