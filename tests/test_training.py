@@ -462,6 +462,7 @@ import os, signal, sys, threading, time, numpy, psutil, torch
 from fmnist.config import RunConfig, UserError
 from fmnist.engine import workers
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts without it
 torch.set_num_threads(int(sys.argv[1]))  # which OpenMP starts before there are workers
 torch.randn(1_000, 1_000) @ torch.randn(1_000, 1_000)
 workers.START, workers.os.sched_getaffinity = 0, lambda _: {0, 1}
