@@ -128,7 +128,6 @@ def test_diverged_runs_are_counted_and_shown():
     gone = simulated_runs(TWO, lost=[("Adam, lr 0.001", seed) for seed in range(6)])
     shown = tables.summary_table(gone, baseline="SGD, lr 0.01").printed
     assert shown["Test (%) [95 %]"][1] == "diverged (6 of 6)"
-    assert statistics.across_studies({"optimizer": gone}).diverged[0] == 6
 
 
 def test_a_finding_says_what_its_table_says():
@@ -216,10 +215,12 @@ def test_what_a_choice_is_worth_by_training_budget():
     assert statistics.overtakes(history[history.epoch < 2], "SGD, wide").isna().sum() == 3
 
 
-def test_studies_side_by_side():
-    row = statistics.across_studies({"optimizer": simulated_runs(TWO)}).iloc[0]
-    assert (row.study, row.trials, row.runs, row.diverged, row.best) == ("optimizer", 2, 12, 0, "Adam, lr 0.001")
-    assert row.worst == "SGD, lr 0.01" and row.spread == pytest.approx(row.test - row.worst_test)
+def test_validation_selects_over_all_studies():
+    runs = simulated_runs(TWO)
+    lost = simulated_runs({"SGD": 0.9}, lost={("SGD", seed) for seed in range(6)})
+    assert statistics.best_of({"lost": lost, "optimizer": runs}) == ("optimizer", "Adam, lr 0.001")
+    with pytest.raises(UserError, match="every run of every study diverged"):
+        statistics.best_of({"lost": lost})
 
 
 def test_confusion_counts_labels_by_predictions():

@@ -36,7 +36,7 @@ def report() -> NotebookNode:
 
     with mock.patch.object(publish, "display", display):
         publish.show(figures.curves(history), "fig-curves", "Curves.", "Curves.")
-        publish.show(figures.accuracy_dots(runs), "fig-dots", "Dots.", "Dots.")
+        publish.show(figures.against(runs, by="trial"), "fig-dots", "Dots.", "Dots.")
         publish.show(figures.against(runs), "fig-against", "Against.", "Against.")
         publish.show(figures.confusion_matrix(np.eye(10) * 90 + 1, NAMES), "fig-heat", "Heat.", "Heat.")
         publish.show(figures.curves(history), "fig-other", "Others.", "Others.")

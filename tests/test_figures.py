@@ -55,8 +55,6 @@ def every_figure(seeds=3, lost=True):
         "curves": figures.curves(history),
         "curves, panels": figures.curves(history, by="lr", panels="variant"),
         "curves, three": figures.curves(history, metrics=("train_loss", "val_loss", "val_accuracy")),
-        "accuracy_dots": figures.accuracy_dots(runs),
-        "accuracy_dots, loss": figures.accuracy_dots(runs, metric="test_loss"),
         "against": figures.against(runs),
         "against, panels": figures.against(runs, "dropout", "hidden_sizes", ("test_accuracy", "test_loss")),
         "log_lines": figures.log_lines(simulated_scales(), "layer", "value", by="trial", panels="quantity"),
@@ -103,7 +101,7 @@ def test_one_seed_is_enough_to_draw():
 
 
 def test_diverged_runs_are_shown(drawn):
-    for name in ("curves", "accuracy_dots", "against"):
+    for name in ("curves", "against"):
         text = " ".join(t.get_text().replace("\n", " ") for t in shown_texts(drawn[name]))
         assert re.search(r"diverged \(1 of \d\)", text) and re.search(r"diverged \(3 of \d\)", text), name
 
@@ -149,13 +147,6 @@ def test_groups_differ_without_colour():
     assert len({(str(look["marker"]), str(look["linestyle"])) for look in looks}) == 40
 
 
-def test_the_star_marks_the_best_on_validation_not_on_test():
-    runs, _ = simulated_study(lost=False)
-    runs["test_accuracy"] = 1 - runs["test_accuracy"]
-    stars = [line for line in figures.accuracy_dots(runs).axes[0].lines if line.get_marker() == "*"]
-    assert [list(line.get_ydata()) for line in stars] == [[0]]  # SGD, lr 0.1
-
-
 @pytest.mark.parametrize(
     ("values", "places"),
     [
@@ -177,7 +168,7 @@ def test_zeros_stand_on_the_edge_of_logarithmic_axes(drawn):
 
 def test_a_figure_knows_the_runs_it_rests_on(drawn):
     runs, _ = simulated_study()
-    for name in ("curves", "accuracy_dots", "against", "confusion_matrix"):
+    for name in ("curves", "against", "confusion_matrix"):
         assert drawn[name].fmnist_runs == tuple(sorted(runs.run_id)), name
 
 

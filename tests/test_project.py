@@ -33,10 +33,10 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store ensemble use study search cli __init__": 1_945,
+    "config data store ensemble use study search cli __init__": 1_946,
     "model engine": 1_575,
-    "words statistics replication tables": 786,
-    "plots": 651,
+    "words statistics replication tables": 780,
+    "plots": 618,
     "paper": 1_098,
     "lab": 671,
 }
@@ -121,8 +121,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 6_726
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_111
+    assert length(*PACKAGE.rglob("*.py")) <= 6_688
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_105
 
 
 @pytest.mark.parametrize("module", ORDER)

@@ -44,7 +44,9 @@ def paper(stored, published, tmp_path, monkeypatch):
     monkeypatch.chdir(project(tmp_path, {"shape": []}))
     (tmp_path / "params" / "mine" / "shape.yaml").write_text("lr: 0.2")
     runs, fast = stored.runs(), stored.runs().query("trial == 'fast'")
-    publish.show(figures.accuracy_dots(runs), "fig-dots", "Dots.", "A row for each trial with a dot for each seed.")
+    publish.show(
+        figures.against(runs, by="trial"), "fig-dots", "Dots.", "A row for each trial with a dot for each seed."
+    )
     publish.table(fast[["seed", "test_accuracy"]], "tbl-runs", 'Runs, "all" of them: 100 % & more.', runs=fast)
     cells = [
         nbf.new_markdown_cell("# Shape {#sec-shape}\n\nSee @fig-dots and @tbl-runs.", id="title"),

@@ -305,12 +305,13 @@ SIZE, LEVELS = 50_000, 20  # most bytes of a YAML file, and nested levels
 
 
 def _loaded(text: str) -> Any:
-    """Refuses what is nested beyond all use, and aliases, by which a few lines can stand for a billion values."""
+    """Refuses what is nested beyond all use, aliases, by which a few lines can stand for a billion values, and tags."""
     yaml, level = YAML(typ="safe", pure=True), 0
     for event in yaml.parse(text):
         level += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if level > LEVELS or isinstance(event, AliasEvent):
-            said = f"more than {LEVELS} levels" if level > LEVELS else "an alias (*); write the value out"
+        tagged = getattr(event, "tag", None)
+        if level > LEVELS or tagged or isinstance(event, AliasEvent):
+            said = f"more than {LEVELS} levels" if level > LEVELS else "an alias (*) or a tag (!!); write the value out"
             raise ComposerError(problem=said, problem_mark=event.start_mark)
     return yaml.load(text)
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from fmnist import store
-from fmnist.config import RunConfig, UserError
+from fmnist.config import OUTPUTS, RunConfig, UserError
 from fmnist.data import SIDE, Data, load, scaling, split
 from fmnist.model import PARAMETER_DTYPE, images_and_labels
 
@@ -60,7 +60,7 @@ def calibration(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[pd.D
 @torch.no_grad()
 def soft_labels(config: RunConfig, data: Data) -> torch.Tensor:
     """Mean probabilities that the teachers of a run, all in the store, give the train images, float16 [images, 10]."""
-    found = torch.zeros(len(data.train_labels), 10, dtype=torch.float32, device=data.train_images.device)
+    found = torch.zeros(len(data.train_labels), OUTPUTS, dtype=torch.float32, device=data.train_images.device)
     train, _ = split(len(data.train_labels), config.val_size, config.seed)
     for teacher in config.teacher_configs:
         model, dtype = store.load_run(teacher.run_id).model().to(found.device), PARAMETER_DTYPE[teacher.precision]

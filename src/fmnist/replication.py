@@ -58,7 +58,7 @@ Epochs = Annotated[  # an epoch, two to average over, or "end", which is []
     BeforeValidator(lambda value: [] if value == "end" else [value] if isinstance(value, int) else value),
 ]
 Bound = Annotated[float, Field(ge=-HIGHEST, le=HIGHEST)]
-MetricName = Literal[*(name for name in METRICS if name not in ("gap", "weight_norm"))]
+MetricName = Literal[*(name for name in METRICS if METRICS[name].level and name != "weight_norm")]
 
 
 class Number(Strict):

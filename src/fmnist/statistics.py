@@ -150,24 +150,18 @@ def overtakes(history: pd.DataFrame, baseline: str, by: str = "trial") -> pd.Ser
     return there.idxmax().where(there.any())
 
 
-def across_studies(studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a study: what validation selects, what that reaches on the test set, and how much the choices mattered.
+def best_of(studies: Mapping[str, pd.DataFrame]) -> tuple[str, str]:
+    """The study, by its name, and in it the trial that validation selects over all `studies`.
 
-    Columns: study, trials, runs, diverged, best (trial, on validation), val, test, low, high, stopped (mean test
-    accuracy with the weights of each run's best validation epoch), worst (trial, on validation), worst_test, spread
-    (highest − lowest mean test accuracy of its trials). NaN where every run diverged.
+    Raises UserError when every run of all of them diverged.
     """
-    rows = []
-    for name, runs in studies.items():
-        val, test = (summary(runs, metric=metric).set_index("trial") for metric in ("val_accuracy", "test_accuracy"))
-        row = {"study": name, "trials": len(test), "runs": len(runs), "diverged": int(test["diverged"].sum())}
-        if val["n"].any():
-            chosen, worst, mean = best(runs), val["mean"].idxmin(), test["mean"]
-            row |= {"best": chosen, "val": val["mean"][chosen], **test.loc[chosen, ["mean", "low", "high"]]}
-            row["stopped"] = runs.loc[runs["trial"] == chosen, "best_val_test_accuracy"].mean()
-            row |= {"worst": worst, "worst_test": mean[worst], "spread": mean.max() - mean.min()}
-        rows.append(row)
-    return pd.DataFrame(rows).rename(columns={"mean": "test"})
+    trained = {name: runs for name, runs in studies.items() if np.isfinite(runs["val_accuracy"]).any()}
+    if not trained:
+        raise UserError("best_of: every run of every study diverged, so none can be selected; lower the learning rate.")
+    chosen = {name: best(runs) for name, runs in trained.items()}
+    means = {name: runs.loc[runs["trial"] == chosen[name], "val_accuracy"].mean() for name, runs in trained.items()}
+    study = max(means, key=means.get)
+    return study, chosen[study]
 
 
 def confusion(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:

@@ -106,7 +106,7 @@ class Study:
         chosen = {trial: variant for variant, trial in best_per(self.runs()).items()}
         chosen |= {baseline: baseline} if baseline in self.trials else {}
         configs = {name: self.trials[trial][1][0].model_dump(exclude_defaults=True) for trial, name in chosen.items()}
-        return Study({}, {name: fields | {"seeds": list(seeds)} for name, fields in configs.items()}, {}, seeds)
+        return Study({}, configs, {}, seeds)
 
     def runs(self) -> pd.DataFrame:
         """One row per run: run_id, trial, variant, config fields, parameters, metrics, device; see `store.METRICS`.

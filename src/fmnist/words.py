@@ -23,11 +23,11 @@ class Metric(NamedTuple):
     unit: str = "points"
     higher_is_better: bool = True
     digits: int = 1  # decimals of what is printed
+    level: bool = True  # not a difference, which has points where a level has percent
 
     @property
     def axis(self) -> str:
-        unit = "points" if self.place == "" else "%" if self.unit == "points" else self.unit
-        return f"{self.label} ({unit})"
+        return f"{self.label} ({'%' if self.level and self.unit == 'points' else self.unit})"
 
 
 NATS = (1.0, "nats", False, 3)
@@ -37,8 +37,8 @@ METRICS = {
     "test_accuracy": Metric("test accuracy", "on the test set"),
     "best_val_accuracy": Metric("best validation accuracy", "on the validation set at the best epoch"),
     "best_val_test_accuracy": Metric("test accuracy at the best epoch", "on the test set at the best validation epoch"),
-    "gain": Metric("gain", ""),
-    "gap": Metric("training \N{MINUS SIGN} validation", "in training minus validation accuracy"),
+    "gain": Metric("gain", "in validation accuracy", level=False),
+    "gap": Metric("training \N{MINUS SIGN} validation", "in training minus validation accuracy", level=False),
     "train_loss": Metric("training loss", "in training loss", *NATS),
     "val_loss": Metric("validation loss", "in validation loss", *NATS),
     "test_loss": Metric("test loss", "in test loss", *NATS),

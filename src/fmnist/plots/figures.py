@@ -26,45 +26,12 @@ from fmnist.plots.style import (
     percent_axis,
     style,
 )
-from fmnist.statistics import best, summary
+from fmnist.statistics import summary
 from fmnist.words import AXES, diverged, metric_of, name_of
-from fmnist.words import metric as printed
 
-__all__ = ["accuracy_dots", "against", "confusion_matrix", "curves", "image_grid", "log_lines", "reliability"]
+__all__ = ["against", "confusion_matrix", "curves", "image_grid", "log_lines", "reliability"]
 GAP = 4  # pixels between images
 SHARP = 4  # every pixel is embedded as SHARP x SHARP, since some viewers smooth what they enlarge
-MEAN = {"color": COLORS[0], "marker": "D", "markersize": 4}
-CHOSEN = {"color": COLORS[1], "marker": "*", "markersize": 8.5}
-SEED = {"color": FAINT, "marker": "o", "markersize": 3, "alpha": 0.5, "mew": 0}
-
-
-def accuracy_dots(runs: pd.DataFrame, by: str = "trial", metric: str = "test_accuracy") -> Figure:
-    """A forest plot: a row a group with its mean, 95 % interval, every seed as a faint dot, and the numbers beside it.
-
-    The group that validation selects has a star; diverged runs are counted in the margin.
-    """
-    table, scale = summary(runs, by, metric), metric_of(metric).scale
-    chosen = best(runs, by) if runs["val_accuracy"].notna().any() else None
-    with style():
-        fig = figure(0.65 + 0.22 * len(table))
-        ax = fig.subplots()
-        keyed(ax, metric)
-        for y, row in table.iterrows():
-            values = scale * runs.loc[runs[by] == row[by], metric]
-            wear = CHOSEN if row[by] == chosen else MEAN
-            ax.plot(values, np.full(len(values), y + 0.27), linestyle="none", **SEED)
-            ax.hlines(y, scale * row["low"], scale * row["high"], color=wear["color"], lw=1.8)
-            ax.plot(scale * row["mean"], y, linestyle="none", mec="white", mew=0.6, **wear)
-            value = printed(row["mean"], metric, row["low"], row["high"]) if row["n"] else ""
-            note = "  ".join(filter(None, [value, diverged(row["diverged"], row["runs"])]))
-            ax.text(1.01, y, note, transform=ax.get_yaxis_transform(), va="center", fontsize=7.2)
-        ax.set_yticks(range(len(table)), table[by].map(name_of))
-        ax.set(ylim=(len(table) - 0.4, -0.6), ylabel=AXES.get(by, by))
-        ax.grid(axis="y", visible=False)
-        percent_axis(ax, scale * np.r_[runs[metric], table["low"], table["high"]], metric, "x")
-        handles = [key(0, **MEAN, linestyle="-"), key(0, **SEED, linestyle="none"), key(0, **CHOSEN, linestyle="-")]
-        fold_legend(fig, handles, ["mean, 95 % interval", "one seed", "best on validation"])
-    return drawn(fig, runs, "run_id", by, "seed", metric, "val_accuracy", "diverged", by=by)
 
 
 def against(

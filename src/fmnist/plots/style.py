@@ -88,7 +88,7 @@ def percent_axis(ax: Axes, values: Sequence[float], metric: str, axis: str = "y"
     values = values[np.isfinite(values)]
     ends = np.array([values.min(), values.max()] if len(values) else [0.0, 100.0])
     label, limits = about.axis, ends + pad * max(np.ptp(ends), 0.5) * OUTWARD
-    if about.unit == "points" and metric not in ("gap", "gain") and ends[0] < 60 and ends[1] > 75:
+    if about.unit == "points" and about.level and ends[0] < 60 and ends[1] > 75:
         depths = _error_depth(ends)
         limits = _from_depth(depths + pad * np.ptp(depths) * OUTWARD)
         getattr(ax, f"set_{axis}scale")("function", functions=(_error_depth, _from_depth))
