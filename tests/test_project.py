@@ -122,7 +122,7 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 def test_the_house_stays_small():
     assert length(*PACKAGE.rglob("*.py")) <= 6_688
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_105
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 6_117
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -171,6 +171,9 @@ def test_notebooks_are_stripped_stored_as_jupyterlab_writes_them_and_can_be_exec
     assert first.cell_type == "markdown" and re.match(r"# \S", first.source)
     assert sum(cell.metadata.get("tags") == ["parameters"] for cell in code) == 1
     assert kind(path) in KINDS and (len(code) < 5 or kind(path) != "panel")
+
+    # JupyterLab hides a comment behind a word; one at the beginning of a line would break the paragraph.
+    assert [cell.id for cell in notebook.cells if re.search("^<!--", cell.source, re.MULTILINE)] == []
 
     # Readable names, not a tool's random ones, which would change with every saving.
     assert all(re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", cell.id) for cell in notebook.cells)

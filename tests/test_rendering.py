@@ -14,6 +14,7 @@ from test_reading import paper
 
 from fmnist.config import UserError
 from fmnist.paper import publish
+from fmnist.paper.document import PAPER
 from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
 
 FILES = ("homework.js", "d3.js", "figures.js")
@@ -73,6 +74,14 @@ def test_a_label_that_stands_twice_and_a_missing_bibliography_are_named(report):
     report.metadata["fmnist"]["bibliography"] = "nowhere.bib"
     with pytest.raises(UserError, match="nowhere.bib"):
         html(report)
+
+
+def test_a_notebook_hides_references_and_its_paper_has_them(monkeypatch):
+    shown, text = [], "It is so (@fig-a), or [@wood]; see (@sec-b and @eq-c)."
+    monkeypatch.setattr(publish, "display", lambda data, **_: shown.append(data["text/markdown"]))
+    publish.say(text)
+    assert re.sub("<!--.*?-->", "", shown[0]) == "It is so, or; see."
+    assert PAPER.sub(r" \1", shown[0]) == text
 
 
 def test_citations_become_numbers_with_links_and_a_list(report):

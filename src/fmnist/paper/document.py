@@ -21,7 +21,7 @@ from fmnist.config import UserError
 API_VERSION = [1, 23, 1]  # of Pandoc's JSON syntax tree
 IMAGES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp"}
 FORMS = ("text/latex", *IMAGES, "text/markdown", "text/html", "text/plain")  # richest first
-PAPER = re.compile(r"<!-- ([{(\[@][^<>]*?) -->")  # in a notebook, labels and references are comments, which it hides
+PAPER = re.compile(r" ?<!-- ([{(\[@][^<>]*?) -->")  # labels and references: in a notebook, comments, which it hides
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -66,7 +66,7 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
     nothing. A notebook without metadata of ours is *foreign*: its first heading is its title, its sections keep their
     own numbers, its code is printed above its output. Raises UserError where the bibliography is missing.
     """
-    nb = nbformat.reads(PAPER.sub(r"\1", nbformat.writes(nb)), as_version=4)
+    nb = nbformat.reads(PAPER.sub(r" \1", nbformat.writes(nb)), as_version=4)
     document = Document(_metadata(nb, name, Path(folder or ".").resolve()))
     language = nb.metadata.get("kernelspec", {}).get("language") or "python"
     waiting = []  # code whose place is not yet known

@@ -21,7 +21,7 @@ from fmnist.plots.marks import redrawn
 from fmnist.tables import Table, run_ids
 
 NUMBERS = re.compile(r"[\s\d.,+\-−±×%*$~<>=–—e()\[\]]*|nan|\$10\^.*")  # "1 234", "+0.3 ± 0.1", "97 %", "–"
-REFERENCE = re.compile(r"\((?:@(?:fig|tbl|sec|eq)-[\w-]+(?:, | and )?)+\)|\[@[^]]*\]")  # a notebook hides it
+REFERENCE = re.compile(r" ?(\((?:@(?:fig|tbl|sec|eq)-[\w-]+(?:, | and )?)+\)|\[@[^]]*\])")  # a notebook hides it
 Runs = pd.DataFrame | Iterable[pd.DataFrame] | None  # frames with a column `run_id`
 
 
@@ -73,7 +73,7 @@ def table(
 
 def say(text: str) -> None:
     """Publish a computed sentence or paragraph (Markdown)."""
-    _publish({"text/markdown": REFERENCE.sub(r"<!-- \g<0> -->", text), "text/plain": text}, role="text")
+    _publish({"text/markdown": REFERENCE.sub(r"<!-- \1 -->", text), "text/plain": text}, role="text")
 
 
 def record(**values) -> None:

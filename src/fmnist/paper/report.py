@@ -114,7 +114,7 @@ class Chapter:
 
     def contents(self, later: Study | None) -> dict[str, Any]:
         """What other notebooks of the report may know of it; `study` is what is shown, `tuning` came before it."""
-        first, about = PAPER.sub(r"\1", self.source.cells[0].source), self.source.metadata.get("fmnist", {})
+        first, about = PAPER.sub(r" \1", self.source.cells[0].source), self.source.metadata.get("fmnist", {})
         title, label = re.match(r"#* *(.*?) *(?:\{#([\w-]+).*\})?$", first, re.M).groups("")
         study = getattr(self.study, "study", self.study) if self.kind != "beyond" else None  # a search has one
         tuning, baseline = None, self.parameters.get("baseline", "")
@@ -372,7 +372,7 @@ def _execute(notebook: Path, parameters: dict[str, Any], target: Path) -> None:
 
 def _without_dangling(paper: NotebookNode) -> NotebookNode:
     """The paper without references in brackets to what it does not have."""
-    text = PAPER.sub(r"\1", nbformat.writes(paper))
+    text = PAPER.sub(r" \1", nbformat.writes(paper))
     known = {*re.findall(r"\{#((?:sec|eq)-[\w-]+)", text), *re.findall(r'"label": "([\w-]+)"', text)}
 
     def kept(match: re.Match) -> str:
