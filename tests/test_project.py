@@ -143,7 +143,7 @@ def test_ruff_is_content():
 
 # Notebooks
 
-KINDS = {"study", "recipe", "choices", "search", "replication", "beyond", "text", "panel", "lesson"}
+KINDS = {"study", "recipe", "search", "replication", "beyond", "text", "panel", "lesson"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
