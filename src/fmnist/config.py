@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -144,7 +144,7 @@ class RunConfig(Strict):
         for name, (applies, message) in APPLIES.items():
             if values[name] != DEFAULTS[name] and not applies(values):
                 raise ValueError(f"{name}: {message.format(**values)}")
-        if (weights := parameter_count(self.hidden_sizes)) > LARGEST:
+        if (weights := self.parameters) > LARGEST:
             raise ValueError(f"hidden_sizes: {weights:,} weights; a network has at most {LARGEST:,} here")
         last_batch = (TRAIN_IMAGES - self.val_size) % self.batch_size
         if self.batch_norm and 1 in (self.batch_size, last_batch):
@@ -189,6 +189,17 @@ class RunConfig(Strict):
         """Whether images are changed at random before they are trained on, each by itself."""
         return any(getattr(self, name) for name in AUGMENTATIONS)
 
+    @property
+    def layer_sizes(self) -> list[tuple[int, int]]:
+        """(in, out) of every linear layer: (128,) → [(784, 128), (128, 10)]."""
+        return list(pairwise([INPUTS, *self.hidden_sizes, OUTPUTS]))
+
+    @property
+    def parameters(self) -> int:
+        """Trained numbers in the network: weights, biases and, with batch or layer norm, its scale and shift."""
+        norm = 2 * sum(self.hidden_sizes) if self.batch_norm or self.layer_norm else 0
+        return sum(n_in * n_out + n_out for n_in, n_out in self.layer_sizes) + norm
+
     def row(self) -> dict[str, Any]:
         """The config as one row of a table; `hidden_sizes` as "400-400", `teachers` as JSON."""
         teachers = json.dumps(self.teachers)[1:-1]
@@ -229,17 +240,6 @@ def without_unused(values: dict[str, Any]) -> dict[str, Any]:
 def sizes_text(hidden_sizes: tuple[int, ...]) -> str:
     """(400, 400) → "400-400"; no hidden layer → "none"."""
     return "-".join(map(str, hidden_sizes)) or "none"
-
-
-def layer_sizes(hidden_sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """(in, out) of every linear layer: (128,) → [(784, 128), (128, 10)]."""
-    return list(pairwise([INPUTS, *hidden_sizes, OUTPUTS]))
-
-
-def parameter_count(hidden_sizes: Sequence[int], norm: bool = False) -> int:
-    """Trained numbers in the network: weights, biases and, with batch or layer norm, its scale and shift."""
-    linear = sum(n_in * n_out + n_out for n_in, n_out in layer_sizes(hidden_sizes))
-    return linear + (2 * sum(hidden_sizes) if norm else 0)
 
 
 def validate(model: type[Model], values: Any, where: str) -> Model:

@@ -258,6 +258,14 @@ def mixup_shares(config: RunConfig, epoch: int, batches: int) -> torch.Tensor:
     return torch.maximum(share, 1 - share)
 
 
+def run_scaling(config: RunConfig, data: Data | None) -> tuple[float, float]:
+    """`scaling` of a run; `data` may be left out where its pixels are not standardized."""
+    if config.input_scaling != "standardized":
+        return scaling(torch.empty(0), torch.empty(0), config.input_scaling)
+    train, _ = split(len(data.train_labels), config.val_size, config.seed)
+    return scaling(data.train_images, train, config.input_scaling)
+
+
 def scaling(images_uint8: torch.Tensor, train_idx: torch.Tensor, kind: str) -> tuple[float, float]:
     """(scale, shift) such that input = pixel * scale + shift, for uint8 pixels.
 

@@ -11,7 +11,7 @@ import torch
 
 from fmnist import store
 from fmnist.config import OUTPUTS, RunConfig, UserError
-from fmnist.data import SIDE, Data, load, scaling, split
+from fmnist.data import SIDE, Data, load, run_scaling
 from fmnist.model import PARAMETER_DTYPE, images_and_labels
 
 CHUNK = 2_000  # images that a teacher is shown at a time
@@ -61,10 +61,9 @@ def calibration(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[pd.D
 def soft_labels(config: RunConfig, data: Data) -> torch.Tensor:
     """Mean probabilities that the teachers of a run, all in the store, give the train images, float16 [images, 10]."""
     found = torch.zeros(len(data.train_labels), OUTPUTS, dtype=torch.float32, device=data.train_images.device)
-    train, _ = split(len(data.train_labels), config.val_size, config.seed)
     for teacher in config.teacher_configs:
         model, dtype = store.load_run(teacher.run_id).model().to(found.device), PARAMETER_DTYPE[teacher.precision]
-        scale, shift = scaling(data.train_images, train, teacher.input_scaling)
+        scale, shift = run_scaling(teacher, data)
         for images, p in zip(data.train_images.split(CHUNK), found.split(CHUNK), strict=True):
             p += model(images.to(dtype) * scale + shift).softmax(1) / len(config.teachers)
     return found.half()

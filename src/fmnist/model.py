@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fmnist.config import RunConfig, layer_sizes
-from fmnist.data import Data, augmentation_draws, augmented, epoch_order, generator, mixup_shares, scaling, split
+from fmnist.config import RunConfig
+from fmnist.data import Data, augmentation_draws, augmented, epoch_order, generator, mixup_shares, run_scaling, split
 
 LEAKY_SLOPE = 0.01  # torch.nn.LeakyReLU's default
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
@@ -37,12 +37,11 @@ class MLP(nn.Module):
     def __init__(self, config: RunConfig):
         super().__init__()
         dtype, draw = PARAMETER_DTYPE[config.precision], generator(config.seed, "weights")
-        sizes, widths = layer_sizes(config.hidden_sizes), config.hidden_sizes
-        self.linears = nn.ModuleList(nn.utils.skip_init(nn.Linear, *size, dtype=dtype) for size in sizes)
+        self.linears = nn.ModuleList(nn.utils.skip_init(nn.Linear, *s, dtype=dtype) for s in config.layer_sizes)
         norm = nn.BatchNorm1d if config.batch_norm else nn.LayerNorm if config.layer_norm else None
-        self.norms = nn.ModuleList(norm(width, dtype=dtype) for width in widths if norm)
+        self.norms = nn.ModuleList(norm(width, dtype=dtype) for width in config.hidden_sizes if norm)
         self.activation, self.adds_input = ACTIVATIONS[config.activation](), adds_input(config)
-        layers = range(len(widths))
+        layers = range(len(config.hidden_sizes))
         self.dropouts = nn.ModuleList(SeededDropout(config.dropout, config.seed, layer) for layer in layers)
         for linear in self.linears:
             initialize(linear, config, draw)
@@ -118,7 +117,7 @@ def plain_loss(config: RunConfig, logits: Tensor, labels: Tensor, taught: Tensor
 def plain_batches(config: RunConfig, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:
     """An epoch's inputs [batch, 784], their rows among the train images, and an image's share in its mixture."""
     (train, _), size = split(len(data.train_labels), config.val_size, config.seed), config.batch_size
-    scale, shift = scaling(data.train_images, train, config.input_scaling)
+    scale, shift = run_scaling(config, data)
     order, draws = (draw(len(train), config.seed, epoch).split(size) for draw in (epoch_order, augmentation_draws))
     for places, drawn, share in zip(order, draws, mixup_shares(config, epoch, len(order)).tolist(), strict=True):
         images = data.train_images[train[places]]
@@ -127,15 +126,19 @@ def plain_batches(config: RunConfig, data: Data, epoch: int) -> Iterator[tuple[T
         yield share * x + (1 - share) * x.flip(0) if config.mixup else x, train[places], share
 
 
+def as_inputs(images: Tensor, config: RunConfig, data: Data | None) -> Tensor:
+    """Images, uint8 [n, 784], scaled as the config says, in the type of its weights; `data` as for `run_scaling`."""
+    scale, shift = run_scaling(config, data)
+    return (images.double() * scale + shift).to(PARAMETER_DTYPE[config.precision])
+
+
 def images_and_labels(config: RunConfig, data: Data, part: str) -> tuple[Tensor, Tensor]:
-    """Of "train", "val" or "test", scaled as the config says, in the type of its weights."""
+    """Inputs and labels of "train", "val" or "test"."""
+    if part == "test":
+        return as_inputs(data.test_images, config, data), data.test_labels
     train, val = split(len(data.train_labels), config.val_size, config.seed)
-    scale, shift = scaling(data.train_images, train, config.input_scaling)
-    images, labels = data.test_images, data.test_labels
-    if part != "test":
-        rows = {"train": train, "val": val}[part]
-        images, labels = data.train_images[rows], data.train_labels[rows]
-    return (images.double() * scale + shift).to(PARAMETER_DTYPE[config.precision]), labels
+    rows = {"train": train, "val": val}[part]
+    return as_inputs(data.train_images[rows], config, data), data.train_labels[rows]
 
 
 def torch_optimizer(config: RunConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
@@ -169,20 +172,6 @@ def learning_rates(config: RunConfig, epoch: int, steps: int) -> Tensor:
             down = low / 1e4 + (1 - low / 1e4) * (1 + torch.cos(math.pi * share)) / 2
             factor = torch.where(t <= peak, up, down)
     return config.lr * rise * factor
-
-
-def layer_signals(model: MLP, x: Tensor, labels: Tensor) -> list[tuple[float, float]]:
-    """Per hidden layer, the standard deviation of its activations and of the loss's gradient at them."""
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: tuple, out: Tensor) -> None:
-        out.retain_grad()
-        seen.append(out)
-
-    handle = model.activation.register_forward_hook(keep)
-    nn.functional.cross_entropy(model(x), labels).backward()
-    handle.remove()
-    return [(float(a.detach().std()), float(a.grad.std())) for a in seen]
 
 
 @torch.no_grad()

@@ -27,7 +27,6 @@ from fmnist.config import (
     Strict,
     UserError,
     nearest,
-    parameter_count,
     sizes_text,
     validate,
     validate_field,
@@ -113,11 +112,9 @@ class Study:
 
         Accuracies are in [0, 1], losses in nats, times in seconds. Raises `UserError` if a run is not in the store.
         """
-        rows = []
-        for about, run in self._stored():
-            norm = run.config.batch_norm or run.config.layer_norm
-            rows.append(about | {"parameters": parameter_count(run.config.hidden_sizes, norm), **run.row()})
-        return pd.DataFrame(rows)
+        return pd.DataFrame(
+            [about | {"parameters": run.config.parameters, **run.row()} for about, run in self._stored()]
+        )
 
     def history(self) -> pd.DataFrame:
         """One row per run and epoch: run_id, trial, variant, config fields, and the columns of `Run.history`."""

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from pydantic import PositiveInt
 
-from fmnist.config import RunConfig, Strict, UserError, layer_sizes, read_yaml, validate
+from fmnist.config import RunConfig, Strict, UserError, read_yaml, validate
 from fmnist.engine import workers
 from fmnist.engine.train import Result
 
@@ -138,7 +138,7 @@ class Tasks(Executor):
 
 def title(stack: list[RunConfig]) -> str:
     """As "stack 784–128–10 × 16, Adam, seed 0"; Dask cuts a name at its first hyphen."""
-    sizes = [str(size) for size, _ in layer_sizes(stack[0].hidden_sizes)] + ["10"]
+    sizes = [str(size) for size, _ in stack[0].layer_sizes] + ["10"]
     shared = [{config.optimizer for config in stack}, {f"seed {config.seed}" for config in stack}]
     return ", ".join([f"stack {'–'.join(sizes)} × {len(stack)}", *(min(s) for s in shared if len(s) == 1)])
 

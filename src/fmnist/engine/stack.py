@@ -47,7 +47,7 @@ def onednn(a: Tensor, b: Tensor) -> Tensor:
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself; elsewhere float32 stands in, its numbers rounded."""
+    """Whether this processor multiplies bfloat16 itself; elsewhere products in float32 of rounded numbers stand in."""
     if not torch.backends.mkldnn.is_available():
         return False
     if platform.machine() in ("x86_64", "AMD64"):
@@ -180,7 +180,7 @@ class Stack:
             if training:
                 self.tape.append(Layer(a, mask, norm, h))
             a = matmul(self.weights[layer + 1], h, self.columns[layer + 1])
-        return self.cast(a).to(self.dtype)
+        return a.to(self.dtype)
 
     def _normalize(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         flat = z.view(1, -1, z.shape[2]).to(self.dtype)
@@ -215,7 +215,7 @@ class Stack:
         dz, gradients, beside = self.cast(dlogits), [], None
         for layer in reversed(range(self.depth)):
             tape = self.tape[layer]
-            gradients = [self.cast(matmul(dz, tape.out.mT)), over_batch(dz), *gradients]
+            gradients = [matmul(dz, tape.out.mT), over_batch(dz), *gradients]
             dh = matmul(self.weights[layer + 1].mT, dz)
             if beside is not None:
                 dh += beside
@@ -229,7 +229,7 @@ class Stack:
                 gradients = [*norm_gradients, *gradients]
             dz = self.cast(dz)
         first = product(dz.view(len(x), -1, dz.shape[2]), x.mT).view(self.weights[0].shape)
-        return [self.cast(first), over_batch(dz), *gradients]
+        return [first, over_batch(dz), *gradients]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:

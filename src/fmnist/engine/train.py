@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fmnist.config import OUTPUTS, TEST_BATCH, RunConfig, UserError
-from fmnist.data import Data, augmentation_draws, augmented, epoch_order, mixup_shares, scaling, split
+from fmnist.data import Data, augmentation_draws, augmented, epoch_order, mixup_shares, run_scaling, split
 from fmnist.engine.optim import Average, Optimizer, scheduled
 from fmnist.engine.stack import Stack, cross_entropy, cross_entropy_gradient
 from fmnist.model import Result, dropout_keys, learning_rates, wide
@@ -37,8 +37,7 @@ class Feed:
         self.groups = [stack.configs[start] for start in stack.starts]
         parts = [split(len(data.train_labels), first.val_size, config.seed) for config in self.groups]
         train, val = (torch.stack(part).to(device) for part in zip(*parts, strict=True))
-        kinds = [config.input_scaling for config in self.groups]
-        scalings = [scaling(data.train_images, own, kind) for (own, _), kind in zip(parts, kinds, strict=True)]
+        scalings = [run_scaling(config, data) for config in self.groups]
         self.scale, self.shift = torch.tensor(scalings, dtype=stack.dtype, device=device).t()[:, :, None, None]
         self.shifted = any(shift for _, shift in scalings)
         test = torch.arange(len(data.test_labels), device=device)
@@ -252,76 +251,61 @@ class Record:
         return found | {"best_epoch": self.best_epoch.cpu(), "diverged": ~self.alive.cpu()}
 
 
-class Training:
-    """A stack in training, an epoch at a time: between two of them `record` may be read, or the rest be called off."""
-
-    def __init__(self, configs: Sequence[RunConfig], data: Data):
-        self.begin, self.epochs, self.trainer = time.perf_counter(), 0, Trainer(configs, data)
-        self.stack, self.feed = self.trainer.stack, self.trainer.feed
-        self.record = Record(self.stack)
-        self.record.add(0, None, evaluate(self.stack, self.feed, "val")[:2], 0.0)
-
-    @property
-    def over(self) -> bool:
-        """After the last epoch, or once every run has diverged."""
-        return self.epochs == self.stack.configs[0].epochs or self.epochs > 0 and not self.record.alive.any()
-
-    def epoch(self, stop: threading.Event) -> float:
-        """Train for one more epoch; the stack's mean validation accuracy. KeyboardInterrupt once `stop` is set."""
-        start = time.perf_counter()
-        train = self.trainer.epoch(self.epochs + 1, stop)
-        val = evaluate(self.stack, self.feed, "val")[:2]
-        accuracy = float(val[1].mean())  # waits for the device, so that the time is the epoch's
-        self.epochs += 1
-        self.record.add(self.epochs, train, val, (time.perf_counter() - start) / len(self.stack.configs))
-        return accuracy
-
-    def end(self, state: dict[str, Tensor]) -> None:
-        """Call the rest off: these are runs of the epochs there were, after which the stack's tensors were `state`.
-
-        Such a run is the one that its config would give. UserError where a schedule depends on the epochs to come.
-        """
-        for name in {config.schedule for config in self.stack.configs} - {"constant"}:
-            raise UserError(f"schedule: {name} depends on the epochs to come; what was trained by now is not kept")
-        for name, tensor in self.stack.state.items():
-            tensor.copy_(state[name])
-        self.stack.configs = [c.model_copy(update={"epochs": self.epochs}) for c in self.stack.configs]
-
-    def finish(self) -> list[Result]:
-        """Every run's result. Reads the test set, with the last weights and with the best ones."""
-        stack, feed, record = self.stack, self.feed, self.record
-        last, best = ({name: t.cpu().numpy().copy() for name, t in s.items()} for s in (stack.state, record.best_state))
-        measured = [evaluate(stack, feed, "train"), evaluate(stack, feed, "test")]
-        for name, tensor in stack.state.items():
-            tensor.copy_(record.best_state[name])
-        measured.append(evaluate(stack, feed, "test"))
-        predictions = torch.stack([test[2] for test in measured[1:]], 1).cpu().numpy()  # [runs, 2, test images]
-        table, metrics = record.table(), record.metrics(*measured, feed.data.test_labels)
-        seconds = (time.perf_counter() - self.begin) / len(stack.configs)
-        device, results = record.alive.device, []
-        called = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-        for run, (config, end) in enumerate(zip(stack.configs, record.epochs_seen.tolist(), strict=True)):
-            history = dict(zip(HISTORY, table[: end + 1, run].T.copy(), strict=True))
-            history["epoch"] = history["epoch"].astype(np.int64)
-            own = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
-            states = ({name: array[run].copy() for name, array in state.items()} for state in (last, best))
-            results.append(Result(config, history, own, predictions[run], *states, called, feed.data.checksum))
-        return results
-
-
 @torch.inference_mode()
 def train_stack(
     configs: Sequence[RunConfig],
     data: Data,
-    watch: Callable[[int, float], None] = lambda *_: None,
+    watch: Callable[[int, float, Record], None] = lambda *_: None,
     stop: threading.Event | None = None,
+    keep: bool = False,
 ) -> list[Result]:
-    """Train runs of one architecture; `data` is on the device that trains. KeyboardInterrupt once `stop` is set.
+    """Train runs of one architecture; `data` is on the device that trains.
 
-    `watch` is given each epoch and the stack's mean validation accuracy after it.
+    `watch` is given each epoch, from 0 on, the mean validation accuracy after it, and the curves so far. Once `stop` is
+    set, KeyboardInterrupt; or, to `keep` what there is by then, runs of the finished epochs, as their configs would
+    give. UserError where a schedule depends on the epochs to come.
     """
-    stop, training = stop or threading.Event(), Training(configs, data)
-    while not training.over:
-        accuracy = training.epoch(stop)
-        watch(training.epochs, accuracy)
-    return training.finish()
+    begin, trainer, epoch, before = time.perf_counter(), Trainer(configs, data), 0, {}
+    stack, feed, record, stop = trainer.stack, trainer.feed, Record(trainer.stack), stop or threading.Event()
+    record.add(0, None, evaluate(stack, feed, "val")[:2], 0.0)
+    watch(0, float(record.rows[0][:, 4].mean()), record)
+    try:
+        while epoch < configs[0].epochs and (record.alive.any() or not epoch):
+            before, start = {name: tensor.clone() for name, tensor in stack.state.items() if keep}, time.perf_counter()
+            train, val = trainer.epoch(epoch + 1, stop), evaluate(stack, feed, "val")[:2]
+            accuracy = float(val[1].mean())  # waits for the device, so that the time is the epoch's
+            epoch += 1
+            record.add(epoch, train, val, (time.perf_counter() - start) / len(configs))
+            watch(epoch, accuracy, record)
+    except KeyboardInterrupt:
+        if not keep:
+            raise
+        if not epoch:
+            return []
+        if odd := {config.schedule for config in configs} - {"constant"}:
+            said = "depends on the epochs to come; what was trained by now is not kept"
+            raise UserError(f"schedule: {min(odd)} {said}") from None
+        for name, tensor in before.items():
+            stack.state[name].copy_(tensor)
+        stack.configs = [config.model_copy(update={"epochs": epoch}) for config in configs]
+    return results(stack, feed, record, begin)
+
+
+def results(stack: Stack, feed: Feed, record: Record, begin: float) -> list[Result]:
+    """Every run's result. Reads the test set, with the last weights and with the best ones."""
+    last, best = ({name: t.cpu().numpy().copy() for name, t in s.items()} for s in (stack.state, record.best_state))
+    measured = [evaluate(stack, feed, "train"), evaluate(stack, feed, "test")]
+    for name, tensor in stack.state.items():
+        tensor.copy_(record.best_state[name])
+    measured.append(evaluate(stack, feed, "test"))
+    predictions = torch.stack([test[2] for test in measured[1:]], 1).cpu().numpy()  # [runs, 2, test images]
+    table, metrics = record.table(), record.metrics(*measured, feed.data.test_labels)
+    seconds, device, found = (time.perf_counter() - begin) / len(stack.configs), record.alive.device, []
+    called = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+    for run, (config, end) in enumerate(zip(stack.configs, record.epochs_seen.tolist(), strict=True)):
+        history = dict(zip(HISTORY, table[: end + 1, run].T.copy(), strict=True))
+        history["epoch"] = history["epoch"].astype(np.int64)
+        own = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
+        states = ({name: array[run].copy() for name, array in state.items()} for state in (last, best))
+        found.append(Result(config, history, own, predictions[run], *states, called, feed.data.checksum))
+    return found

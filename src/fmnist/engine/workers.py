@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import torch
 
-from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
+from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError
 from fmnist.data import load
 from fmnist.engine.optim import scheduled
 from fmnist.engine.train import CHUNK, Result, train_stack
@@ -39,8 +39,8 @@ ALIKE += ("val_size", "precision", "ema_decay", "mixup", *AUGMENTATIONS)  # the 
 
 def products(config: RunConfig) -> int:
     """Multiply-adds of an image's forward and backward pass."""
-    sizes = layer_sizes(config.hidden_sizes)
-    return 3 * sum(a * b for a, b in sizes) - sizes[0][0] * sizes[0][1]
+    first, *others = (a * b for a, b in config.layer_sizes)
+    return 2 * first + 3 * sum(others)
 
 
 def work(config: RunConfig) -> float:
@@ -61,10 +61,9 @@ def estimate(configs: Sequence[RunConfig], device: torch.device) -> float:
 def footprint(config: RunConfig) -> tuple[int, int]:
     """Bytes that a run takes in training, an upper bound: for itself, and for what it shares with its group."""
     size = 8 if config.precision == "float64" else 4
-    weights = parameter_count(config.hidden_sizes, config.batch_norm or config.layer_norm)
     copies = 14 + 2 * (config.ema_decay > 0)  # also best, both on the host, gradient, state, …
     rows, units = max(config.batch_size, CHUNK), (1 + config.layer_norm) * sum(config.hidden_sizes) + 10
-    own = copies * weights * size + rows * (10 * units * size + 16) + 4 * TRAIN_IMAGES
+    own = copies * config.parameters * size + rows * (10 * units * size + 16) + 4 * TRAIN_IMAGES
     augmented, mixed, taught = 6 * config.augments, 3 * (config.mixup > 0), 5 * bool(config.teachers)
     images = 4 * (8 + 3 * augmented + mixed + taught) * TRAIN_IMAGES
     return own, (3 + augmented + mixed) * rows * 784 * size + images
@@ -228,7 +227,7 @@ def train_here(device: torch.device, reports: Any, stop: Any, stack: list[RunCon
     """Train one stack and report every epoch; where the device's memory does not suffice after all, its halves."""
     each, done, seen = sum(map(work, stack)) / max(stack[0].epochs, 1), 0, 0.0
 
-    def report(epoch: int, accuracy: float) -> None:
+    def report(epoch: int, accuracy: float, *_: Any) -> None:
         nonlocal done, seen
         if epoch != done:
             reports.put(((epoch - done) * len(stack), (epoch - done) * each, accuracy))

@@ -11,12 +11,11 @@ from typing import Any, Literal, get_args, get_origin
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-import torch
 
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError, sizes_text, validate, without_unused
 from fmnist.data import load
-from fmnist.engine.train import HISTORY, Training
+from fmnist.engine.train import HISTORY, Record, Result, train_stack
 from fmnist.engine.workers import budget, devices, footprint, resolve_device, settings
 from fmnist.lab.browse import Browse, described
 from fmnist.words import count, percent
@@ -118,36 +117,25 @@ class Live:
 
     def _run(self) -> None:
         try:
-            state = self._train() if self.missing else "finished"
+            self.runs += map(store.save, self._train() if self.missing else [])
+            self.state = "stopped" if self._stop.is_set() and self.epochs < self.total else "finished"
         except Exception as error:  # a thread's exception is seen by nobody
-            state, self.error = "failed", error
-        self.state = state
+            self.error, self.state = error, "failed"
         self.changed()
 
-    @torch.inference_mode()
-    def _train(self) -> str:
+    def _train(self) -> list[Result]:
         store.check_writable()
         needed, room = sum(sum(footprint(config)) for config in self.missing), budget(self.device, None, 1)
         if needed > room:
             said = f"these seeds need up to {needed / 1e6:,.0f} MB, of {room / 1e6:,.0f} free"
             raise UserError(f"memory: {said}; take fewer seeds, or a smaller network")
-        state = "finished"
         with settings(self.device, 1):
-            training = Training(self.missing, load(self.device, self.missing[0].dataset))
-            try:
-                while True:
-                    self.epochs, self._curves = training.epochs, training.record.table()
-                    self.changed()
-                    if training.over:
-                        break
-                    before = {name: tensor.clone() for name, tensor in training.stack.state.items()}
-                    training.epoch(self._stop)
-            except KeyboardInterrupt:
-                training.end(before)
-                state = "stopped"
-            if training.epochs or state == "finished":
-                self.runs += map(store.save, training.finish())
-        return state
+            data = load(self.device, self.missing[0].dataset)
+            return train_stack(self.missing, data, self._watch, self._stop, keep=True)
+
+    def _watch(self, epoch: int, _: float, record: Record) -> None:
+        self.epochs, self._curves = epoch, record.table()
+        self.changed()
 
 
 class Explore(Browse):

@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 
 from fmnist.config import TEST_IMAGES
-from fmnist.data import NAMES, load, scaling, split
+from fmnist.data import NAMES, load, run_scaling
 from fmnist.lab.widgets import Panel, Sketch, picture
-from fmnist.model import MLP
+from fmnist.model import MLP, images_and_labels
 from fmnist.paper.publish import svg
 from fmnist.plots.figures import confusion_matrix, image_grid
 from fmnist.plots.style import COLORS, FAINT, figure, style
@@ -36,17 +36,13 @@ class Network:
     def __init__(self, run: Run):
         self.run, self.config, self.model = run, run.config, run.model()
         self.names, self.data = NAMES[self.config.dataset], load(dataset=self.config.dataset)
-        train, self.val = split(len(self.data.train_labels), self.config.val_size, self.config.seed)
-        self.scale, self.shift = scaling(self.data.train_images, train, self.config.input_scaling)
-
-    def inputs(self, images: torch.Tensor) -> torch.Tensor:
-        """Images, uint8 [n, 784], as the network takes them."""
-        return images.to(self.model.linears[0].weight.dtype) * self.scale + self.shift
+        self.scale, self.shift = run_scaling(self.config, self.data)
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor) -> np.ndarray:
         """Of the ten classes, float64 [n, 10]; images are uint8 [n, 784]."""
-        return self.model(self.inputs(images)).double().softmax(1).numpy()
+        x = images.to(self.model.linears[0].weight.dtype) * self.scale + self.shift
+        return self.model(x).double().softmax(1).numpy()
 
     def confusion_figure(self) -> Figure:
         return confusion_matrix(confusion(self.data.test_labels.numpy(), self.run.predictions()), self.names)
@@ -78,7 +74,7 @@ class Network:
 
     def layers_figure(self) -> Figure:
         """What passes through each layer on the first validation images, untrained beside trained."""
-        x, labels = self.inputs(self.data.train_images[self.val[:BATCH]]), self.data.train_labels[self.val[:BATCH]]
+        x, labels = (part[:BATCH] for part in images_and_labels(self.config, self.data, "val"))
         measured = ("std of the layer's output", "share of outputs at zero", "norm of the weights' gradient")
         rows, palette, untrained = [], {"untrained": FAINT, "trained": COLORS[0]}, MLP(self.config).eval()
         untrained.norms.train()  # before training there are no running statistics to normalize by
