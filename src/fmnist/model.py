@@ -30,7 +30,6 @@ def adds_input(config: RunConfig) -> list[bool]:
 
 class MLP(nn.Module):
     """784 → hidden_sizes → 10 fully connected; a hidden layer is linear, [norm], activation, [dropout], [+ its input].
-
     The weights come from the config's seed alone. `forward`: scaled images [batch, 784] → logits [batch, 10].
     """
 
@@ -148,9 +147,8 @@ def torch_optimizer(config: RunConfig, parameters: Sequence[Tensor]) -> torch.op
 
 
 def learning_rates(config: RunConfig, epoch: int, steps: int) -> Tensor:
-    """The rate of each of the `steps` of an epoch (1 is the first), float64 [steps], as torch.optim.lr_scheduler's.
-
-    The steps of the warm-up rise by LinearLR; the n others are those of the schedule's class there.
+    """The rate of each of the `steps` of an epoch (1 is the first), float64 [steps], as torch.optim.lr_scheduler's: the
+    steps of the warm-up rise by LinearLR; the n others are those of the schedule's class there.
     """
     t = torch.arange((epoch - 1) * steps, epoch * steps, dtype=torch.float64)
     warmup = round(config.warmup_epochs * steps)
@@ -177,7 +175,6 @@ def learning_rates(config: RunConfig, epoch: int, steps: int) -> Tensor:
 @torch.no_grad()
 def initialize(linear: nn.Linear, config: RunConfig, draw: torch.Generator) -> None:
     """Draw weights and biases in place, in float64, so that every precision starts from the same numbers.
-
     `default` is torch.nn.Linear's own: U(-1/√n_in, 1/√n_in) for weights and biases (Kaiming uniform with a = √5).
     """
     bound = linear.in_features**-0.5
@@ -229,8 +226,7 @@ def _splitmix(z: np.ndarray) -> np.ndarray:
 
 
 def dropout_mask(keys: Tensor, p: Tensor, width: int, batch: int, dtype: torch.dtype | None = None) -> Tensor:
-    """0 with probability p, else 1/(1 - p); keys int32 [runs], p floating [runs] → [runs, width, batch] of `dtype`
-    (left out: p's).
+    """0 with probability p, else 1/(1 - p); keys int32 [runs], p floating [runs] → [runs, width, batch].
 
     A counter-based generator: every element hashes its own position with the run's key, so the mask is the same on
     every device and in every stack. p is rounded to 1/32,768: each 32-bit hash serves two elements.

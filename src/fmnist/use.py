@@ -7,15 +7,7 @@ import torch
 from PIL import Image, ImageOps
 
 from fmnist import store
-from fmnist.config import (
-    FASHION,
-    TRAIN_IMAGES,
-    TRIAL_FIELDS,
-    RunConfig,
-    UserError,
-    runs_folder,
-    sizes_text,
-)
+from fmnist.config import FASHION, TRAIN_IMAGES, TRIAL_FIELDS, RunConfig, UserError, runs_folder, sizes_text
 from fmnist.data import NAMES, SIDE, load, run_scaling
 from fmnist.ensemble import calibration, probabilities
 from fmnist.model import as_inputs
@@ -23,15 +15,6 @@ from fmnist.statistics import interval
 from fmnist.words import count, percent, significant
 
 CARD = Path(__file__).with_name("templates") / "card.md"
-
-
-def best_run() -> store.Run:
-    """The finished run on Fashion-MNIST with the highest validation accuracy; `UserError` if there is none."""
-    table = store.results()
-    table = table[table["dataset"] == FASHION]
-    if table["val_accuracy"].isna().all():
-        raise UserError(f"no finished run in {runs_folder()}; `fmnist report` trains some")
-    return store.load_run(table["run_id"][table["val_accuracy"].idxmax()])
 
 
 def read_picture(path: Path) -> tuple[torch.Tensor, str]:
@@ -59,8 +42,16 @@ def read_picture(path: Path) -> tuple[torch.Tensor, str]:
 
 @torch.no_grad()
 def predict(path: Path, run_id: str = "") -> list[str]:
-    """What a run, left out the best of the store, sees in a picture: lines of text, the most probable class first."""
-    run = store.load_run(run_id) if run_id else best_run()
+    """What a run sees in a picture: lines of text, the most probable class first. Left out, it is that of the store on
+    Fashion-MNIST with the highest validation accuracy; `UserError` if there is none.
+    """
+    if not run_id:
+        table = store.results().dropna(subset="val_accuracy")
+        table = table[table["dataset"] == FASHION]
+        if table.empty:
+            raise UserError(f"no finished run in {runs_folder()}; `fmnist report` trains some")
+        run_id = table["run_id"][table["val_accuracy"].idxmax()]
+    run = store.load_run(run_id)
     pixels, about = read_picture(path)
     data = load(dataset=run.config.dataset) if run.config.input_scaling == "standardized" else None
     x = as_inputs(pixels[None], run.config, data)

@@ -159,10 +159,7 @@ class Optimizer:
         self.correction = Correction(parameters[0]) if adaptive else None
 
     def step(self, gradients: Sequence[Tensor], rates: Tensor | None = None) -> None:
-        """One update; `gradients` in the order of the parameters, of their shapes, in any floating type.
-
-        `rates` [runs] are this step's learning rates, of runs with a schedule.
-        """
+        """One update; `gradients` as the parameters, in any floating type; `rates` [runs] of runs with a schedule."""
         if self.correction is not None:
             self.correction.step()
         if gradients[0].dtype != self.dtype:
@@ -196,10 +193,8 @@ def blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice,
 
 
 class Average:
-    """The exponential moving average of tensors, e ← d·e + (1 − d)·w after each step, from e = w before the first.
-
-    As torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn(d) and use_buffers: batch norm's running statistics
-    are averaged like the weights that they belong to.
+    """The moving average of tensors, e ← d·e + (1 − d)·w after each step, from e = w before the first, as
+    torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn(d) and use_buffers, of running statistics, too.
     """
 
     def __init__(self, tensors: Sequence[Tensor], decay: float):

@@ -33,8 +33,7 @@ class Feed:
 
     def __init__(self, stack: Stack, data: Data):
         first, device = stack.configs[0], data.train_images.device
-        self.stack, self.data = stack, data
-        self.groups = [stack.configs[start] for start in stack.starts]
+        self.stack, self.data, self.groups = stack, data, stack.groups
         parts = [split(len(data.train_labels), first.val_size, config.seed) for config in self.groups]
         train, val = (torch.stack(part).to(device) for part in zip(*parts, strict=True))
         scalings = [run_scaling(config, data) for config in self.groups]
@@ -45,13 +44,11 @@ class Feed:
         self.rows = {"train": train, "val": val, "test": test}  # [groups, images] each
 
     def batch(self, rows: Tensor, part: str = "train", draws: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Images [groups, batch, 784] and labels [runs, batch] at rows [groups, batch] of train or test images.
-
-        They are augmented by `draws` [groups, batch, 9], if there are any.
+        """Images [groups, batch, 784], augmented by draws [groups, batch, 9], and labels [runs, batch] at rows
+        [groups, batch] of train or test images.
         """
-        images, labels = self.data.train_images, self.data.train_labels
-        if part == "test":
-            images, labels = self.data.test_images, self.data.test_labels
+        split = "test" if part == "test" else "train"
+        images, labels = (getattr(self.data, f"{split}_{name}") for name in ("images", "labels"))
         flat, groups, runs = rows.flatten(), len(rows), len(self.stack.configs)
         pixels = images.index_select(0, flat)
         if draws is not None:
@@ -91,16 +88,13 @@ class Trainer:
         self.replay = Graphs(self.steps) if graphs and device.type == "cuda" else self.steps
 
     def epoch(self, epoch: int, stop: threading.Event) -> tuple[Tensor, Tensor]:
-        """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen.
-
-        Between epochs the stack's tensors are their moving averages, where its configs ask for these.
-        """
+        """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen."""
         size, (groups, count) = self.batch_size, self.feed.rows["train"].shape
         together = min(max(1, CHUNK // (size * groups)), STEPS)  # few enough to stay in cache
         images, steps = self.drawn(epoch)
         self.loss.zero_()
         self.correct.zero_()
-        if self.average:
+        if self.average:  # between epochs the stack's tensors are their moving averages
             self.average.swap()
         for first in range(0, -(-count // size), together):
             if stop.is_set():
@@ -113,10 +107,8 @@ class Trainer:
         return self.loss / count, self.correct / count
 
     def drawn(self, epoch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What an epoch draws and schedules: for its images [groups, images, …], and for its steps [steps, …].
-
-        Of images rows, draws of `augmented` and shares of `mixed`; of steps dropout's keys [hidden layers, runs] and
-        learning rates [runs].
+        """What an epoch draws: for images [groups, images, …] rows, draws of `augmented` and shares of `mixed`; for
+        steps [steps, …] dropout's keys [hidden layers, runs] and learning rates [runs].
         """
         rows, configs, groups = self.feed.rows["train"], self.stack.configs, self.feed.groups
         first, images, steps = configs[0], rows.shape[1], -(-rows.shape[1] // self.batch_size)
@@ -137,9 +129,8 @@ class Trainer:
         return tuple({name: tensor.to(rows.device) for name, tensor in d.items()} for d in (of_images, of_steps))
 
     def targets(self, labels: Tensor, rows: Tensor, shares: Tensor | None) -> Tensor:
-        """Smoothed, taught and mixed, [runs, classes, images].
-
-        Of labels [runs, images], rows [groups, images] among the train images, and shares [groups, images, 1].
+        """Labels [runs, images] of train images, rows [groups, images], smoothed, taught and mixed by shares
+        [groups, images, 1]: [runs, classes, images].
         """
         classes = torch.arange(OUTPUTS, device=labels.device)[:, None]
         hard = (labels[:, None] == classes).to(self.stack.dtype)

@@ -77,9 +77,8 @@ def alike(config: RunConfig) -> tuple:
 
 
 def pack(configs: Iterable[RunConfig], device: torch.device, workers: int = 1, memory: int = 1 << 62) -> list:
-    """Stacks, largest first, each a list of runs that can be trained as one, within `memory` bytes for each worker.
-
-    A stack holds equally many runs of each of its seeds; on the CPU one seed, unless its steps are small.
+    """Stacks, largest first, each a list of runs that can be trained as one, within `memory` bytes for each worker, and
+    with equally many runs of each of its seeds; on the CPU one seed, unless its steps are small.
     """
     ordered = sorted(
         configs, key=lambda c: (alike(c), c.seed, c.input_scaling, c.optimizer, c.momentum, c.weight_decay, c.run_id)
@@ -170,9 +169,10 @@ def here(configs: Sequence[RunConfig], device: str, memory: int | None) -> Itera
     on = resolve_device(device)
     for name in dict.fromkeys(config.dataset for config in configs):
         load(on, name)  # or say that it cannot be had
-    slots = slots_here(configs, on, memory)
+    slots, reports, stop = slots_here(configs, on, memory), queue.SimpleQueue(), threading.Event()
+    thread = ThreadPoolExecutor(1, "stack"), partial(train_here, on, reports, stop), reports, stop
     with settings(on, len(slots)):
-        yield slots, processes(on, len(slots)) if len(slots) > 1 else thread(on)
+        yield slots, processes(on, len(slots)) if len(slots) > 1 else thread
 
 
 def train(
@@ -185,9 +185,8 @@ def train(
 ) -> None:
     """Train all runs; `finished` takes each as its stack ends, `progress` is called after every epoch of a stack.
 
-    On the CPU each core trains a stack of its own. Ctrl-C ends all; what has been trained by then has been `finished`.
-    `memory` bounds the bytes that are taken: of the process and its workers on the CPU, of the device elsewhere; left
-    out, most of what is free. UserError if a run needs more. Another `team` than `here` may train: `cluster.team`.
+    Ctrl-C ends all; what has been trained by then has been `finished`. `memory` bounds the bytes taken: by the process
+    and its workers on the CPU, of the device elsewhere; left out, most of what is free. UserError if a run needs more.
     """
     with team(configs, device, memory) as (slots, (executor, task, reports, stop)):
         stacks, waiting = plan(configs, slots), []
@@ -247,11 +246,6 @@ def train_here(device: torch.device, reports: Any, stop: Any, stack: list[RunCon
     return [result for half in halves for result in train_here(device, reports, stop, half)]
 
 
-def thread(device: torch.device) -> Crew:
-    reports, stop = queue.SimpleQueue(), threading.Event()
-    return ThreadPoolExecutor(1, "stack"), partial(train_here, device, reports, stop), reports, stop
-
-
 @lru_cache(maxsize=1)  # kept for what is trained next: they take seconds to start
 def processes(device: torch.device, workers: int) -> Crew:
     """Spawned, as the fork of a process in which OpenMP has run may hang."""
@@ -295,10 +289,7 @@ def glibc(name: str, *numbers: int) -> None:
 
 
 def keep_memory() -> None:
-    """What a step has freed is kept for the next one, instead of being fetched again page by page.
-
-    Of one stack, 480,000 page faults and 6.5 s of processor time became 100 and 2.9 s (Zen 3).
-    """
+    """What a step has freed is kept for the next one: of one stack, 480,000 page faults, 6.5 s, became 100, 2.9 s."""
     glibc("mallopt", -1, 1 << 30)  # malloc.h's M_TRIM_THRESHOLD
     glibc("mallopt", -3, 1 << 25)  # M_MMAP_THRESHOLD
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fmnist.config import TEST_IMAGES
 from fmnist.data import NAMES, load, run_scaling
-from fmnist.lab.widgets import Panel, Sketch, picture
+from fmnist.lab.widgets import Panel, Sketch, described, picture
 from fmnist.model import MLP, images_and_labels
 from fmnist.paper.publish import svg
 from fmnist.plots.figures import confusion_matrix, image_grid
@@ -119,10 +119,11 @@ class NetworkPanel(Panel):
         self.on(self.sketch, "pixels", self._predict)
         self.on(self.index, "value", self._lay)
 
-    def show(self, run: Run, name: str) -> None:
+    def show(self, run: Run) -> None:
         self.run, self.network, self._drawn = run, Network(run), set()
+        inside = f"Inside {described(run.config)}, seed {run.config.seed}"
         reached = f"test accuracy {percent(run.row()['test_accuracy'])}"
-        self.say(f"Inside {name}, seed {run.config.seed}: {reached}. In Python: load_run('{run.run_id}')")
+        self.say(f"{inside}: {reached}. In Python: load_run('{run.run_id}')")
         self.children = [self.said, self.tabs]
         self._draw()
 
@@ -141,8 +142,7 @@ class NetworkPanel(Panel):
         if content is self._canvas:
             (self._predict if any(self.sketch.pixels) else self._lay)()
 
-    def _lay(self) -> None:
-        """Put the picked test image on the canvas."""
+    def _lay(self) -> None:  # the picked test image on the canvas
         self.sketch.pixels = self.network.data.test_images[self.index.value].numpy().tobytes()
 
     def _predict(self) -> None:

@@ -4,7 +4,7 @@ Colours are Okabe and Ito's (jfly.uni-koeln.de/color, 2008), each with a marker 
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,7 @@ PERCENT_TICKS = np.array([99, 98, 97, 96, 95, 94, 92, 90, 88, 85, 80, 75, 70, 60
 RC = mpl.rc_params_from_file(Path(__file__).parents[1] / "templates" / "figures.mplstyle", use_default_template=False)
 
 
-def style() -> AbstractContextManager[None]:
-    """The rcParams of the report, for the length of a `with` block."""
-    return mpl.rc_context(RC)
+style = partial(mpl.rc_context, RC)  # the rcParams of the report, for the length of a `with` block
 
 
 class StyledFigure(Figure):
