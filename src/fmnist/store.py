@@ -109,17 +109,10 @@ class Run:
     def _part(self, name: str) -> Any:
         """A file's content, parsed. `UserError` if it is damaged; then the run has been set aside."""
         try:
-            return self._parsed(name)
+            return PARSE[name](self.content(name))
         except Damaged as problem:
             load(self.run_id, whole=True)
             raise UserError(f"run {self.run_id}: {problem}; train it anew") from None
-
-    def _parsed(self, name: str) -> Any:
-        content = self.content(name)
-        try:
-            return PARSE[name](content)
-        except Exception:  # pyarrow's, NumPy's and safetensors' have no one class
-            raise Damaged(f"{name} is not readable") from None
 
     def content(self, name: str) -> bytes:
         """A file's bytes. `Damaged` if they are not those that were stored, or none."""
@@ -127,9 +120,14 @@ class Run:
             content = (self.folder / name).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise Damaged(f"{name} is missing") from None
-        checksum = self.record.get("files", {}).get(name)
-        if checksum and hashlib.sha256(content).hexdigest() != checksum:
-            raise Damaged(f"{name} is not as it was stored")
+        if checksum := self.record.get("files", {}).get(name):
+            if hashlib.sha256(content).hexdigest() != checksum:
+                raise Damaged(f"{name} is not as it was stored")
+        elif name in PARSE:  # stored before there were checksums
+            try:
+                PARSE[name](content)
+            except Exception:  # pyarrow's, NumPy's and safetensors' have no one class
+                raise Damaged(f"{name} is not readable") from None
         return content
 
 
@@ -223,7 +221,7 @@ def load(run_id: str, whole: bool = False) -> Run | None:
                     if not (folder / name).is_file() or not (folder / name).stat().st_size:
                         raise Damaged(f"{name} is missing")
                     if whole:
-                        run.content(name) if "files" in run.record else run._parsed(name)
+                        run.content(name)
                 return run
     except Damaged as problem:
         _set_aside(folder, problem)
