@@ -28,8 +28,8 @@ Runs = pd.DataFrame | Iterable[pd.DataFrame] | None  # frames with a column `run
 def show(figure: Figure, label: str, caption: str, alt: str, data: pd.DataFrame | None = None, runs: Runs = None):
     """Publish a figure as SVG and close it.
 
-    `label` (``fig-…``) is what ``@fig-…`` refers to; `caption` (Markdown) says what it shows, `alt` (plain text) says so
-    to those who cannot see it. `data` is what readers can save as CSV, `runs` what the figure rests on; the
+    `label` (``fig-…``) is what ``@fig-…`` refers to; `caption` (Markdown) says what it shows, `alt` (plain text) to
+    those who cannot see it. `data` is what readers can save as CSV, `runs` what the figure rests on; the
     functions of `plots` know both. Raises UserError for a malformed label, or without caption or alt text.
     """
     data = getattr(figure, "fmnist_data", None) if data is None else data
