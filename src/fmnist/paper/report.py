@@ -203,11 +203,9 @@ class Report:
 
     def execute(self, say: Say) -> dict[str, NotebookNode]:
         """Run every notebook, several at a time; those that fail are gaps, with what went wrong in their metadata."""
-        published, sections = (
-            self.folder / "published.yaml",
-            [c.contents(self.later.get(c.name)) for c in self.chapters],
-        )
-        contents = {"report": self.name, "base": self.spec.base, "sections": sections}
+        published = self.folder / "published.yaml"
+        contents = {"report": self.name, "base": self.spec.base}
+        contents["sections"] = [c.contents(self.later.get(c.name)) for c in self.chapters]
         contents["published"] = read_yaml(published) if published.exists() else None
         _write(self.built / "contents.json", json.dumps(contents, indent=1))
         codes = {chapter.name: provenance.code(chapter.name, self.folder) for chapter in self.chapters}
@@ -281,10 +279,8 @@ class Report:
             for trial, (_, configs) in study.trials.items():
                 for config in configs:
                     trials.setdefault(config.run_id, {})[name] = trial
-        about = {
-            "report": self.name,
-            **{key: metadata[key] for key in ("title", "date", "notice", "found", "values", "gaps")},
-        }
+        shown = ("title", "date", "notice", "found", "values", "gaps")
+        about = {"report": self.name} | {key: metadata[key] for key in shown}
         place = {"metadata": {"name": self.name, "path": f"{project_root()}/notebooks"}}  # where pictures lie
         html, pdf = (form().from_notebook_node(paper, place)[0] for form in (HomeworkHTML, HomeworkPDF))
         bodies = {"html": html, "pdf": pdf, "json": provenance.written(about | provenance.record(paper.cells, trials))}
