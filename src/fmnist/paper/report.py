@@ -103,7 +103,8 @@ class Chapter:
         from fmnist.data import lacking
 
         if self.kind == "search":
-            return self.study.run(*options).again(self.parameters["finalists"], self.parameters["again"])
+            finals = (self.parameters[name] for name in ("finalists", "again", "final_epochs"))
+            return self.study.run(*options).again(*finals)
         if self.kind == "beyond":
             return None if lacking(self.study.configs[0].dataset) else self.study
         tuned = self.kind == "study" and self.parameters.get("tuning")
