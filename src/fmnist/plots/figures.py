@@ -32,7 +32,7 @@ def against(
     lost = table.drop_duplicates([by, x]).groupby(by, sort=False)[["diverged", "runs"]].sum()
     labels = [" × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
     with style():
-        fig = figure(2.8)
+        fig = figure(2.4)
         for ax, metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             keyed(ax, metric)
             _means(ax, table[table["metric"] == metric].sort_values("place"), by, groups, 0.012 * (ends[1] - ends[0]))
@@ -77,9 +77,9 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
     text = np.where(share >= 0.05, np.char.mod("%.1f", share), np.where(np.asarray(matrix) > 0, "<0.1", "0"))
     hits, shade = np.eye(len(names), dtype=bool), share**0.7
     paint = {"cmap": "OrRd", "vmin": 0, "vmax": max(30**0.7, shade[~hits].max(initial=0)), "cbar": False}
-    labels = {"annot": text, "fmt": "", "annot_kws": {"size": 7}, "xticklabels": names, "yticklabels": names}
+    labels = {"annot": text, "fmt": "", "annot_kws": {"size": 6.5}, "xticklabels": names, "yticklabels": names}
     with style():
-        fig = figure(4.2, 5.0)
+        fig = figure(3.5, 4.2)
         ax = fig.subplots()
         sns.heatmap(shade, mask=hits, square=True, linewidths=0.8, ax=ax, **paint, **labels)
         middle = {"ha": "center", "va": "center", "fontsize": 7, "color": "#555555", "weight": "bold"}
