@@ -129,10 +129,9 @@ class Search:
         return runs.assign(config=config, rank=np.argsort(order) + 1)
 
     def again(self, finalists: int, seeds: list[int], epochs: int = 0) -> Study:
-        """The study of so many of the best on validation, in the order of their ranks, with `epochs` if that is not 0."""
+        """The study of so many of the best on validation, in the order of their ranks, with `epochs` unless 0."""
         names, longer = self.runs().nsmallest(finalists, "rank")["trial"], {"epochs": epochs} if epochs else {}
-        found = {name: self.study.spec.variants[name] | longer for name in names}
-        return Study(self.spec.base, found, {}, seeds, self.where)
+        return Study(self.spec.base, {n: self.study.spec.variants[n] | longer for n in names}, {}, seeds, self.where)
 
     def _draw(self, wanted: int) -> None:
         """Add trials until there are `wanted`, or as many as the search has."""
