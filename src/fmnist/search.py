@@ -138,8 +138,7 @@ class Search:
     def again(self, finalists: int, seeds: list[int], epochs: int = 0) -> Study:
         """The study of so many of the best on validation, in order of rank; with `epochs`, where that is not 0."""
         names, longer = self.runs().nsmallest(finalists, "rank")["trial"], {"epochs": epochs} if epochs else {}
-        found = {name: self.study.spec.variants[name] | longer for name in names}
-        return Study(self.spec.base, found, {}, seeds, self.where)
+        return Study(self.spec.base, {n: self.study.spec.variants[n] | longer for n in names}, {}, seeds, self.where)
 
     def _draw(self, wanted: int) -> None:
         """Add trials until there are `wanted`, or as many as the search has."""
