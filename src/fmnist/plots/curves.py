@@ -6,7 +6,6 @@ from copy import copy
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
@@ -132,25 +131,3 @@ def log_lines(frame: pd.DataFrame, x: str, y: str, by: str, panels: str, xscale:
         shown = len(groups) + (frame[y] == 0).any()
         fold_legend(fig, handles[:shown], [*map(name_of, groups), "exactly zero"][:shown])
     return drawn(fig, frame, by=by, x=x)
-
-
-def trial_curves(runs: pd.DataFrame, history: pd.DataFrame, shown: int = 10) -> Figure:
-    """Validation accuracy over epochs, a curve a trial of `Search.runs()`: all grey, the best with colour and rank."""
-    best = runs.nsmallest(shown, "rank")
-    wide = history.pivot(index="epoch", columns="run_id", values="val_accuracy")[runs["run_id"]] * 100
-    with style():
-        fig = figure(2.9)
-        ax, every, edge = fig.subplots(), max(1, len(wide) // 5), {"mec": "white", "mew": 0.5}
-        lines = [np.c_[wide.index, wide[run]] for run in wide]
-        ax.add_collection(LineCollection(lines, colors="#b0b0b0", linewidths=0.35, alpha=0.4))
-        for i, (run, rank) in enumerate(zip(best["run_id"], best["rank"], strict=True)):
-            wear = look(i, best["config"].iloc[i]) | edge | {"lw": 1.1, "zorder": 3 - i / 99}
-            ax.plot(wide[run], markevery=(i % every, every), **wear)
-            line = {"arrowstyle": "-", "lw": 0.5, "color": wear["color"], "relpos": (0, 0.5), "shrinkA": 0}
-            place = {"xytext": (1.05, 1 - 0.06 * i), "textcoords": "axes fraction", "va": "center", "size": 6.5}
-            ax.annotate(str(rank), (wide.index[-1], wide[run].iloc[-1]), arrowprops=line, **place)
-        percent_axis(ax, wide.iloc[1:].to_numpy().ravel(), "val_accuracy", pad=0.02)
-        ax.set(xlabel="epoch", xlim=(0, wide.index[-1]))
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        fold_legend(fig, ax.lines, (best["rank"].astype(str) + ": " + best["config"]).tolist())
-    return drawn(fig, runs, "run_id", "trial", "rank", "config", "val_accuracy", "test_accuracy", by="config")
