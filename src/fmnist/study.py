@@ -1,7 +1,6 @@
 """A study: one question, asked as a `base` config with `variants` and a `grid`, repeated over seeds.
 
-Trials are every variant with every combination of the grid; runs are every trial with every seed. `Study.run` trains
-what the store lacks; then `runs()` and `history()` give the two tables that analysis starts from.
+`Study.run` trains what the store lacks; then `runs()` and `history()` give the tables that analysis starts from.
 """
 
 import itertools

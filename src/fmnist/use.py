@@ -19,9 +19,8 @@ CARD = Path(__file__).with_name("templates") / "card.md"
 
 def read_picture(path: Path) -> tuple[torch.Tensor, str]:
     """A picture as the data sets have them, uint8 [784], 28 × 28 pixels of gray, light on dark; and what was done.
-
-    It counts as dark on light, and is inverted, where its border is lighter than medium gray (the median); the border
-    also fills up what is not square. UserError if it cannot be read.
+    It is inverted where its border is lighter than medium gray (the median), which also fills up what is not square.
+    UserError if it cannot be read.
     """
     try:
         with Image.open(path) as file:

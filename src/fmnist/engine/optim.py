@@ -1,8 +1,7 @@
 """torch.optim's update rules for a stack: one call updates every run, each with its own learning rate and the rest.
 
-Formulas and constants are those of torch.optim (2.9 to 2.14); tests hold each rule to it step by step.
-A tensor has a leading run axis; a hyperparameter is a tensor [runs, 1, …] that broadcasts against it. All that changes
-from step to step, the count of steps too, is on the device, so that a CUDA graph of a step can be replayed.
+Formulas and constants are those of torch.optim (2.9 to 2.14). A tensor has a leading run axis; a hyperparameter is a
+tensor [runs, 1, …] that broadcasts against it. All that changes from step to step is on the device, for CUDA graphs.
 """
 
 from collections.abc import Sequence
@@ -14,13 +13,13 @@ from torch import Tensor
 from fmnist.config import RunConfig
 from fmnist.model import wide
 
+PACE = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup_epochs")
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
 
 def pace(config: RunConfig) -> tuple:
     """What is equal in runs whose updates have the same constants, at every step."""
-    constants = config.lr, config.momentum, config.nesterov, config.weight_decay
-    return *constants, config.schedule, config.warmup_epochs
+    return tuple(getattr(config, name) for name in PACE)
 
 
 def scheduled(config: RunConfig) -> bool:

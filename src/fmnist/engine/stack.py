@@ -1,9 +1,9 @@
 """A stack: runs trained together as one batched network, with forward and backward pass written out.
 
 Everything is laid out features first: weights [runs, out, in], activations [runs, width, batch], logits
-[runs, classes, batch]. So nothing is ever transposed in memory, and all that runs share a batch with, the first layer
-multiplies in one product, [runs · width, 784] · [784, batch]: those of one *group*, which have their seed in common.
-A stack's groups are equally large neighbours; where they would not be, every run is a group of its own.
+[runs, classes, batch]. So nothing is ever transposed in memory, and the first layer is one product for all runs of a
+*group*, [runs · width, 784] · [784, batch]: neighbours that have seed and scaling in common. Where groups would not be
+equally large, every run is one.
 """
 
 import functools

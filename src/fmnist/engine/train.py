@@ -1,7 +1,6 @@
 """Training one stack: epochs, evaluation, and taking it apart into each run's result.
 
-Validation selects; the test set is read once per run, after its last epoch, with the weights of the last epoch and
-with those of the best validation epoch.
+The test set is read once per run, after its last epoch, with the weights of that and of the best validation epoch.
 """
 
 import math

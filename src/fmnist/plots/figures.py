@@ -1,7 +1,6 @@
 """The figures of a study: DataFrames of runs in, Matplotlib Figures for `publish.show` out.
 
-Bars and bands are 95 % t intervals over seeds (`statistics.interval`). Diverged runs are shown where they ended, or
-counted beside the group they belong to; no figure drops one silently.
+Bars and bands are 95 % t intervals over seeds. Diverged runs are shown where they ended, or counted beside their group.
 """
 
 from collections.abc import Sequence
