@@ -123,10 +123,11 @@ class Search:
         order = np.lexsort([-runs["val_accuracy"].fillna(-1), -came])  # the last key first; ties as they came
         return runs.assign(config=config, rank=np.argsort(order) + 1)
 
-    def again(self, finalists: int, seeds: list[int]) -> Study:
-        """The study of so many of the best on validation, in the order of their ranks."""
-        names = self.runs().nsmallest(finalists, "rank")["trial"]
-        return Study(self.spec.base, {name: self.study.spec.variants[name] for name in names}, {}, seeds, self.where)
+    def again(self, finalists: int, seeds: list[int], epochs: int = 0) -> Study:
+        """The study of so many of the best on validation, in the order of their ranks, with `epochs` if not 0."""
+        names, longer = self.runs().nsmallest(finalists, "rank")["trial"], {"epochs": epochs} if epochs else {}
+        found = {name: self.study.spec.variants[name] | longer for name in names}
+        return Study(self.spec.base, found, {}, seeds, self.where)
 
     def _draw(self, wanted: int) -> None:
         """Add trials until there are `wanted`, or as many as the search has."""
