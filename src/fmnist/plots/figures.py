@@ -32,16 +32,16 @@ def curves(
 ) -> Figure:
     """Mean over seeds per epoch with its 95 % band, a panel a metric; `panels` names a column for small multiples.
 
-    Means are over the runs that finished. A diverged run is drawn by itself, thin, to a cross at its last finite epoch.
-    Epoch 0 (before training) may be out of view. For training that is watched, `looks` gives a group's colour for good
-    (see `look`); `until`, the epochs planned, fixes the axes: they move in round steps and leave the first loss out.
+    Means are over the runs that finished; a diverged one is drawn thin, to a cross at its last finite epoch. Epoch 0 may
+    be out of view. For training that is watched, `looks` gives a group's colour for good (see `look`); `until`, the
+    epochs planned, fixes the axes, which move in round steps and leave the first loss out.
     """
     ended, groups = _ended(history), list(dict.fromkeys(history[by]))
     parts = dict(list(history.groupby(panels, sort=False))) if panels else {None: history}
-    looks = looks or {group: i for i, group in enumerate(groups)}
+    looks = looks or dict(zip(groups, range(len(groups)), strict=True))
     across = len(parts) if panels else len(metrics) if len(metrics) % 2 else 2
-    deep = len(metrics) if panels else len(metrics) // across
     with style():
+        deep = len(metrics) if panels else len(metrics) // across
         fig = figure(0.25 + deep * (1.65 if panels else 2.1))
         grid = fig.subplots(deep, across, sharex=True, sharey="row" if panels else False, squeeze=False)
         ticks = LogLocator(subs=(1, 2, 5)) if xscale == "log" else MaxNLocator(5, steps=[1, 2, 5, 10], integer=True)
@@ -53,13 +53,13 @@ def curves(
             for ax, (name, part) in zip(axes, parts.items(), strict=True):
                 keyed(ax, metric, **{panels: name})
                 seen += [_curve(ax, part[part[by] == g], ended, metric, looks[g], g, until) for g in groups]
-                if panels and metric == metrics[0]:
-                    ax.set_title(name if isinstance(name, str) else f"{panels} {name_of(name)}")
+                named = name if isinstance(name, str) else f"{panels} {name_of(name)}"
+                ax.set_title(named if panels and metric == metrics[0] else "")
             _limit(axes, np.concatenate(seen), metric, until)
         runs = history.drop_duplicates("run_id")
-        lost = runs["run_id"].isin(ended.index).groupby(runs[by], sort=False).agg(["sum", "size"])
-        labels = [" × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
+        lost = runs["run_id"].isin(ended.index).groupby(runs[by]).agg(["sum", "size"])
         if len(groups) > 1 or len(ended):
+            labels = [" × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
             fold_legend(fig, [key(looks[group], group) for group in groups], labels, by)
     return drawn(fig, history, "run_id", panels, by, "seed", "epoch", *metrics, by=by, x="epoch")
 
