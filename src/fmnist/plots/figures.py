@@ -32,8 +32,8 @@ def curves(
 ) -> Figure:
     """Mean over seeds per epoch with its 95 % band, a panel a metric; `panels` names a column for small multiples.
 
-    Means are over the runs that finished; a diverged one is drawn thin, to a cross at its last finite epoch. Epoch 0 may
-    be out of view. For training that is watched, `looks` gives a group's colour for good (see `look`); `until`, the
+    Means are over the runs that finished; a diverged one is drawn thin, to a cross at its last finite epoch. Epoch 0
+    may be out of view. For training that is watched, `looks` gives a group's colour for good (see `look`); `until`, the
     epochs planned, fixes the axes, which move in round steps and leave the first loss out.
     """
     ended, groups = _ended(history), list(dict.fromkeys(history[by]))
