@@ -53,8 +53,7 @@ def curves(
             for ax, (name, part) in zip(axes, parts.items(), strict=True):
                 keyed(ax, metric, **{panels: name})
                 seen += [_curve(ax, part[part[by] == g], ended, metric, looks[g], g, until) for g in groups]
-                named = name if isinstance(name, str) else f"{panels} {name_of(name)}"
-                ax.set_title(named if panels and metric == metrics[0] else "")
+                ax.set_title(str(name) if panels and metric == metrics[0] else "")
             _limit(axes, np.concatenate(seen), metric, until)
         runs = history.drop_duplicates("run_id")
         lost = runs["run_id"].isin(ended.index).groupby(runs[by]).agg(["sum", "size"])
