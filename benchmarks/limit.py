@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fmnist.config import layer_sizes
+from fmnist.config import RunConfig
 from task import TRAIN, VAL, Task, cores
 
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
@@ -45,7 +45,7 @@ class Product(NamedTuple):
 
 def products(task: Task) -> Iterator[Product]:
     """All of a stack's step. The runs share their images, so the first layers of all of them are one product."""
-    b, (first, *others) = task.batch_size, layer_sizes(task.hidden_sizes)
+    b, (first, *others) = task.batch_size, RunConfig(hidden_sizes=task.hidden_sizes).layer_sizes
     inputs, width = first[0], task.runs * first[1]
     yield Product("layer 1 forward", 1, b, inputs, width, TRAIN + VAL)
     yield Product("layer 1 weight gradient", 1, inputs, b, width, TRAIN)
@@ -126,7 +126,7 @@ def best(p: Product, dtype: torch.dtype, device: str) -> tuple[float, str]:
 def step_bytes(task: Task, precision: str) -> int:
     """Bytes that a stack's step must move: weights read and written, gradients written and read, all in float32;
     images read forward and backward; activations and logits written and read, and their gradients."""
-    sizes = layer_sizes(task.hidden_sizes)
+    sizes = RunConfig(hidden_sizes=task.hidden_sizes).layer_sizes
     weights = task.runs * sum(n_in * n_out + n_out for n_in, n_out in sizes)
     activations = task.batch_size * task.runs * sum(n_out for _, n_out in sizes)
     item = getattr(torch, precision).itemsize

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError
+from fmnist.engine.train import Trainer
 from fmnist.lab import explore, network
 from fmnist.lab.browse import Browse, study_yaml
 from fmnist.lab.explore import Explore, Live
@@ -47,22 +48,22 @@ AVERAGED = {"ema_decay": 0.9, "warmup_epochs": 4, "mixup": 0.2, "augment_flip": 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "Adam"}, AVERAGED], ids=str)
 def test_stopped_in_an_epoch_it_keeps_the_runs_of_the_epochs_before_bit_by_bit(runs, monkeypatch, options):
     chunks = []
-    plain = explore.Training.epoch
+    plain = Trainer.epoch
 
-    def epoch(self, stop):
-        if self.epochs == 2:  # in the middle of the third
-            inner = self.trainer.replay
-            self.trainer.replay = lambda *a: (inner(*a), chunks.append(1), stop.set())[0]
-        return plain(self, stop)
+    def epoch(self, number, stop):
+        if number == 3:  # in the middle of it
+            inner = self.replay
+            self.replay = lambda *a: (inner(*a), chunks.append(1), stop.set())[0]
+        return plain(self, number, stop)
 
-    monkeypatch.setattr(explore.Training, "epoch", epoch)
+    monkeypatch.setattr(Trainer, "epoch", epoch)
     training = Live(configs(5, **options))
     training.start().wait()
     assert chunks and (training.state, training.epochs) == ("stopped", 2)
     assert [run.config for run in training.runs] == configs(2, **options)
     kept = [(run.model().state_dict(), run.predictions(), run.history(), run.metrics) for run in training.runs]
 
-    monkeypatch.setattr(explore.Training, "epoch", plain)
+    monkeypatch.setattr(Trainer, "epoch", plain)
     monkeypatch.setenv("FMNIST_RUNS", str(runs.parent / "other"))
     whole = Live(configs(2, **options)).start().wait()
     for (state, predictions, history, metrics), run in zip(kept, whole.runs, strict=True):

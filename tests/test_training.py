@@ -319,11 +319,11 @@ def test_a_diverging_run_is_marked_and_ends_at_its_last_finite_epoch(name, small
     finite = sum(math.isfinite(loss) for _, loss, _ in plain_training(config, small))
     assert finite == {"at once": 0, "later": 3, "from the start": 0}[name]
     watched = []
-    (result,) = train_stack([config], small, lambda epoch, _: watched.append(epoch))
+    (result,) = train_stack([config], small, lambda epoch, *_: watched.append(epoch))
     history, metrics = result.history, result.metrics
     assert metrics["diverged"] is True and history["epoch"].tolist() == list(range(finite + 1))
     assert all(math.isnan(metrics[metric]) for metric in LAST_EPOCH)
-    assert watched == list(range(1, finite + 2))  # nothing is trained on after the whole stack has diverged
+    assert watched == list(range(finite + 2))  # nothing is trained on after the whole stack has diverged
     best = ("best_val_accuracy", "best_val_test_accuracy", "best_val_test_loss")
     if name == "from the start":
         assert all(math.isnan(metrics[metric]) for metric in best) and metrics["best_epoch"] == 0

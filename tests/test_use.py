@@ -11,7 +11,6 @@ from reference import TINY_RUN, plain_evaluation
 from fmnist import cli, ensemble, store, use
 from fmnist.data import CLASSES
 from fmnist.engine.train import train_stack
-from fmnist.plots import figures
 
 SCALED = TINY_RUN.model_copy(update={"input_scaling": "standardized", "epochs": 3})
 
@@ -70,4 +69,3 @@ def test_calibration_is_the_distance_between_how_sure_and_how_often_right():
     assert error == pytest.approx((0.4 + 0.45) / 2)
     certain = torch.eye(10)[[3, 4]].numpy()
     assert ensemble.calibration(certain, np.array([3, 4]))[1] == 0
-    assert len(figures.reliability(bins).axes[0].collections[0].get_sizes()) == 2

@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # what editors complete from
     from fmnist.store import Run, load_run
     from fmnist.study import Study, train
 
-MODULES = {name: f"fmnist.{name}" for name in ("data", "statistics", "tables", "words")}
-MODULES["figures"] = "fmnist.plots.figures"
+MODULES = {name: f"fmnist.{name}" for name in ("data", "statistics", "store", "tables", "use", "words")}
+MODULES |= {"figures": "fmnist.plots.figures", "reports": "fmnist.paper.report", "verify": "fmnist.paper.verify"}
 __all__ = ["Run", "RunConfig", "Study", "UserError", "load_run", "record", "say", "show", "table", "train"]
 
 

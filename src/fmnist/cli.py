@@ -1,6 +1,6 @@
 """The command `fmnist`: what the Makefile calls, and what a user may call by hand.
 
-A command imports what it needs when it runs, so that `fmnist --help` is quick.
+Modules come as attributes of `fmnist`, which imports one when it is first used, so that `fmnist --help` is quick.
 """
 
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+import fmnist as fm
 from fmnist.config import FASHION, UserError, located, nearest, project_root
 
 say = partial(click.echo, err=True)
@@ -64,9 +65,7 @@ def commands() -> None:
 @click.option("--keep-going", is_flag=True, help="where a notebook fails, leave a marked gap")
 def report(names: tuple[str, ...], device: str, memory: int | None, cluster: str, keep_going: bool) -> int:
     """Train, execute the notebooks and write report/NAME.html, .pdf and .json for folders of params/ (homework)."""
-    from fmnist.paper.report import build
-
-    return int(build(names or ("homework",), device, memory, keep_going, say, cluster))
+    return int(fm.reports.build(names or ("homework",), device, memory, keep_going, say, cluster))
 
 
 @commands.command()
@@ -75,9 +74,7 @@ def report(names: tuple[str, ...], device: str, memory: int | None, cluster: str
 @click.option("--author", prompt=True, help="your name (asked for where left out)")
 def new(name: str, title: str, author: str) -> None:
     """Make params/NAME, a report of your own to edit, which make report REPORT=NAME takes."""
-    from fmnist.paper.report import new
-
-    new(name, title, author)
+    fm.reports.new(name, title, author)
     say(f"wrote the YAML files of params/{name}; edit them, then: make report REPORT={name}")
 
 
@@ -88,9 +85,7 @@ def new(name: str, title: str, author: str) -> None:
 @device
 def verify(path: Path, sample: int, seed: int, device: str) -> int:
     """Train a sample of the runs behind report/NAME.json again and say whether its numbers hold."""
-    from fmnist.paper.verify import verify
-
-    return int(not verify(path, sample, seed, device, print))
+    return int(not fm.verify.verify(path, sample, seed, device, print))
 
 
 @commands.command()
@@ -101,19 +96,16 @@ def verify(path: Path, sample: int, seed: int, device: str) -> int:
 @cluster
 def train(path: Path, device: str, memory: int | None, cluster: str) -> None:
     """Train what is missing of params/NAME or params/NAME/NOTEBOOK.yaml and print the summary table."""
-    from fmnist.paper.report import Report
-    from fmnist.tables import summary_table
-
     file = (path if path.suffix == ".yaml" else path / "report.yaml").resolve()
     if file.parents[1] != project_root() / "params":
         raise UserError(f"{path}: not a report of this project; they are in {project_root() / 'params'}")
-    report, only = Report(file.parent.name, device, cluster), file.stem if file.name != "report.yaml" else ""
+    report, only = fm.reports.Report(file.parent.name, device, cluster), file.stem if file.name != "report.yaml" else ""
     if only and only not in report.trained:
         raise UserError(f"{path}: no study of this report{nearest(only, list(report.trained))}")
     report.train(memory, say, only)
     for name, study in {name: report.later.get(name, study) for name, study in report.trained.items()}.items():
         if only in ("", name):
-            print(f"\n{name}\n{summary_table(study.runs()).printed.to_string(index=False)}")
+            print(f"\n{name}\n{fm.tables.summary_table(study.runs()).printed.to_string(index=False)}")
 
 
 @commands.command()
@@ -121,34 +113,29 @@ def train(path: Path, device: str, memory: int | None, cluster: str) -> None:
 @click.option("--run", default="", metavar="ID", help="of the network; left out: the best on validation in the store")
 def predict(image: Path, run: str) -> None:
     """Print what a trained network sees in a picture of any size, dark on light or light on dark."""
-    from fmnist.use import predict
-
-    print("\n".join(predict(image, run)))
+    print("\n".join(fm.use.predict(image, run)))
 
 
 @commands.command()
 @click.argument("run")
 def card(run: str) -> None:
     """Print the model card of the run with this id, in Markdown."""
-    from fmnist.use import card
-
-    print(card(run))
+    print(fm.use.card(run))
 
 
 @commands.command()
 @click.option("--format", default="table", type=click.Choice(["table", "csv", "json"]), show_default=True)
 def results(format: str) -> None:
     """Print one row per finished run."""
-    from fmnist.store import results
-
     columns = ["run_id", "hidden_sizes", "optimizer", "lr", "seed", "epochs", "val_accuracy", "test_accuracy"]
+    table = fm.store.results()
     if format == "table":
-        text = results()[columns].round(4).astype(str)
+        text = table[columns].round(4).astype(str)
         parts = [[name, *text[name].to_list()] for name in text]
         wide = [[cell.rjust(width) for cell in part] for part in parts for width in [max(map(len, part))]]
         print("\n".join(map(" ".join, zip(*wide, strict=True))))  # to_string takes seconds for many runs
     else:
-        print(results().to_csv(index=False) if format == "csv" else results().to_json(orient="records", indent=1))
+        print(table.to_csv(index=False) if format == "csv" else table.to_json(orient="records", indent=1))
 
 
 @commands.group()
@@ -159,9 +146,7 @@ def store() -> None:
 @store.command()
 def check() -> int:
     """Compare every file with its checksum; set damaged runs aside, and give those that have none theirs."""
-    from fmnist.store import check
-
-    whole, sealed, damaged = check()
+    whole, sealed, damaged = fm.store.check()
     print(f"{whole:,} runs are whole, {sealed:,} of them have their checksums now; {damaged:,} are damaged")
     return int(damaged > 0)
 
@@ -169,9 +154,7 @@ def check() -> int:
 @store.command()
 def gc() -> None:
     """Remove what killed processes left half-written, and damaged runs that were set aside."""
-    from fmnist.store import clean
-
-    print(f"removed {clean(everything=True):,} leftovers")
+    print(f"removed {fm.store.clean(everything=True):,} leftovers")
 
 
 @commands.command()
@@ -179,18 +162,14 @@ def gc() -> None:
 @click.argument("folder", metavar="DIR", type=Path)
 def export(form: str, folder: Path) -> None:
     """Write the finished runs for other tools into DIR, a new folder."""
-    from fmnist.store import export
-
-    export(form, folder)
+    fm.store.export(form, folder)
 
 
 @commands.command()
 @click.argument("dataset", default=FASHION)
 def data(dataset: str) -> None:
     """Find or fetch FashionMNIST, MNIST or KMNIST and say where it is."""
-    from fmnist.data import find
-
-    print(find(dataset)[0])
+    print(fm.data.find(dataset)[0])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -47,7 +47,7 @@ def runs_folder() -> Path:
 
 
 def owner() -> str:
-    """Who writes: this machine and process, as "machine.123", for the names of what is not finished."""
+    """This machine and process, as "machine.123": who writes what is not finished."""
     return f"{platform.node().replace('.', '-')}.{os.getpid()}"
 
 
@@ -144,7 +144,7 @@ class RunConfig(Strict):
         for name, (applies, message) in APPLIES.items():
             if values[name] != DEFAULTS[name] and not applies(values):
                 raise ValueError(f"{name}: {message.format(**values)}")
-        if (weights := parameter_count(self.hidden_sizes)) > LARGEST:
+        if (weights := self.parameters) > LARGEST:
             raise ValueError(f"hidden_sizes: {weights:,} weights; a network has at most {LARGEST:,} here")
         last_batch = (TRAIN_IMAGES - self.val_size) % self.batch_size
         if self.batch_norm and 1 in (self.batch_size, last_batch):
@@ -157,9 +157,8 @@ class RunConfig(Strict):
 
     @property
     def teacher_configs(self) -> list["RunConfig"]:
-        """The runs whose mean probabilities this one learns: each is this run, seed included, but for its overrides.
-
-        What the overrides leave without a meaning (SGD's momentum beside Adam) is left out.
+        """The runs whose mean probabilities this one learns: each is this run, seed included, but for its overrides,
+        and less what these leave without a meaning (SGD's momentum beside Adam).
         """
         own, found = self.model_dump() | {"teachers": ()} if self.teachers else {}, []
         for i, teacher in enumerate(self.teachers):
@@ -185,9 +184,19 @@ class RunConfig(Strict):
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
-    def augments(self) -> bool:
-        """Whether images are changed at random before they are trained on, each by itself."""
+    def augments(self) -> bool:  # images are changed at random, each by itself
         return any(getattr(self, name) for name in AUGMENTATIONS)
+
+    @property
+    def layer_sizes(self) -> list[tuple[int, int]]:
+        """(in, out) of every linear layer: [(784, 128), (128, 10)]."""
+        return list(pairwise([INPUTS, *self.hidden_sizes, OUTPUTS]))
+
+    @property
+    def parameters(self) -> int:
+        """Trained numbers in the network: weights, biases and, with batch or layer norm, its scale and shift."""
+        norm = 2 * sum(self.hidden_sizes) if self.batch_norm or self.layer_norm else 0
+        return sum(n_in * n_out + n_out for n_in, n_out in self.layer_sizes) + norm
 
     def row(self) -> dict[str, Any]:
         """The config as one row of a table; `hidden_sizes` as "400-400", `teachers` as JSON."""
@@ -198,11 +207,9 @@ class RunConfig(Strict):
 TRIAL_FIELDS = tuple(name for name in RunConfig.model_fields if name != "seed")
 DEFAULTS = {name: field.default for name, field in RunConfig.model_fields.items()}
 AUGMENTATIONS = tuple(name for name in TRIAL_FIELDS if name.startswith("augment_"))
-ADDED_FIELDS = (  # not in an address where they have their default: runs stored before they came are found
-    *("dataset", "layer_norm", "residual", "schedule", "warmup_epochs", "label_smoothing", "ema_decay", "mixup"),
-    *("teachers", "distill_weight"),
-    *AUGMENTATIONS,
-)
+# Not in an address where they have their default: runs stored before they came are found.
+ADDED_FIELDS = ("dataset", "layer_norm", "residual", "schedule", "warmup_epochs", "label_smoothing", "ema_decay")
+ADDED_FIELDS += ("mixup", "teachers", "distill_weight", *AUGMENTATIONS)
 APPLIES = {  # fields that have a meaning beside some values of others only: beside which, and what a message says
     "momentum": (lambda run: run["optimizer"] in ("SGD", "RMSprop"), "only with SGD or RMSprop, not {optimizer}"),
     "nesterov": (lambda run: run["optimizer"] == "SGD" and run["momentum"], "only with SGD and momentum > 0"),
@@ -231,17 +238,6 @@ def sizes_text(hidden_sizes: tuple[int, ...]) -> str:
     return "-".join(map(str, hidden_sizes)) or "none"
 
 
-def layer_sizes(hidden_sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """(in, out) of every linear layer: (128,) → [(784, 128), (128, 10)]."""
-    return list(pairwise([INPUTS, *hidden_sizes, OUTPUTS]))
-
-
-def parameter_count(hidden_sizes: Sequence[int], norm: bool = False) -> int:
-    """Trained numbers in the network: weights, biases and, with batch or layer norm, its scale and shift."""
-    linear = sum(n_in * n_out + n_out for n_in, n_out in layer_sizes(hidden_sizes))
-    return linear + (2 * sum(hidden_sizes) if norm else 0)
-
-
 def validate(model: type[Model], values: Any, where: str) -> Model:
     """`values` as a `model`; raises `UserError` with `where`, the key and what is allowed."""
     try:
@@ -265,8 +261,7 @@ def validate_field(key: str, value: Any, where: str) -> None:
 SEVERAL = 5  # mistakes that a message names
 PLAIN = {  # pydantic's words in ours
     "missing": "is required",
-    "dict_type": "should be keys with values",
-    "model_type": "should be keys with values",
+    **dict.fromkeys(("dict_type", "model_type"), "should be keys with values"),
     "tuple_type": "should be a list of widths, such as [400, 400]",
     "string_type": "should be text; put it in quotes",
     "bool_type": "should be true or false",

@@ -1,7 +1,6 @@
 """The data set: found or fetched, verified, and on a device; each run's split, batch orders and input scaling.
 
-The whole set is 55 MB, so it lives on the device as one uint8 tensor and a batch is an index selection: no DataLoader,
-no copies. Random numbers: every stream is named by (seed, purpose, ...) and hashed, see `generator`.
+The whole set is 55 MB: it lives on the device as one uint8 tensor, and a batch is an index selection.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -169,9 +169,7 @@ def _fetched(fetch: Callable, target: Path, dataset: str) -> dict[str, bytes]:
 
 
 def _from_mirrors(place: Path, dataset: str) -> Path:
-    from torchvision import datasets
-
-    getattr(datasets, dataset)(place, download=True)
+    getattr(import_module("torchvision.datasets"), dataset)(place, download=True)
     return place / dataset / "raw"
 
 
@@ -187,10 +185,7 @@ def _from_debian(place: Path, _: str) -> Path:
 
 
 def generator(seed: int, purpose: str, *more: int) -> torch.Generator:
-    """A generator of its own for each (seed, purpose, ...), e.g. (0, "order", epoch).
-
-    Its seed is the first 8 bytes of the SHA-256 of "fmnist purpose seed ...", so that neighbours share nothing.
-    """
+    """One for each (seed, purpose, ...); its seed begins the SHA-256 of "fmnist purpose seed ...": no two are alike."""
     digest = hashlib.sha256(" ".join(["fmnist", purpose, *map(str, (seed, *more))]).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
@@ -212,11 +207,10 @@ def augmentation_draws(n: int, seed: int, epoch: int) -> torch.Tensor:
 
 
 def augmented(images: torch.Tensor, draws: torch.Tensor, config: RunConfig) -> torch.Tensor:
-    """`images` uint8 [n, 784], each changed at random as the config says, by `draws` [n, 9].
+    """`images` uint8 [n, 784], each changed as the config says, by `draws` [n, 9], of which each has one use.
 
-    Turned about its centre by an angle uniform to either side (bilinear; the result is then float of the weights'
-    type), flipped left to right with probability 1/2, moved along both axes by whole pixels, a rectangle with sides of
-    4 to 16 pixels blackened. What comes into view is black. A draw has one use, whatever else is on.
+    Turned about its centre (bilinear; the result is then float of the weights' type), flipped left to right, moved
+    along both axes by whole pixels, a rectangle with sides of 4 to 16 pixels blackened. What comes into view is black.
     """
     x, (angle, flip, down, right, erase, *box) = images.view(-1, SIDE, SIDE), draws.T
     place = torch.arange(SIDE, device=x.device)
@@ -244,10 +238,9 @@ def augmented(images: torch.Tensor, draws: torch.Tensor, config: RunConfig) -> t
 
 
 def mixup_shares(config: RunConfig, epoch: int, batches: int) -> torch.Tensor:
-    """The share λ of an image in its mixture with another one, for each of an epoch's batches, float64 on the CPU.
-
-    λ · image + (1 − λ) · the image as far from the other end of the batch, labels alike, λ from Beta(α, α) (Zhang et
-    al., ICLR 2018); the greater of λ and 1 − λ: in a batch as a whole it is the same, and the image's own label leads.
+    """The share λ of an image in its mixture, for each of an epoch's batches, float64 on the CPU: λ · image + (1 − λ) ·
+    the image as far from the other end of the batch, labels alike, λ from Beta(α, α) (Zhang et al., ICLR 2018); the
+    greater of λ and 1 − λ: in a batch as a whole it is the same, and the image's own label leads.
     """
     if not config.mixup:
         return torch.ones(batches, dtype=torch.float64)
@@ -258,11 +251,18 @@ def mixup_shares(config: RunConfig, epoch: int, batches: int) -> torch.Tensor:
     return torch.maximum(share, 1 - share)
 
 
-def scaling(images_uint8: torch.Tensor, train_idx: torch.Tensor, kind: str) -> tuple[float, float]:
-    """(scale, shift) such that input = pixel * scale + shift, for uint8 pixels.
+def run_scaling(config: RunConfig, data: Data | None) -> tuple[float, float]:
+    """`scaling` of a run; `data` may be left out where its pixels are not standardized."""
+    if config.input_scaling != "standardized":
+        return scaling(torch.empty(0), torch.empty(0), config.input_scaling)
+    train, _ = split(len(data.train_labels), config.val_size, config.seed)
+    return scaling(data.train_images, train, config.input_scaling)
 
-    "none": [0, 1], as torchvision's ToTensor. "symmetric": [-1, 1]. "standardized": mean 0 and (population) standard
-    deviation 1 over all pixels of the run's own train split, from exact integer sums, so the same on every device.
+
+def scaling(images_uint8: torch.Tensor, train_idx: torch.Tensor, kind: str) -> tuple[float, float]:
+    """(scale, shift) such that input = pixel * scale + shift, for uint8 pixels: "none" to [0, 1], "symmetric" to
+    [-1, 1], "standardized" to mean 0 and (population) standard deviation 1 over all pixels of the train split, from
+    exact integer sums, so the same on every device.
     """
     if kind == "none":
         return 1 / 255, 0.0

@@ -1,7 +1,4 @@
-"""Finished runs as one classifier: the mean of their probabilities, of images and also of their mirror images.
-
-Such a mean may also be what another run learns: its teachers'.
-"""
+"""Finished runs as one classifier: the mean of their probabilities, which may also be what another run learns."""
 
 from collections.abc import Sequence
 
@@ -11,7 +8,7 @@ import torch
 
 from fmnist import store
 from fmnist.config import OUTPUTS, RunConfig, UserError
-from fmnist.data import SIDE, Data, load, scaling, split
+from fmnist.data import SIDE, Data, load, run_scaling
 from fmnist.model import PARAMETER_DTYPE, images_and_labels
 
 CHUNK = 2_000  # images that a teacher is shown at a time
@@ -21,9 +18,8 @@ CHUNK = 2_000  # images that a teacher is shown at a time
 def probabilities(run_ids: Sequence[str], part: str = "test", flip: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Mean probabilities of the runs' networks, after their last epoch, float64 [images, 10], and the images' labels.
 
-    `part` is "test" or "val". With `flip` a network's are the mean of those of the image and of its mirror image: for
-    networks trained with augment_flip. Raises UserError for runs of other images: those of two seeds validate on
-    different ones, and each would be given images that the other was trained on.
+    `part` is "test" or "val". With `flip` a network's are the mean of those of the image and of its mirror image.
+    Raises UserError for runs that have different images, as those of two seeds have to validate on.
     """
     if not (runs := [store.load_run(run_id) for run_id in run_ids]):
         raise UserError("ensemble: give it one run or more")
@@ -45,10 +41,9 @@ def accuracy(run_ids: Sequence[str], part: str = "test", flip: bool = False) -> 
 
 
 def calibration(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[pd.DataFrame, float]:
-    """How often the most probable class of p [images, 10] is right, against how probable it is; the expected error.
-
-    A row for each of the bins of equal width that has images: confidence and accuracy (their means) and images. The
-    error is the mean of |accuracy − confidence| over the bins, weighted by their images (Guo et al., ICML 2017).
+    """A row for each of the bins of equal width of the greatest probability in p [images, 10] that has images: mean
+    confidence, accuracy and images; and the expected calibration error, the mean of |accuracy − confidence| over the
+    bins, weighted by their images (Guo et al., ICML 2017).
     """
     sure = p.max(1)
     frame = pd.DataFrame({"confidence": sure, "accuracy": p.argmax(1) == labels, "images": 1})
@@ -61,10 +56,9 @@ def calibration(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[pd.D
 def soft_labels(config: RunConfig, data: Data) -> torch.Tensor:
     """Mean probabilities that the teachers of a run, all in the store, give the train images, float16 [images, 10]."""
     found = torch.zeros(len(data.train_labels), OUTPUTS, dtype=torch.float32, device=data.train_images.device)
-    train, _ = split(len(data.train_labels), config.val_size, config.seed)
     for teacher in config.teacher_configs:
         model, dtype = store.load_run(teacher.run_id).model().to(found.device), PARAMETER_DTYPE[teacher.precision]
-        scale, shift = scaling(data.train_images, train, teacher.input_scaling)
+        scale, shift = run_scaling(teacher, data)
         for images, p in zip(data.train_images.split(CHUNK), found.split(CHUNK), strict=True):
             p += model(images.to(dtype) * scale + shift).softmax(1) / len(config.teachers)
     return found.half()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fmnist.config import RunConfig, layer_sizes
-from fmnist.data import Data, augmentation_draws, augmented, epoch_order, generator, mixup_shares, scaling, split
+from fmnist.config import RunConfig
+from fmnist.data import Data, augmentation_draws, augmented, epoch_order, generator, mixup_shares, run_scaling, split
 
 LEAKY_SLOPE = 0.01  # torch.nn.LeakyReLU's default
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
@@ -30,19 +30,17 @@ def adds_input(config: RunConfig) -> list[bool]:
 
 class MLP(nn.Module):
     """784 → hidden_sizes → 10 fully connected; a hidden layer is linear, [norm], activation, [dropout], [+ its input].
-
     The weights come from the config's seed alone. `forward`: scaled images [batch, 784] → logits [batch, 10].
     """
 
     def __init__(self, config: RunConfig):
         super().__init__()
         dtype, draw = PARAMETER_DTYPE[config.precision], generator(config.seed, "weights")
-        sizes, widths = layer_sizes(config.hidden_sizes), config.hidden_sizes
-        self.linears = nn.ModuleList(nn.utils.skip_init(nn.Linear, *size, dtype=dtype) for size in sizes)
+        self.linears = nn.ModuleList(nn.utils.skip_init(nn.Linear, *s, dtype=dtype) for s in config.layer_sizes)
         norm = nn.BatchNorm1d if config.batch_norm else nn.LayerNorm if config.layer_norm else None
-        self.norms = nn.ModuleList(norm(width, dtype=dtype) for width in widths if norm)
+        self.norms = nn.ModuleList(norm(width, dtype=dtype) for width in config.hidden_sizes if norm)
         self.activation, self.adds_input = ACTIVATIONS[config.activation](), adds_input(config)
-        layers = range(len(widths))
+        layers = range(len(config.hidden_sizes))
         self.dropouts = nn.ModuleList(SeededDropout(config.dropout, config.seed, layer) for layer in layers)
         for linear in self.linears:
             initialize(linear, config, draw)
@@ -118,7 +116,7 @@ def plain_loss(config: RunConfig, logits: Tensor, labels: Tensor, taught: Tensor
 def plain_batches(config: RunConfig, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:
     """An epoch's inputs [batch, 784], their rows among the train images, and an image's share in its mixture."""
     (train, _), size = split(len(data.train_labels), config.val_size, config.seed), config.batch_size
-    scale, shift = scaling(data.train_images, train, config.input_scaling)
+    scale, shift = run_scaling(config, data)
     order, draws = (draw(len(train), config.seed, epoch).split(size) for draw in (epoch_order, augmentation_draws))
     for places, drawn, share in zip(order, draws, mixup_shares(config, epoch, len(order)).tolist(), strict=True):
         images = data.train_images[train[places]]
@@ -127,15 +125,19 @@ def plain_batches(config: RunConfig, data: Data, epoch: int) -> Iterator[tuple[T
         yield share * x + (1 - share) * x.flip(0) if config.mixup else x, train[places], share
 
 
+def as_inputs(images: Tensor, config: RunConfig, data: Data | None) -> Tensor:
+    """Images, uint8 [n, 784], scaled as the config says, in the type of its weights; `data` as for `run_scaling`."""
+    scale, shift = run_scaling(config, data)
+    return (images.double() * scale + shift).to(PARAMETER_DTYPE[config.precision])
+
+
 def images_and_labels(config: RunConfig, data: Data, part: str) -> tuple[Tensor, Tensor]:
-    """Of "train", "val" or "test", scaled as the config says, in the type of its weights."""
+    """Inputs and labels of "train", "val" or "test"."""
+    if part == "test":
+        return as_inputs(data.test_images, config, data), data.test_labels
     train, val = split(len(data.train_labels), config.val_size, config.seed)
-    scale, shift = scaling(data.train_images, train, config.input_scaling)
-    images, labels = data.test_images, data.test_labels
-    if part != "test":
-        rows = {"train": train, "val": val}[part]
-        images, labels = data.train_images[rows], data.train_labels[rows]
-    return (images.double() * scale + shift).to(PARAMETER_DTYPE[config.precision]), labels
+    rows = {"train": train, "val": val}[part]
+    return as_inputs(data.train_images[rows], config, data), data.train_labels[rows]
 
 
 def torch_optimizer(config: RunConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
@@ -145,9 +147,8 @@ def torch_optimizer(config: RunConfig, parameters: Sequence[Tensor]) -> torch.op
 
 
 def learning_rates(config: RunConfig, epoch: int, steps: int) -> Tensor:
-    """The rate of each of the `steps` of an epoch (1 is the first), float64 [steps], as torch.optim.lr_scheduler's.
-
-    The steps of the warm-up rise by LinearLR; the n others are those of the schedule's class there.
+    """The rate of each of the `steps` of an epoch (1 is the first), float64 [steps], as torch.optim.lr_scheduler's: the
+    steps of the warm-up rise by LinearLR; the n others are those of the schedule's class there.
     """
     t = torch.arange((epoch - 1) * steps, epoch * steps, dtype=torch.float64)
     warmup = round(config.warmup_epochs * steps)
@@ -171,24 +172,9 @@ def learning_rates(config: RunConfig, epoch: int, steps: int) -> Tensor:
     return config.lr * rise * factor
 
 
-def layer_signals(model: MLP, x: Tensor, labels: Tensor) -> list[tuple[float, float]]:
-    """Per hidden layer, the standard deviation of its activations and of the loss's gradient at them."""
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: tuple, out: Tensor) -> None:
-        out.retain_grad()
-        seen.append(out)
-
-    handle = model.activation.register_forward_hook(keep)
-    nn.functional.cross_entropy(model(x), labels).backward()
-    handle.remove()
-    return [(float(a.detach().std()), float(a.grad.std())) for a in seen]
-
-
 @torch.no_grad()
 def initialize(linear: nn.Linear, config: RunConfig, draw: torch.Generator) -> None:
     """Draw weights and biases in place, in float64, so that every precision starts from the same numbers.
-
     `default` is torch.nn.Linear's own: U(-1/√n_in, 1/√n_in) for weights and biases (Kaiming uniform with a = √5).
     """
     bound = linear.in_features**-0.5
@@ -240,8 +226,7 @@ def _splitmix(z: np.ndarray) -> np.ndarray:
 
 
 def dropout_mask(keys: Tensor, p: Tensor, width: int, batch: int, dtype: torch.dtype | None = None) -> Tensor:
-    """0 with probability p, else 1/(1 - p); keys int32 [runs], p floating [runs] → [runs, width, batch] of `dtype`
-    (left out: p's).
+    """0 with probability p, else 1/(1 - p); keys int32 [runs], p floating [runs] → [runs, width, batch].
 
     A counter-based generator: every element hashes its own position with the run's key, so the mask is the same on
     every device and in every stack. p is rounded to 1/32,768: each 32-bit hash serves two elements.

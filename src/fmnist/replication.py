@@ -1,9 +1,10 @@
 """What a published report says, held against our runs: its numbers, its claims, and what it leaves unsaid.
 
-`runs` and `history` are those of `Study`, several studies in one frame with a column `study`. A network that diverged
-counts in a claim, and in the distance of a choice, as one that guesses.
+`runs` and `history` are those of `Study`, several studies in one frame with a column `study`. A published number is one
+run of theirs, ours are a distribution over seeds. A run that diverged, or ended at chance, has *crashed*.
 """
 
+from collections.abc import Mapping
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,17 +12,35 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
-from scipy import stats
+from scipy import special, stats
 
-from fmnist.config import GUESS, TEST_IMAGES, TRIAL_FIELDS, Strict, UserError, nearest, read_yaml, sizes_text, validate
-from fmnist.statistics import LEVEL, MIN_PAIRS, compare, interval, together
+from fmnist.config import (
+    GUESS,
+    TEST_IMAGES,
+    TRIAL_FIELDS,
+    RunConfig,
+    Strict,
+    UserError,
+    nearest,
+    read_yaml,
+    sizes_text,
+    validate,
+    validate_field,
+)
+from fmnist.statistics import LEVEL, MIN_PAIRS, compare, holm, interval
 from fmnist.words import METRICS, metric_of
 
 FIELDS = ("variant", *TRIAL_FIELDS)  # what a trial may be named by
-MIN_SEEDS = 3  # finite runs below which no prediction is made
+CHANCE = 0.125  # an accuracy that a network which guesses may have
+MIN_SEEDS = 3  # runs below which no prediction is made
 WIDEST = {"points": 10.0, "nats": 1.0}  # a wider prediction interval agrees with too much to tell anything
-HIGHEST = 1e6  # percent, nats or seconds that may be printed
-WORTH = 0.005  # of accuracy: where the interval excludes a lead of this size, "over" does not hold
+HIGHEST = 1e6  # percent or nats that may be printed
+WORTH = 0.005  # of accuracy: a difference of a clear size; where "over" excludes a lead of this size, it fails
+MARGIN = 0.01  # of accuracy: "the same" is at most so far apart, in every claim of every report
+BEST_EPOCH = {  # what two trials are compared by where a run of theirs crashed
+    "test_accuracy": "best_val_test_accuracy", "val_accuracy": "best_val_accuracy", "test_loss": "best_val_test_loss",
+}  # fmt: skip
+ANSWERS = {2: "clearly holds", 1: "holds", 0: "open", -1: "fails", -2: "clearly fails"}
 
 
 def select(settings: pd.DataFrame, where: dict | list[dict], place: str = "select", several: bool = True) -> list[str]:
@@ -58,17 +77,19 @@ Epochs = Annotated[  # an epoch, two to average over, or "end", which is []
     BeforeValidator(lambda value: [] if value == "end" else [value] if isinstance(value, int) else value),
 ]
 Bound = Annotated[float, Field(ge=-HIGHEST, le=HIGHEST)]
-MetricName = Literal[*(name for name in METRICS if METRICS[name].level and name != "weight_norm")]
+MetricName = Literal[*(name for name in METRICS if METRICS[name].unit in WIDEST and METRICS[name].level)]
 
 
 class Number(Strict):
-    """One published number: percent for an accuracy, nats for a loss, seconds."""
+    """One published number: percent for an accuracy, points for a lead, nats for a loss."""
 
     of: One
+    over: One | None = None  # then it is by how much `of` leads this trial
     value: Annotated[float, Field(ge=0, le=HIGHEST)]
     pm: Annotated[float, Field(ge=0, le=HIGHEST)] | None = None  # as printed behind ±
     note: str = ""
     study: str = ""  # where it is not that of the table
+    fit: bool = False  # what is unsaid is inferred from it, so that it is not judged
 
 
 class NumberTable(Strict):
@@ -79,21 +100,25 @@ class NumberTable(Strict):
     of: One = {}  # what the trials of this study have in common
     metric: MetricName = "test_accuracy"
     scale: Annotated[float, Field(gt=0)] = 1.0  # ours times this is what is printed: 0.1 if losses are divided by ten
+    counted: bool = True  # false: in a unit that is not known, shown and not counted
     test_batch: PositiveInt | None = None  # accuracies are means over test batches of so many images, the last smaller
     rows: list[Number] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _possible(self) -> "NumberTable":
-        most = metric_of(self.metric).scale * self.scale if metric_of(self.metric).unit == "points" else HIGHEST
+        percent = metric_of(self.metric).unit == "points"
+        most = metric_of(self.metric).scale * self.scale if percent else HIGHEST
         for i, row in enumerate(self.rows):
             if row.value > most:
                 raise ValueError(f"rows.{i}: value: should be at most {most:g}, as {self.metric} is")
+            if row.fit and not percent:
+                raise ValueError(f"rows.{i}: fit: only accuracies are fitted to, and {self.metric} is none")
         return self
 
 
 FORMS = {  # what a test asks, by the key that says so, and what may stand beside it
     "best": {"among"}, "rising": set(), "falling": {"of"}, "over": {"of", "over_at", "at_least", "at_most"},
-    "within": {"of", "to"}, "of": {"at_least", "at_most"},
+    "same": {"to"}, "of": {"at_least", "at_most"},
 }  # fmt: skip
 
 
@@ -104,11 +129,11 @@ class ClaimTest(Strict):
     best: One | None = None  # better than every other trial, or than those `among`
     among: Trials | None = None
     rising: Trials | None = None  # each above the one before
-    falling: Literal["train_loss", "val_loss"] | None = None  # in every epoch of every run of each `of`
+    falling: Literal["train_loss", "val_loss"] | None = None  # over the epochs of each `of`
     of: Trials | None = None
     over: Trials | None = None  # each `of` is above each of these; by so much, with at_least, at_most
-    within: Annotated[float, Field(gt=0, le=HIGHEST)] | Literal["batches"] | None = None  # all pairs of `of`, or each
-    to: One | None = None  # and `to`, differ by no more; "batches": than our spread over test batches, a published ±
+    same: Trials | None = None  # all pairs of these, or each and `to`, differ by no more than `MARGIN`
+    to: One | None = None
     at_least: Bound = np.nan  # points, for a loss nats; by itself, of the mean of each `of`
     at_most: Bound = np.nan
     metrics: list[MetricName] = Field(["test_accuracy"], min_length=1)
@@ -123,29 +148,29 @@ class ClaimTest(Strict):
     def _consistent(self) -> "ClaimTest":
         beside = self.model_fields_set - {"study", "metrics", "at", self.form}
         if not self.form or (self.form == "of" and not beside):
-            raise ValueError("asks nothing; allowed: best, rising, falling, of with over, within, at_least, at_most")
+            raise ValueError("asks nothing; allowed: best, rising, falling, same, of with over, at_least, at_most")
         if odd := sorted(beside - FORMS[self.form]):
             raise ValueError(f"{odd[0]}: does not stand beside {self.form}; allowed: {', '.join(FORMS[self.form])}")
         if (self.at or self.over_at) and not all(name.startswith(("train", "val")) for name in self.metrics):
             raise ValueError("at: training and validation metrics are read at an epoch, others at the end only")
-        if self.within == "batches" and any(metric_of(name).unit != "points" for name in self.metrics):
-            raise ValueError("within: for a loss a number is required")
+        if self.form == "same" and any(metric_of(name).unit != "points" for name in self.metrics):
+            raise ValueError("same: is asked of accuracies")
         return self
 
     def pairs(self, settings: pd.DataFrame, place: str = "claims") -> list[tuple[str, str]]:
-        """Labels of the trials to compare, (A, B); (A, "") where a mean by itself is asked for."""
+        """Labels of the trials to compare, (A, B); (A, "") where a trial is asked by itself."""
         named = {
-            key: select(settings, getattr(self, key), f"{place}.{key}", several=key in ("of", "over", "among"))
-            for key in ("of", "best", "rising", "over", "to", "among")
+            key: select(settings, getattr(self, key), f"{place}.{key}", several=key in ("of", "over", "among", "same"))
+            for key in ("of", "best", "rising", "over", "same", "to", "among")
             if getattr(self, key) is not None
         }
         every = list(settings["trial"].unique())
-        first = named.get("of") or named.get("best") or every
+        first = named.get("of") or named.get("best") or named.get("same") or every
         if self.form in ("of", "falling"):
             return [(trial, "") for trial in first]
         if self.form == "rising":
             found = [(later, earlier) for earlier, later in pairwise(named["rising"])]
-        elif self.form == "within" and not self.to:
+        elif self.form == "same" and not self.to:
             found = combinations(first, 2)
         else:
             found = product(first, named.get("over") or named.get("to") or named.get("among") or every)
@@ -165,7 +190,6 @@ class Claim(Strict):
 
     says: str
     because: str = ""  # how the tests were chosen
-    otherwise: str = ""  # printed where it does not hold: why that may be
     tests: list[ClaimTest] = Field(min_length=1)
 
 
@@ -173,7 +197,7 @@ class Published(Strict):
     author: str  # as in a sentence
     cite: str  # key in references.bib
     protocol: str  # a sentence: what the report states
-    choices: dict[str, str] = {}  # what it does not state: what we took
+    choices: dict[str, str] = {}  # what it does not state, besides what is inferred: what we took
     numbers: list[NumberTable] = []
     claims: list[Claim] = Field(min_length=1)
 
@@ -187,9 +211,14 @@ def read(folder: Path, settings: dict[str, pd.DataFrame], required: bool = True)
     if not path.exists() and not required:
         return None
     found = validate(Published, read_yaml(path), where)
-    tables, claims = enumerate(found.numbers), enumerate(found.claims)
-    asked = [(f"{where}: numbers.{i}", row.study or t.study, t.of | row.of) for i, t in tables for row in t.rows]
-    asked += [(f"{where}: claims.{i}", test.study, test) for i, claim in claims for test in claim.tests]
+    asked = [
+        (f"{where}: numbers.{i}", row.study or table.study, table.of | one)
+        for i, table in enumerate(found.numbers)
+        for row in table.rows
+        for one in (row.of, row.over)
+        if one is not None
+    ]
+    asked += [(f"{where}: claims.{i}", test.study, test) for i, c in enumerate(found.claims) for test in c.tests]
     for place, study, one in asked:
         if study not in settings:
             raise UserError(f"{place}: the report has no study {study!r}{nearest(study, list(settings))}")
@@ -201,6 +230,9 @@ def read(folder: Path, settings: dict[str, pd.DataFrame], required: bool = True)
         except UserError as error:
             raise UserError(f"{error} (the study is params/{folder.name}/{study}.yaml)") from None
     return found
+
+
+# ---- numbers
 
 
 def prediction(values: np.ndarray, extra: float = 0.0) -> tuple[float, float]:
@@ -218,130 +250,232 @@ def averaging(q: float, batch: int) -> float:
     return float(np.sqrt(q * (1 - q) * (sizes * weights**2).sum()))
 
 
-def judge(table: NumberTable, runs: pd.DataFrame) -> pd.DataFrame:
-    """Published numbers beside ours, which are multiplied by the table's `scale`, in the unit of print: a row each.
+def judge(published: Published, runs: pd.DataFrame) -> pd.DataFrame:
+    """Every published number beside ours, in the unit of print: a row each.
 
-    n are finite runs; low, high the 95 % t interval over seeds; one_low, one_high the prediction interval of one run;
-    batch_std the spread over test batches, a mean over seeds; difference is ours − published.
+    mean is over the n runs that did not crash; one_low, one_high is the 95 % prediction interval of one run of ours,
+    for an accuracy on the logit scale, so that it stays within 0 and 100 %; difference is ours − published. A number at
+    chance, in an unknown unit, or fitted to is shown, and its verdict says so; the others agree, differ, or cannot
+    tell.
     """
-    rows, metric, unit = [], table.metric, metric_of(table.metric).unit
-    factor, uneven = table.scale * metric_of(metric).scale, unit == "points" and table.test_batch
-    for row in table.rows:
-        ours = runs[runs["study"] == (row.study or table.study)]
-        (trial,) = select(ours, table.of | row.of, table.study, several=False)
-        ours = ours[ours["trial"] == trial].assign(seconds_per_epoch=lambda r: r["seconds"] / r["epochs"].clip(1))
-        values, spread = factor * ours[metric].to_numpy(float), ours.get(f"{metric}_std", pd.Series(np.nan))
-        (mean, low, high), n = map(float, interval(values)), int(np.isfinite(values).sum())
-        one_low, one_high = prediction(values, factor * averaging(mean / factor, uneven) if uneven else 0.0)
-        said = "agrees" if one_low <= row.value <= one_high else "differs"
-        if unit == "s":
-            one_low, one_high, said = np.nan, np.nan, "another machine"
-        elif n < MIN_SEEDS or one_high - one_low > WIDEST[unit]:
-            said = "cannot tell"
-        rows.append({
-            "study": row.study or table.study, "trial": trial, "metric": metric, "scale": table.scale,
-            "published": row.value, "pm": np.nan if row.pm is None else row.pm, "note": row.note,
-            "n": n, "diverged": int(ours["diverged"].sum()), "runs": len(ours), "mean": mean, "low": low, "high": high,
-            "one_low": one_low, "one_high": one_high, "batch_std": factor * spread.mean(),
-            "difference": mean - row.value, "verdict": said,
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_judged(table, row, runs) for table in published.numbers for row in table.rows])
+
+
+def _judged(table: NumberTable, row: Number, runs: pd.DataFrame) -> dict[str, Any]:
+    measure, ours = metric_of(table.metric), runs[runs["study"] == (row.study or table.study)]
+    trials = [select(ours, table.of | one, several=False)[0] for one in (row.of, row.over) if one is not None]
+    sides = [ours[ours["trial"] == trial].set_index("seed") for trial in trials]
+    kept = [side.loc[~crashed(side), table.metric].astype(float) for side in sides]
+    factor, accuracy = table.scale * measure.scale, measure.unit == "points" and row.over is None
+    values = (kept[0] - kept[1]).to_numpy() if row.over is not None else kept[0].to_numpy()
+    mean, n = float(np.mean(values)) if len(values) else np.nan, int(np.isfinite(values).sum())
+    if accuracy:
+        extra = averaging(mean, table.test_batch) / (mean * (1 - mean)) if table.test_batch and n else 0.0
+        one_low, one_high = special.expit(prediction(special.logit(np.clip(values, 1e-6, 1 - 1e-6)), extra))
+    else:
+        one_low, one_high = prediction(values)
+    low, high = factor * one_low, factor * one_high
+    printed = row.pm if row.over is not None and row.pm else 0.0  # a lead may be printed as a range
+    verdict = "agrees" if low <= row.value + printed and row.value - printed <= high else "differs"
+    if n < MIN_SEEDS or high - low > WIDEST[measure.unit]:
+        verdict = "cannot tell"
+    if row.fit:
+        verdict = "fitted"
+    elif not table.counted:
+        verdict = "unknown unit"
+    elif accuracy and row.value <= factor * CHANCE:
+        verdict = "at chance"
+    return {
+        "study": row.study or table.study, "trial": " − ".join(trials), "metric": table.metric, "scale": table.scale,
+        "published": row.value, "pm": np.nan if row.pm is None else row.pm, "note": row.note, "n": n,
+        "crashed": int(crashed(sides[0]).sum()), "runs": len(sides[0]), "mean": factor * mean, "one_low": low,
+        "one_high": high, "difference": factor * mean - row.value, "verdict": verdict,
+    }  # fmt: skip
+
+
+def crashed(runs: pd.DataFrame) -> pd.Series:
+    """Which runs diverged, or ended at chance."""
+    return runs["diverged"].astype(bool) | ~(runs["test_accuracy"] > CHANCE)
+
+
+# ---- what is unsaid
+
+
+def protocols(
+    published: Published, studies: Mapping[str, Any], unsaid: dict[str, dict[str, Any]], place: str = "unsaid"
+) -> pd.DataFrame:
+    """What to train to infer the `unsaid` fields, {field: {name: value}}: a row for each protocol and number.
+
+    A protocol is a combination of their values, the first of each together is the first guess. All protocols have the
+    numbers with `fit`, the first guess has all accuracies. `studies` are the report's, by notebook. For
+    `times_weight_decay` the values are factors on the weight decay of a trial. Columns: protocol, number (its place
+    among all), published, fit, first, taken (these are the studies' own configs), variant (a name) and config (what it
+    has) of its run; of_variant and of_config for what a lead is over, or "" and None. Raises UserError for a field or a
+    value that is none.
+    """
+    rows, names = [], {}
+    for field, values in unsaid.items():
+        _check_unsaid(field, values, f"{place}: unsaid")
+    options = [[(field, name, value) for name, value in values.items()] for field, values in unsaid.items()]
+    for order, chosen in enumerate(product(*options)):
+        protocol, fields = ", ".join(name for _, name, _ in chosen), {field: value for field, _, value in chosen}
+        numbers = [(table, row) for table in published.numbers for row in table.rows]
+        for place, (table, row) in enumerate(numbers):
+            if not (row.fit or order == 0) or metric_of(table.metric).unit != "points":
+                continue
+            study, found = studies[row.study or table.study], []
+            for one in (row.of, row.over):
+                config, variant = None, ""
+                if one is not None:
+                    (trial,) = select(study.settings(), table.of | one, several=False)
+                    config = _under(fields, study.trials[trial][1][0])
+                    variant = names.setdefault(config.trial_id, f"{protocol}: {trial}")
+                    same = config.trial_id == study.trials[trial][1][0].trial_id
+                found += [variant, config]
+            rows.append([protocol, place, row.value, row.fit, order == 0, same, table.metric, *found])
+    columns = ["protocol", "number", "published", "fit", "first", "taken", "metric"]
+    return pd.DataFrame(rows, columns=[*columns, "variant", "config", "of_variant", "of_config"])
+
+
+def _under(fields: dict[str, Any], config: RunConfig) -> RunConfig:
+    given = config.model_dump(exclude_defaults=True) | fields
+    if times := given.pop("times_weight_decay", None):
+        given["weight_decay"] = times * config.weight_decay
+    return RunConfig(**given)
+
+
+def _check_unsaid(field: str, values: Any, place: str) -> None:
+    if not isinstance(values, dict) or not values:
+        raise UserError(f"{place}: {field}: should be values by the names that the paper gives them")
+    for value in values.values():
+        validate_field("weight_decay" if field == "times_weight_decay" else field, value, place)
+
+
+def variants(plan: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Those of the study that trains what `protocols` plans."""
+    both = [*zip(plan.variant, plan.config, strict=True), *zip(plan.of_variant, plan.of_config, strict=True)]
+    return {name: config.model_dump(exclude_defaults=True, exclude={"seed"}) for name, config in both if name}
+
+
+def distances(plan: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`plan` with ours (a mean over seeds, percent or points) and difference; and a row a protocol, closest first.
+
+    rms is the root mean square of ours − published over the numbers with `fit`, rms_other over the rest (of the first
+    guess; the others have none), least and most those of a single seed. A run that diverged guesses.
+    """
+    by_seed = {
+        metric: 100 * runs[metric].fillna(GUESS).groupby([runs["trial"], runs["seed"]]).mean().unstack()
+        for metric in plan["metric"].unique()
+    }
+    ours = pd.DataFrame(
+        [
+            by_seed[row.metric].loc[row.variant] - (by_seed[row.metric].loc[row.of_variant] if row.of_variant else 0)
+            for row in plan.itertuples()
+        ]
+    )  # [rows of plan, seeds]
+    off = ours.to_numpy() - plan[["published"]].to_numpy()
+    plan, rows = plan.assign(ours=ours.mean(axis=1).to_numpy(), difference=off.mean(axis=1)), []
+    for protocol, part in plan.groupby("protocol", sort=False):
+        fit = part.index[part["fit"]]
+        single = np.sqrt((off[fit] ** 2).mean(axis=0))
+        other = np.sqrt((part.loc[~part["fit"], "difference"] ** 2).mean())
+        rms = np.sqrt((part.loc[fit, "difference"] ** 2).mean())
+        rows.append([protocol, part["first"].all(), part["taken"].all(), rms, single.min(), single.max(), other])
+    columns = ["protocol", "first", "taken", "rms", "least", "most", "rms_other"]
+    return plan, pd.DataFrame(rows, columns=columns).sort_values("rms", kind="stable", ignore_index=True)
+
+
+# ---- claims
 
 
 def evidence(published: Published, runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     """Every comparison that the claims ask for, a row each, paired by seed; accuracies in [0, 1].
 
-    Without bounds the paired t test decides, Holm-corrected over all such rows; with bounds (at_least, at_most), where
-    the 95 % interval lies: for equality two one-sided tests (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987). Columns
-    beside those of `compare`: claim, test (places), guessed (diverged runs), status (1 as claimed, −1 not, 0 open).
+    Columns beside those of `compare`: claim, test (places), form, at_least, at_most, every and none (whether every seed
+    is as claimed, or no seed is), median, and status, see `_status`. Holm's correction is over the rows of a claim.
     """
-    tests = [(i, j, test) for i, claim in enumerate(published.claims) for j, test in enumerate(claim.tests)]
-    found = [_compared(test, runs, history).assign(claim=i, test=j, form=test.form) for i, j, test in tests]
-    table = pd.concat(found, ignore_index=True).drop(columns=["diverged", "family", "p_holm", "verdict"])
-    by_p = table[["at_least", "at_most"]].isna().all(axis=1) & (table["form"] != "falling")
-    family = together([table[by_p]]).set_index(table.index[by_p])[["p_holm", "verdict"]]
-    table = table.join(family).fillna({"verdict": ""})
+    found = []
+    for i, claim in enumerate(published.claims):
+        rows = [_compared(test, runs, history).assign(claim=i, test=j) for j, test in enumerate(claim.tests)]
+        table = pd.concat(rows, ignore_index=True)
+        by_p = table[["at_least", "at_most"]].isna().all(axis=1) & (table["form"] != "falling")
+        tested = table["p"].where(by_p).dropna()
+        table["p_holm"] = pd.Series(holm(tested.to_numpy(float)), tested.index, float)
+        found.append(table)
+    table = pd.concat(found, ignore_index=True)
     return table.assign(status=[_status(row) for row in table.itertuples()])
 
 
 def _compared(test: ClaimTest, runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     """A row of `statistics.compare` for each metric and pair of trials; a trial by itself is compared with zero."""
     runs, history = (frame[frame["study"] == test.study] for frame in (runs, history))
-    rows, pairs, over_at = [], test.pairs(runs), test.at if test.over_at is None else test.over_at
-    spread = runs.loc[runs["trial"].isin({*sum(pairs, ())}), "test_accuracy_std"].mean()
-    for metric, (trial, other) in product([test.falling] if test.falling else test.metrics, pairs):
-        ours = _values(test, metric, test.at, runs[runs["trial"] == trial], history)
-        zero = ours.assign(**{metric: 0.0}, guessed=False, trial="")
-        sides = [ours, _values(test, metric, over_at, runs[runs["trial"] == other], history) if other else zero]
+    rows, over_at = [], test.at if test.over_at is None else test.over_at
+    for metric, (trial, other) in product([test.falling] if test.falling else test.metrics, test.pairs(runs)):
+        both = [runs[runs["trial"] == name] for name in (trial, other) if name]
+        if other and not (test.at or test.over_at) and any(crashed(side).any() for side in both):
+            metric = BEST_EPOCH.get(metric, metric)  # a crash in one seed leaves the others what they are
+        sides = [_values(test, metric, at, side, history) for at, side in zip((test.at, over_at), both, strict=False)]
+        sides += [sides[0].assign(**{metric: 0.0}, trial="")] * (not other)
         if test.form == "best" and not metric_of(metric).higher_is_better:  # of a loss the best is below
             sides.reverse()
-        both, scale, ends = pd.concat(sides), metric_of(metric).scale, np.array([test.at_least, test.at_most])
-        if test.within:
-            ends = np.array([-1, 1]) * (scale * spread if test.within == "batches" else test.within)
-        row = compare(both, sides[1]["trial"].iloc[0], metric=metric).assign(guessed=both["guessed"].sum())
-        rows.append(row.assign(at_least=ends[0] / scale, at_most=ends[1] / scale, p=row["p"] if other else np.nan))
-    return pd.concat(rows)
+        ends = np.array([test.at_least, test.at_most]) / metric_of(metric).scale
+        ends = np.array([-MARGIN, MARGIN]) if test.form == "same" else ends
+        apart = sides[0].set_index("seed")[metric].sub(sides[1].set_index("seed")[metric]).dropna()
+        low, high = _limits(*ends)
+        there = (apart > low) & (apart < high) if test.form != "falling" else apart > 0
+        row = compare(pd.concat(sides), sides[1]["trial"].iloc[0], metric=metric)
+        rows.append(row.assign(
+            form=test.form, at_least=ends[0], at_most=ends[1], p=row["p"] if other else np.nan, median=apart.median(),
+            every=bool(len(apart)) and there.all(), none=bool(len(apart)) and not there.any(),
+        ))  # fmt: skip
+    return pd.concat(rows).drop(columns=["p_holm", "family", "verdict", "diverged"])
+
+
+def _limits(at_least: float, at_most: float) -> tuple[float, float]:
+    """Between which a claim wants a difference; without bounds, above zero."""
+    if np.isnan(at_least) and np.isnan(at_most):
+        return 0.0, np.inf
+    return (-np.inf if np.isnan(at_least) else at_least), (np.inf if np.isnan(at_most) else at_most)
 
 
 def _values(test: ClaimTest, metric: str, when: list[int], runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
-    """Runs of a trial with a metric at the end or averaged over epochs; of what should fall, 1 where it always does."""
-    trained, values, lost = history[history["epoch"] > 0], runs[metric], runs["diverged"].astype(bool)
+    """Runs of a trial with a metric at the end or averaged over epochs; of what should fall, 1 where it always does.
+
+    A rise counts that an eye would find in a figure of the curve: by a hundredth of the curve's height.
+    """
+    trained, values = history[history["epoch"] > 0], runs[metric]
     if test.falling:
         losses = trained.sort_values("epoch").groupby("run_id")[metric]
-        values = runs["run_id"].map(losses.agg(lambda loss: float((loss.diff()[1:] < 0).all()))).mask(lost, 0.0)
+        falls = losses.agg(lambda loss: float((loss.diff()[1:] < 0.01 * (loss.max() - loss.min())).all()))
+        values = runs["run_id"].map(falls).mask(runs["diverged"].astype(bool), 0.0)
     elif when:
         part = trained[trained["epoch"].between(when[0], when[-1])].groupby("run_id")[metric]
         values = runs["run_id"].map(part.mean().where(part.count() == when[-1] - when[0] + 1))
-    lost &= values.isna() & (metric_of(metric).unit == "points")
+    lost = runs["diverged"].astype(bool) & values.isna() & (metric_of(metric).unit == "points")
     read = f" at epochs {when[0]} to {when[-1]}" if when[1:] else f" at epoch {when[0]}" if when else " at the end"
     trial = runs["trial"] + (read if test.at or test.over_at else "")
-    return pd.DataFrame({"trial": trial, "seed": runs["seed"], metric: values.mask(lost, GUESS), "guessed": lost})
+    return pd.DataFrame({"trial": trial, "seed": runs["seed"], metric: values.mask(lost, GUESS)})
 
 
 def _status(row: Any) -> int:
-    """1 where a row of `evidence` is as claimed, −1 where it is not, 0 where that cannot be decided."""
-    if row.form == "falling":  # in every run: one rise is enough against it
-        return int(row.n >= MIN_PAIRS) if row.difference == 1 else -1
-    if row.n < MIN_PAIRS:
+    """2 where every seed is as claimed and the size is clear, 1 as claimed, 0 open, −1 and −2 the same against it.
+
+    1 and −1 are decided by Holm's p or, with bounds, by where the 95 % interval lies (two one-sided tests: Schuirmann,
+    J. Pharmacokinet. Biopharm. 15, 1987); of two to five seeds by whether all say the same.
+    """
+    low, high = _limits(row.at_least, row.at_most)
+    plain, decided = low == 0 and high == np.inf, row.n >= MIN_PAIRS
+    if row.n < 2:
         return 0
-    if row.verdict:
+    if row.every and (not plain or row.form == "falling" or row.median >= WORTH):
+        return 1 + decided
+    if row.none and (row.form == "falling" or max(low - row.median, row.median - high) >= WORTH):
+        return -1 - decided
+    if row.form == "falling" or not decided:
+        return 0
+    if plain:
         excluded = row.form != "best" and metric_of(row.metric).unit == "points" and row.high < WORTH
-        return {"higher": 1, "lower": -1}.get(row.verdict, -int(excluded))
-    if row.high < row.at_least or row.low > row.at_most:
+        return int(np.sign(row.difference)) if row.p_holm < 1 - LEVEL else -int(excluded)
+    if row.high < low or row.low > high:
         return -1
-    return 0 if row.low < row.at_least or row.high > row.at_most else 1
-
-
-def check_choices(published: list[dict], metric: str, settings: pd.DataFrame, where: str = "choices") -> NumberTable:
-    """The `published` numbers, records such as {of: {lr: 0.1}, value: 86.4}, for every choice, a variant of the study.
-
-    Raises UserError for a wrong type, for a number that is not of one trial of each choice, and a trial without one.
-    """
-    given = {"study": "choices", "caption": "", "metric": metric, "rows": published}
-    table, variants = validate(NumberTable, given, where), settings["variant"].unique()
-    each = [row.model_copy(update={"of": {"variant": name} | row.of}) for row in table.rows for name in variants]
-    found = [select(settings, row.of, f"{where}: published", several=False)[0] for row in each]
-    if bare := [trial for trial in settings["trial"].unique() if found.count(trial) != 1]:
-        raise UserError(f"{where}: published: needs one number for {bare[0]!r}; add it or take it from the grid")
-    return table.model_copy(update={"rows": each})
-
-
-def distances(judged: pd.DataFrame, runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """How far each choice is from the published numbers, in points: a row each, in order of appearance.
-
-    rms and absolute are means over seeds, of root mean squares and mean absolutes of ours − published; difference that
-    of rms to `baseline`, paired by seed, in a simultaneous interval (Bonferroni); verdict "" is that of the baseline.
-    """
-    metric, groups = judged["metric"].iloc[0], runs.groupby("variant", sort=False)
-    ours = 100 * runs[metric].mask(runs["diverged"].astype(bool), GUESS).fillna(GUESS)
-    off = (ours - runs["trial"].map(judged.set_index("trial")["published"])).groupby([runs["variant"], runs["seed"]])
-    rms = off.agg(lambda points: np.sqrt((points**2).mean())).unstack("seed")
-    absolute = off.agg(lambda points: points.abs().mean()).groupby("variant").mean()
-    variants = judged["trial"].map(runs.drop_duplicates("trial").set_index("trial")["variant"])
-    seen = pd.crosstab(variants, judged["verdict"]).reindex(columns=["agrees", "differs"], fill_value=0)
-    table = groups.agg(seeds=("seed", "nunique"), diverged=("diverged", "sum"), runs=("seed", "size")).join(seen)
-    mean, low, high = interval((rms - rms.loc[baseline]).loc[table.index], 1 - (1 - LEVEL) / max(len(rms) - 1, 1))
-    table = table.assign(rms=rms.mean(axis=1), absolute=absolute, difference=mean, low=low, high=high)
-    cases = [table.index == baseline, table["seeds"] < MIN_SEEDS, low > 0, high < 0]
-    table["verdict"] = np.select(cases, ["", "cannot tell", "farther", "closer"], "cannot tell")
-    return table.rename_axis("choice").reset_index()
+    return int(low <= row.low and row.high <= high)

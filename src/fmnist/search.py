@@ -1,8 +1,7 @@
 """A search over all hyperparameters at once: trials drawn from a space, trained as one study, and what they say.
 
-A trial is a run config like any other, and its run is in the store. By successive halving (Jamieson and Talwalkar,
-AISTATS 2016) most trials are given up early. All trials have one seed: they share split and
-batch order, and the engine trains those of one architecture as a stack, so widths and depths are choices, not ranges.
+By successive halving (Jamieson and Talwalkar, AISTATS 2016) most trials are given up early. All trials have one seed:
+they share split and batch order; those of one architecture are a stack, so widths and depths are choices, not ranges.
 """
 
 import math
@@ -15,7 +14,17 @@ from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 from scipy import stats
 
 from fmnist import store
-from fmnist.config import GUESS, RunConfig, Strict, UserError, nearest, validate, validate_field, without_unused
+from fmnist.config import (
+    GUESS,
+    TRIAL_FIELDS,
+    RunConfig,
+    Strict,
+    UserError,
+    nearest,
+    validate,
+    validate_field,
+    without_unused,
+)
 from fmnist.study import MOST, Overrides, Seed, Study, setting, train
 from fmnist.words import AXES
 
@@ -66,14 +75,13 @@ class Search:
     An axis of the space is a field of `RunConfig` with a list of choices or a range; `layers` and `width` together make
     `hidden_sizes`. What does not apply (Adam has no momentum) is left out, and no config is drawn twice. `configs` are
     those so far: Optuna's TPE sampler proposes in rounds. By halving all begin with few epochs; the best third on
-    validation is trained anew for three times as many, and so on up to the epochs that the base says, so that a trial
-    has the epochs it came to. Raises `UserError` before anything is trained.
+    validation is trained anew for three times as many, up to those of the base. Raises `UserError` before training.
     """
 
     def __init__(self, base=None, space=None, trials=40, method="random", seed=0, where: str = "search"):
         given = {"base": base or {}, "space": space or {}, "trials": trials, "method": method, "seed": seed}
         self.spec, self.where = validate(SearchSpec, given, where), where
-        fields, place = [*SHAPE, *(name for name in RunConfig.model_fields if name != "seed")], f"{where}: space"
+        fields, place = [*SHAPE, *TRIAL_FIELDS], f"{where}: space"
         for key, axis in self.spec.space.items():
             if key not in fields:
                 raise UserError(f"{place}.{key}: unknown key{nearest(key, fields)}")
@@ -103,8 +111,8 @@ class Search:
         train(self.configs, device, memory, cluster)
         for i, epochs in enumerate(self.rungs[1:], 1):
             best = self.runs().nsmallest(self.spec.trials // SHARE**i, "rank")["trial"]
-            fields = {trial: own | {"epochs": epochs} if trial in {*best} else own for trial, own in self._named()}
-            self._found = dict(zip(self._found, fields.values(), strict=True))
+            for trial, own in zip(self.trials, self._found, strict=True):
+                self._found[own] |= {"epochs": epochs} if trial in {*best} else {}
             self._ask()
             train(self.configs, device, memory, cluster)
         while len(self._found) < self.spec.trials:
@@ -116,9 +124,8 @@ class Search:
         return self
 
     def runs(self) -> pd.DataFrame:
-        """`Study.runs` with layers, width (of the widest), config in words, rank (1 is best on validation).
-
-        By halving, those that came further stand before the others.
+        """`Study.runs` with layers, width (of the widest), config in words, rank (1 is best on validation; by halving,
+        those that came further stand before the others).
         """
         runs, sizes = self.study.runs(), [config.hidden_sizes for config in self.configs]
         runs = runs.assign(layers=list(map(len, sizes)), width=[max(widths, default=0) for widths in sizes])
@@ -128,10 +135,11 @@ class Search:
         order = np.lexsort([-runs["val_accuracy"].fillna(-1), -came])  # the last key first; ties as they came
         return runs.assign(config=config, rank=np.argsort(order) + 1)
 
-    def again(self, finalists: int, seeds: list[int]) -> Study:
-        """The study of so many of the best on validation, in the order of their ranks."""
-        names = self.runs().nsmallest(finalists, "rank")["trial"]
-        return Study(self.spec.base, {name: self.study.spec.variants[name] for name in names}, {}, seeds, self.where)
+    def again(self, finalists: int, seeds: list[int], epochs: int = 0) -> Study:
+        """The study of so many of the best on validation, in order of rank; with `epochs`, where that is not 0."""
+        names, longer = self.runs().nsmallest(finalists, "rank")["trial"], {"epochs": epochs} if epochs else {}
+        found = {name: self.study.spec.variants[name] | longer for name in names}
+        return Study(self.spec.base, found, {}, seeds, self.where)
 
     def _draw(self, wanted: int) -> None:
         """Add trials until there are `wanted`, or as many as the search has."""
@@ -154,12 +162,10 @@ class Search:
             raise UserError(f"{self.where}: trials: the space has {len(self._found)} different configs; ask for fewer")
         self._ask()
 
-    def _named(self) -> list[tuple[str, Overrides]]:
-        return [(f"trial {i}", fields) for i, fields in enumerate(self._found.values(), 1)]
-
     def _ask(self) -> None:
         """The study of the trials as they are now."""
-        self.study = Study(self.spec.base, dict(self._named()), {}, [self.spec.seed], self.where)
+        named = {f"trial {i}": dict(fields) for i, fields in enumerate(self._found.values(), 1)}
+        self.study = Study(self.spec.base, named, {}, [self.spec.seed], self.where)
         self.configs, self.trials = self.study.configs, self.study.trials
 
 

@@ -1,11 +1,9 @@
 """Finished runs on disk: a folder per run, named by the hash of its config, written aside and renamed.
 
-`runs/<run_id>/` is finished or absent, never half, so any number of processes and machines may share a store. It holds
-run.json (config, metrics, versions, code, device, when, checksums), history.parquet (a row per epoch), and of the last
-epoch and of the best on validation predictions.npy (uint8 [2, 10000]), weights.safetensors and best.safetensors.
-
-A file is compared with its checksum whenever it is read, and all of them before `train` or `load_run` takes a run as
-finished. A run that is not as it was stored is named and set aside under a hidden name, so that it is trained anew.
+Any number of processes and machines may share a store. `runs/<run_id>/` holds run.json (config, metrics, versions,
+code, device, when, checksums), history.parquet (a row per epoch), and of the last epoch and of the best on validation
+predictions.npy (uint8 [2, 10000]), weights.safetensors and best.safetensors. A file is compared with its checksum when
+it is read; a run that is not as it was stored is named and set aside under a hidden name, so that it is trained anew.
 Other hidden names: what is being written, claims of runs in training (links to host and process), and the index.
 """
 
@@ -111,17 +109,10 @@ class Run:
     def _part(self, name: str) -> Any:
         """A file's content, parsed. `UserError` if it is damaged; then the run has been set aside."""
         try:
-            return self._parsed(name)
+            return PARSE[name](self.content(name))
         except Damaged as problem:
             load(self.run_id, whole=True)
             raise UserError(f"run {self.run_id}: {problem}; train it anew") from None
-
-    def _parsed(self, name: str) -> Any:
-        content = self.content(name)
-        try:
-            return PARSE[name](content)
-        except Exception:  # pyarrow's, NumPy's and safetensors' have no one class
-            raise Damaged(f"{name} is not readable") from None
 
     def content(self, name: str) -> bytes:
         """A file's bytes. `Damaged` if they are not those that were stored, or none."""
@@ -129,9 +120,14 @@ class Run:
             content = (self.folder / name).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise Damaged(f"{name} is missing") from None
-        checksum = self.record.get("files", {}).get(name)
-        if checksum and hashlib.sha256(content).hexdigest() != checksum:
-            raise Damaged(f"{name} is not as it was stored")
+        if checksum := self.record.get("files", {}).get(name):
+            if hashlib.sha256(content).hexdigest() != checksum:
+                raise Damaged(f"{name} is not as it was stored")
+        elif name in PARSE:  # stored before there were checksums
+            try:
+                PARSE[name](content)
+            except Exception:  # pyarrow's, NumPy's and safetensors' have no one class
+                raise Damaged(f"{name} is not readable") from None
         return content
 
 
@@ -200,7 +196,7 @@ def _code() -> dict[str, Any]:
 
 
 def check_writable() -> None:
-    """Raises `UserError` at once, before any training, if runs could not be stored."""
+    """Raises `UserError` if runs could not be stored."""
     folder = runs_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -211,18 +207,22 @@ def check_writable() -> None:
 
 
 def load(run_id: str, whole: bool = False) -> Run | None:
-    """The finished run, or None if it is absent or another version's (then it is trained anew).
-
-    One that is damaged is absent, too: it is named and set aside. All files are compared if it is to be `whole`.
+    """The finished run, or None if it is absent or another version's (then it is trained anew). One that is damaged is
+    absent, too: it is named and set aside. All files are compared if it is to be `whole`.
     """
     folder = runs_folder() / run_id
     try:
         if not re.fullmatch(ID, run_id) or not folder.is_dir():
             return None
-        run = _read(folder)
-        for name in PARSE if run and whole else ():
-            run.content(name) if "files" in run.record else run._parsed(name)
-        return run
+        run = Run(folder, _record(folder))
+        with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError, UserError):
+            if run.config.run_id == run_id and run.row() and run.record["finished"]:
+                for name in PARSE:
+                    if not (folder / name).is_file() or not (folder / name).stat().st_size:
+                        raise Damaged(f"{name} is missing")
+                    if whole:
+                        run.content(name)
+                return run
     except Damaged as problem:
         _set_aside(folder, problem)
     except OSError:  # not readable now: nobody knows how it is
@@ -230,24 +230,15 @@ def load(run_id: str, whole: bool = False) -> Run | None:
     return None
 
 
-def _read(folder: Path) -> Run | None:
-    """A run by its record, None if that is another version's. `Damaged` if that is not as it was stored."""
+def _record(folder: Path) -> dict[str, Any]:
+    """A run's run.json. `Damaged` if that is not as it was stored."""
     try:
         record = json.loads(Run(folder, {}).content("run.json"))
         if {"files", "checksum"} & record.keys() and record.get("checksum") != _seal(record):
             raise Damaged("run.json is not as it was stored")
+        return record
     except (ValueError, AttributeError, RecursionError):
         raise Damaged("run.json is not readable") from None
-    try:
-        run = Run(folder, record)
-        if run.config.run_id != folder.name or not run.row() or not record["finished"]:
-            return None
-    except (LookupError, TypeError, ValueError, AttributeError, UserError):
-        return None
-    for name in PARSE:
-        if not (folder / name).is_file() or not (folder / name).stat().st_size:
-            raise Damaged(f"{name} is missing")
-    return run
 
 
 def load_run(run_id: str) -> Run:
@@ -278,7 +269,6 @@ def results() -> pd.DataFrame:
 
 def index() -> pd.DataFrame:
     """`results` with when each run was finished, from .index-….parquet; runs whose folder has changed since, from disk.
-
     A folder that is no run of this version has a row in that file, too, so that it is not read again.
     """
     path, columns = runs_folder() / f".index-{RESULTS_VERSION}.parquet", [*_indexed(""), "changed"]
@@ -303,10 +293,9 @@ def _changed() -> dict[str, int]:
     """When each folder that may be a run has last got or lost a file, in nanoseconds, by its name."""
     found = {}
     with contextlib.suppress(OSError), os.scandir(runs_folder()) as entries:  # else there is none
-        for entry in entries:
-            if re.fullmatch(ID, entry.name):
-                with contextlib.suppress(FileNotFoundError):
-                    found[entry.name] = entry.stat().st_mtime_ns
+        for entry in (entry for entry in entries if re.fullmatch(ID, entry.name)):
+            with contextlib.suppress(FileNotFoundError):
+                found[entry.name] = entry.stat().st_mtime_ns
     return found
 
 
@@ -320,12 +309,11 @@ def _indexed(run_id: str, run: Run | None = None) -> dict[str, Any]:
 
 def claim(configs: Sequence[RunConfig]) -> tuple[list[RunConfig], str]:
     """Those of the runs that nobody else trains, now claimed by this process, and who has another, as "machine.123".
-
     A claim is a link, made in one step or not at all, to a name that says whose it is; `clean` removes the dead's.
     """
     own, other = [], ""
     for config in configs:
-        link = _claim(config.run_id)
+        link = runs_folder() / f".{config.run_id}.claim"
         try:
             link.symlink_to(owner())
         except FileExistsError:
@@ -339,11 +327,7 @@ def claim(configs: Sequence[RunConfig]) -> tuple[list[RunConfig], str]:
 
 def release(configs: Iterable[RunConfig]) -> None:
     for config in configs:
-        _claim(config.run_id).unlink(missing_ok=True)
-
-
-def _claim(run_id: str) -> Path:
-    return runs_folder() / f".{run_id}.claim"
+        (runs_folder() / f".{config.run_id}.claim").unlink(missing_ok=True)
 
 
 def _alive(path: Path, trusted: float) -> bool:
@@ -356,7 +340,6 @@ def _alive(path: Path, trusted: float) -> bool:
 
 def clean(everything: bool = False) -> int:
     """Remove what dead processes left, written in part or claimed, with `everything` damaged runs, too; how many.
-
     A process of another machine is trusted to live for a day, and with `everything` not at all.
     """
     gone = 0
@@ -387,12 +370,10 @@ def check() -> tuple[int, int, int]:
 def committed(folder: Path, *files: Path) -> dict[str, Any]:
     """The last commit of `files`, and whether they are as in it; "" and None where git, from `folder`, knows none."""
     git = partial(subprocess.run, cwd=folder, capture_output=True, text=True, check=True)
-    try:
-        commit = git(["git", "log", "-1", "--format=%H", "--", *files]).stdout.strip()
-        clean = not git(["git", "status", "--porcelain", "--", *files]).stdout
-        return {"commit": commit, "clean": clean if commit else None}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": "", "clean": None}
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        if commit := git(["git", "log", "-1", "--format=%H", "--", *files]).stdout.strip():
+            return {"commit": commit, "clean": not git(["git", "status", "--porcelain", "--", *files]).stdout}
+    return {"commit": "", "clean": None}
 
 
 def export(form: str, folder: Path) -> None:

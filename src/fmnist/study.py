@@ -1,7 +1,6 @@
 """A study: one question, asked as a `base` config with `variants` and a `grid`, repeated over seeds.
 
-Trials are every variant with every combination of the grid; runs are every trial with every seed. `Study.run` trains
-what the store lacks; then `runs()` and `history()` give the two tables that analysis starts from.
+`Study.run` trains what the store lacks; then `runs()` and `history()` give the tables that analysis starts from.
 """
 
 import itertools
@@ -21,17 +20,7 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import (
-    TRAIN_IMAGES,
-    RunConfig,
-    Strict,
-    UserError,
-    nearest,
-    parameter_count,
-    sizes_text,
-    validate,
-    validate_field,
-)
+from fmnist.config import TRAIN_IMAGES, RunConfig, Strict, UserError, nearest, sizes_text, validate, validate_field
 from fmnist.statistics import best_per
 from fmnist.words import count, joined
 
@@ -110,14 +99,10 @@ class Study:
 
     def runs(self) -> pd.DataFrame:
         """One row per run: run_id, trial, variant, config fields, parameters, metrics, device; see `store.METRICS`.
-
         Accuracies are in [0, 1], losses in nats, times in seconds. Raises `UserError` if a run is not in the store.
         """
-        rows = []
-        for about, run in self._stored():
-            norm = run.config.batch_norm or run.config.layer_norm
-            rows.append(about | {"parameters": parameter_count(run.config.hidden_sizes, norm), **run.row()})
-        return pd.DataFrame(rows)
+        parts = [(about, {"parameters": run.config.parameters}, run.row()) for about, run in self._stored()]
+        return pd.DataFrame([about | size | row for about, size, row in parts])
 
     def history(self) -> pd.DataFrame:
         """One row per run and epoch: run_id, trial, variant, config fields, and the columns of `Run.history`."""
@@ -190,11 +175,10 @@ def train(
 ) -> list[store.Run]:
     """Train the runs that the store lacks, each once and after its teachers, and return all of them in the given order.
 
-    `device` is "auto" (the accelerator if there is one), "cpu", "cuda", "cuda:1" or "mps". Every run is stored as its
-    stack ends, so an interrupt (KeyboardInterrupt) loses only what is in training. `memory` bounds the bytes taken
-    meanwhile: by the process on the CPU, on the device elsewhere; left out, most of what is free. `cluster`, the
-    address of a Dask scheduler or a YAML file of jobs, trains on workers instead (docs/cluster.md). Raises `UserError`
-    for what is not there, cannot be written or does not fit, and where `FMNIST_READ_ONLY` forbids to train.
+    `device` is "auto" (the accelerator if there is one), "cpu", "cuda", "cuda:1" or "mps", `memory` as for
+    `workers.train`. Every run is stored as its stack ends, so an interrupt loses only what is in training. `cluster`,
+    the address of a Dask scheduler or a YAML file of jobs, trains on workers instead (docs/cluster.md). Raises
+    `UserError` for what is not there, cannot be written or does not fit, and where `FMNIST_READ_ONLY` forbids to train.
     """
     wanted = {config.run_id: config for config in configs}
     stored = {run_id: run for run_id in wanted if (run := store.load(run_id, whole=True))}
@@ -207,10 +191,6 @@ def train(
     if missing:
         _train(missing, device, memory, cluster)
     return [stored.get(config.run_id) or store.load_run(config.run_id) for config in configs]
-
-
-def _lacking(configs: list[RunConfig]) -> list[RunConfig]:
-    return [config for config in configs if store.load(config.run_id) is None]
 
 
 def _train(missing: list[RunConfig], device: str, memory: int | None, at: str) -> None:
@@ -226,11 +206,11 @@ def _train(missing: list[RunConfig], device: str, memory: int | None, at: str) -
         store.clean()  # of claims, too, whose process has died
         own, other = store.claim(missing)
         try:
-            if lacking := _lacking(own):  # somebody may just have finished them
+            if lacking := [config for config in own if not store.load(config.run_id)]:  # or just finished elsewhere
                 _train_own(lacking, device, memory, at)
         finally:
             store.release(own)
-        missing = _lacking([config for config in missing if config not in own])
+        missing = [config for config in missing if config not in own and not store.load(config.run_id)]
         if missing and not own:
             if not waits:
                 machine, _, process = other.rpartition(".")
@@ -262,9 +242,8 @@ def _train_own(missing: list[RunConfig], device: str, memory: int | None, at: st
 
 
 def contents(path: str) -> dict[str, Any]:
-    """What a report tells its notebooks of itself: report, folder, base, published, and sections in order.
-
-    A section has notebook, title, label, kind, question and study, a `Study`'s parts or None. "" gives an example.
+    """What a report tells its notebooks of itself: report, folder, base, published, and sections in order, each with
+    notebook, title, label, kind, question and study, a `Study`'s parts or None. "" gives an example.
     """
     example = Path(__file__).with_name("templates") / "contents.json"
     return json.loads(Path(path or example).read_text(encoding="utf-8"))

@@ -7,39 +7,20 @@ import torch
 from PIL import Image, ImageOps
 
 from fmnist import store
-from fmnist.config import (
-    FASHION,
-    TRAIN_IMAGES,
-    TRIAL_FIELDS,
-    RunConfig,
-    UserError,
-    parameter_count,
-    runs_folder,
-    sizes_text,
-)
-from fmnist.data import NAMES, SIDE, load, scaling, split
+from fmnist.config import FASHION, TRAIN_IMAGES, TRIAL_FIELDS, RunConfig, UserError, runs_folder, sizes_text
+from fmnist.data import NAMES, SIDE, load, run_scaling
 from fmnist.ensemble import calibration, probabilities
-from fmnist.model import PARAMETER_DTYPE
+from fmnist.model import as_inputs
 from fmnist.statistics import interval
 from fmnist.words import count, percent, significant
 
 CARD = Path(__file__).with_name("templates") / "card.md"
 
 
-def best_run() -> store.Run:
-    """The finished run on Fashion-MNIST with the highest validation accuracy; `UserError` if there is none."""
-    table = store.results()
-    table = table[table["dataset"] == FASHION]
-    if table["val_accuracy"].isna().all():
-        raise UserError(f"no finished run in {runs_folder()}; `fmnist report` trains some")
-    return store.load_run(table["run_id"][table["val_accuracy"].idxmax()])
-
-
 def read_picture(path: Path) -> tuple[torch.Tensor, str]:
     """A picture as the data sets have them, uint8 [784], 28 × 28 pixels of gray, light on dark; and what was done.
-
-    It counts as dark on light, and is inverted, where its border is lighter than medium gray (the median); the border
-    also fills up what is not square. UserError if it cannot be read.
+    It is inverted where its border is lighter than medium gray (the median), which also fills up what is not square.
+    UserError if it cannot be read.
     """
     try:
         with Image.open(path) as file:
@@ -58,21 +39,22 @@ def read_picture(path: Path) -> tuple[torch.Tensor, str]:
     return torch.from_numpy(np.asarray(small).copy()).flatten(), f"{gray.width} × {gray.height} pixels, {about}"
 
 
-def input_scaling(config: RunConfig) -> tuple[float, float]:
-    """As `data.scaling`; the data set is only asked for where its statistics are needed."""
-    standardized = config.input_scaling == "standardized"
-    images = load(dataset=config.dataset).train_images if standardized else torch.zeros(0)
-    return scaling(images, split(TRAIN_IMAGES, config.val_size, config.seed)[0], config.input_scaling)
-
-
 @torch.no_grad()
 def predict(path: Path, run_id: str = "") -> list[str]:
-    """What a run, left out the best of the store, sees in a picture: lines of text, the most probable class first."""
-    run = store.load_run(run_id) if run_id else best_run()
+    """What a run sees in a picture: lines of text, the most probable class first. Left out, it is that of the store on
+    Fashion-MNIST with the highest validation accuracy; `UserError` if there is none.
+    """
+    if not run_id:
+        table = store.results().dropna(subset="val_accuracy")
+        table = table[table["dataset"] == FASHION]
+        if table.empty:
+            raise UserError(f"no finished run in {runs_folder()}; `fmnist report` trains some")
+        run_id = table["run_id"][table["val_accuracy"].idxmax()]
+    run = store.load_run(run_id)
     pixels, about = read_picture(path)
-    scale, shift = input_scaling(run.config)
-    x = pixels.to(PARAMETER_DTYPE[run.config.precision]) * scale + shift
-    p, names = run.model()(x[None]).softmax(1)[0], NAMES[run.config.dataset]
+    data = load(dataset=run.config.dataset) if run.config.input_scaling == "standardized" else None
+    x = as_inputs(pixels[None], run.config, data)
+    p, names = run.model()(x).softmax(1)[0], NAMES[run.config.dataset]
     lines = [f"{100 * p[i]:5.1f} %  {names[i]}" for i in p.argsort(descending=True).tolist()]
     val = percent(run.metrics["val_accuracy"] or np.nan)
     return [f"{path}: {about}", f"run {run.run_id} ({val} on validation) sees", *lines]
@@ -85,7 +67,7 @@ def card(run_id: str) -> str:
     peers = table[(table[[*TRIAL_FIELDS]] == [own[name] for name in TRIAL_FIELDS]).all(axis=1)]
     p, labels = probabilities([run.run_id])
     right, (bins, error) = p.argmax(1) == labels, calibration(p, labels)
-    names, scale, shift = NAMES[config.dataset], *input_scaling(config)
+    names, scale, shift = NAMES[config.dataset], *run_scaling(config, load(dataset=config.dataset))
     said = {f"{name}_own": percent(own[name]) for name in ("val_accuracy", "test_accuracy")}
     said |= {f"{name}_seeds": percent(*interval(peers[name])) for name in ("val_accuracy", "test_accuracy")}
     changed = [f"{name}: {own[name]}" for name in TRIAL_FIELDS if own[name] != RunConfig().row()[name]]
@@ -93,7 +75,7 @@ def card(run_id: str) -> str:
     sure = [f"| {percent(b.confidence)} | {percent(b.accuracy)} | {b.images:,} |" for b in bins.itertuples()]
     return CARD.read_text("utf-8").format(
         **said, run_id=run.run_id, dataset=config.dataset, layers=sizes_text(config.hidden_sizes), error=100 * error,
-        parameters=parameter_count(config.hidden_sizes, config.batch_norm or config.layer_norm),
+        parameters=config.parameters,
         scale=significant(scale, 6), shift=f"{shift:.6g}", train=TRAIN_IMAGES - config.val_size, val=config.val_size,
         seeds=count(len(peers), "seed"), confidence=percent(p.max(1).mean()), device=run.record["device"],
         seconds=own["seconds"], finished=run.record["finished"][:10], data=run.record["data_checksum"],

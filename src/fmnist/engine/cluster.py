@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from pydantic import PositiveInt
 
-from fmnist.config import RunConfig, Strict, UserError, layer_sizes, read_yaml, validate
+from fmnist.config import RunConfig, Strict, UserError, read_yaml, validate
 from fmnist.engine import workers
 from fmnist.engine.train import Result
 
@@ -90,22 +90,15 @@ def team(where: str, configs: Sequence[RunConfig], device: str, memory: int | No
                 raise UserError(f"cluster: worker {address}: {offered}")
             slots += offered
         slots += slots[:1] * (coming - len(slots))  # of jobs that are still queued
-        topic, reports = listen(client)
+        topic, reports, heard = f"fmnist-{uuid.uuid4().hex}", queue.SimpleQueue(), {}
+
+        def hear(event: tuple) -> None:  # where a stack runs again elsewhere, progress goes back
+            key, epochs, work, accuracy = event[1]
+            before, heard[key] = heard.get(key, (0, 0.0)), (epochs, work)
+            reports.put((epochs - before[0], work - before[1], accuracy))
+
+        client.subscribe_topic(topic, hear)
         yield slots, (Tasks(client, where), partial(train_there, ours, device, topic), reports, threading.Event())
-
-
-def listen(client: Any) -> tuple[str, queue.SimpleQueue]:
-    """The topic of workers' reports, and these; where a stack runs again elsewhere, progress goes back."""
-    topic, reports, heard = f"fmnist-{uuid.uuid4().hex}", queue.SimpleQueue(), {}
-
-    def hear(event: tuple) -> None:
-        key, epochs, work, accuracy = event[1]
-        before = heard.get(key, (0, 0.0))
-        heard[key] = epochs, work
-        reports.put((epochs - before[0], work - before[1], accuracy))
-
-    client.subscribe_topic(topic, hear)
-    return topic, reports
 
 
 class Tasks(Executor):
@@ -138,7 +131,7 @@ class Tasks(Executor):
 
 def title(stack: list[RunConfig]) -> str:
     """As "stack 784–128–10 × 16, Adam, seed 0"; Dask cuts a name at its first hyphen."""
-    sizes = [str(size) for size, _ in layer_sizes(stack[0].hidden_sizes)] + ["10"]
+    sizes = [str(size) for size, _ in stack[0].layer_sizes] + ["10"]
     shared = [{config.optimizer for config in stack}, {f"seed {config.seed}" for config in stack}]
     return ", ".join([f"stack {'–'.join(sizes)} × {len(stack)}", *(min(s) for s in shared if len(s) == 1)])
 
@@ -180,15 +173,13 @@ def train_there(ours: dict[str, str], device: str, topic: str, stack: list[RunCo
         done = done[0] + step[0], done[1] + step[1]
         worker.log_event(topic, [key, *done, step[2]])
 
-    def unwanted() -> bool:
-        task = worker.state.tasks.get(key)
-        return task is None or task.state != "executing"
-
+    reports = SimpleNamespace(put=report)
+    unwanted = SimpleNamespace(is_set=lambda: getattr(worker.state.tasks.get(key), "state", "") != "executing")
     try:
         check(ours)  # it may have come after the others were asked
         on = workers.resolve_device(device)
         workers.keep_memory()  # Dask asks for the contrary
         with workers.settings(on, torch.get_num_threads()), suppress(KeyboardInterrupt):
-            return workers.train_here(on, SimpleNamespace(put=report), SimpleNamespace(is_set=unwanted), stack)
+            return workers.train_here(on, reports, unwanted, stack)
     except UserError as error:
         raise UserError(f"cluster: worker {worker.address}: {error}") from None

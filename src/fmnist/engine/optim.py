@@ -1,8 +1,7 @@
 """torch.optim's update rules for a stack: one call updates every run, each with its own learning rate and the rest.
 
-Formulas and constants are those of torch.optim (2.9 to 2.14); tests hold each rule to it step by step.
-A tensor has a leading run axis; a hyperparameter is a tensor [runs, 1, …] that broadcasts against it. All that changes
-from step to step, the count of steps too, is on the device, so that a CUDA graph of a step can be replayed.
+Formulas and constants are those of torch.optim (2.9 to 2.14). A tensor has a leading run axis; a hyperparameter is a
+tensor [runs, 1, …] that broadcasts against it. All that changes from step to step is on the device, for CUDA graphs.
 """
 
 from collections.abc import Sequence
@@ -14,13 +13,13 @@ from torch import Tensor
 from fmnist.config import RunConfig
 from fmnist.model import wide
 
+PACE = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup_epochs")
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
 
 def pace(config: RunConfig) -> tuple:
     """What is equal in runs whose updates have the same constants, at every step."""
-    constants = config.lr, config.momentum, config.nesterov, config.weight_decay
-    return *constants, config.schedule, config.warmup_epochs
+    return tuple(getattr(config, name) for name in PACE)
 
 
 def scheduled(config: RunConfig) -> bool:
@@ -159,10 +158,7 @@ class Optimizer:
         self.correction = Correction(parameters[0]) if adaptive else None
 
     def step(self, gradients: Sequence[Tensor], rates: Tensor | None = None) -> None:
-        """One update; `gradients` in the order of the parameters, of their shapes, in any floating type.
-
-        `rates` [runs] are this step's learning rates, of runs with a schedule.
-        """
+        """One update; `gradients` as the parameters, in any floating type; `rates` [runs] of runs with a schedule."""
         if self.correction is not None:
             self.correction.step()
         if gradients[0].dtype != self.dtype:
@@ -196,10 +192,8 @@ def blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice,
 
 
 class Average:
-    """The exponential moving average of tensors, e ← d·e + (1 − d)·w after each step, from e = w before the first.
-
-    As torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn(d) and use_buffers: batch norm's running statistics
-    are averaged like the weights that they belong to.
+    """The moving average of tensors, e ← d·e + (1 − d)·w after each step, from e = w before the first, as
+    torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn(d) and use_buffers, of running statistics, too.
     """
 
     def __init__(self, tensors: Sequence[Tensor], decay: float):

@@ -1,9 +1,9 @@
 """A stack: runs trained together as one batched network, with forward and backward pass written out.
 
 Everything is laid out features first: weights [runs, out, in], activations [runs, width, batch], logits
-[runs, classes, batch]. So nothing is ever transposed in memory, and all that runs share a batch with, the first layer
-multiplies in one product, [runs · width, 784] · [784, batch]: those of one *group*, which have their seed in common.
-A stack's groups are equally large neighbours; where they would not be, every run is a group of its own.
+[runs, classes, batch]. So nothing is ever transposed in memory, and the first layer is one product for all runs of a
+*group*, [runs · width, 784] · [784, batch]: neighbours that have seed and scaling in common. Where groups would not be
+equally large, every run is one.
 """
 
 import functools
@@ -47,7 +47,7 @@ def onednn(a: Tensor, b: Tensor) -> Tensor:
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself; elsewhere float32 stands in, its numbers rounded."""
+    """Whether this processor multiplies bfloat16 itself; elsewhere products in float32 of rounded numbers stand in."""
     if not torch.backends.mkldnn.is_available():
         return False
     if platform.machine() in ("x86_64", "AMD64"):
@@ -64,10 +64,7 @@ def onednn_leads() -> bool:
 
 
 def round_bfloat16(x: Tensor, out: Tensor) -> Tensor:
-    """Float32 numbers to the nearest that bfloat16 has, the upper half of their bits; `out` may be x itself.
-
-    A tie, one number in 65,536, goes away from zero: to even would cost twice the time.
-    """
+    """Float32 to the nearest number of bfloat16, the upper half of its bits; a tie, one in 65,536, away from zero."""
     torch.add(x.view(torch.int32), 1 << 15, out=out.view(torch.int32)).bitwise_and_(-1 << 16)
     return out
 
@@ -86,9 +83,8 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a · bᵀ group by group: [groups, m, k] and [groups, n, k] → [groups, m, n].
-
-    On the CPU large ones in float32 are oneDNN's; in bfloat16 torch.bmm is that already, all groups in one call.
+    """a · bᵀ group by group: [groups, m, k] and [groups, n, k] → [groups, m, n]. On the CPU large ones in float32 are
+    oneDNN's; in bfloat16 torch.bmm is that already, all groups in one call.
     """
     large = a.dtype == torch.float32 and a[0].numel() * b.shape[1] > LARGE
     if a.device.type == "cpu" and large and torch.backends.mkldnn.is_available():
@@ -102,21 +98,16 @@ def over_batch(dz: Tensor) -> Tensor:
     return dz.sum(2) if dz.shape[2] > 1 else dz[:, :, 0]
 
 
-def group_starts(configs: Sequence[RunConfig]) -> list[int]:
-    """The first run of every group: neighbours of one seed and scaling, if all groups are equally large, else each."""
-    sizes = [len(list(members)) for _, members in groupby(configs, key=lambda c: (c.seed, c.input_scaling))]
-    return list(range(0, len(configs), sizes[0] if len(set(sizes)) == 1 else 1))
-
-
 class Stack:
-    """Networks of one architecture, initialized as `MLP(config)` each.
-
-    `parameters` lists weight, bias and, with batch or layer norm, scale and shift, layer by layer, each [runs, …].
+    """Networks of one architecture, initialized as `MLP(config)` each; `parameters` lists weight, bias and, with batch
+    or layer norm, scale and shift, layer by layer, each [runs, …].
     """
 
     def __init__(self, configs: Sequence[RunConfig], device: torch.device | str = "cpu"):
         first, states = configs[0], [MLP(config).state_dict() for config in configs]
-        self.configs, self.starts = list(configs), group_starts(configs)
+        sizes = [len(list(members)) for _, members in groupby(configs, key=lambda c: (c.seed, c.input_scaling))]
+        self.configs, together = list(configs), sizes[0] if len({*sizes}) == 1 else 1
+        self.groups = self.configs[::together]  # the first run of each
         self.depth, self.batch_norm, self.layer_norm = len(first.hidden_sizes), first.batch_norm, first.layer_norm
         self.adds = adds_input(first)
         self.dtype = PARAMETER_DTYPE[first.precision]
@@ -151,9 +142,8 @@ class Stack:
         return round_bfloat16(x, x) if self.stands_in else x.to(self.compute_dtype)
 
     def forward(self, x: Tensor, keys: Sequence[Tensor] | None = None, training: bool = False) -> Tensor:
-        """Logits [runs, classes, batch] of x [groups, batch, 784]; `keys` [hidden layers][runs] draw dropout's masks.
-
-        As many groups as the stack has, or one where all runs see the same inputs.
+        """Logits [runs, classes, batch] of x [groups, batch, 784], or of one group where all runs see the same inputs;
+        `keys` [hidden layers][runs] draw dropout's masks.
         """
         self.tape = []
         if self.stands_in:
@@ -180,7 +170,7 @@ class Stack:
             if training:
                 self.tape.append(Layer(a, mask, norm, h))
             a = matmul(self.weights[layer + 1], h, self.columns[layer + 1])
-        return self.cast(a).to(self.dtype)
+        return a.to(self.dtype)
 
     def _normalize(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         flat = z.view(1, -1, z.shape[2]).to(self.dtype)
@@ -215,7 +205,7 @@ class Stack:
         dz, gradients, beside = self.cast(dlogits), [], None
         for layer in reversed(range(self.depth)):
             tape = self.tape[layer]
-            gradients = [self.cast(matmul(dz, tape.out.mT)), over_batch(dz), *gradients]
+            gradients = [matmul(dz, tape.out.mT), over_batch(dz), *gradients]
             dh = matmul(self.weights[layer + 1].mT, dz)
             if beside is not None:
                 dh += beside
@@ -229,13 +219,12 @@ class Stack:
                 gradients = [*norm_gradients, *gradients]
             dz = self.cast(dz)
         first = product(dz.view(len(x), -1, dz.shape[2]), x.mT).view(self.weights[0].shape)
-        return [self.cast(first), over_batch(dz), *gradients]
+        return [first, over_batch(dz), *gradients]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Sum of the loss in nats [runs] and predicted classes [runs, images] of logits [runs, classes, images].
-
-    `targets`, probabilities of the logits' shape, take the place of the labels [runs, images].
+    """Sum of the loss in nats [runs] and predicted classes [runs, images] of logits [runs, classes, images]; `targets`,
+    probabilities of the logits' shape, take the place of the labels [runs, images].
     """
     log_p = logits.log_softmax(1)
     at_label = log_p.gather(1, labels[:, None]) if targets is None else log_p * targets

@@ -1,7 +1,6 @@
 """Training one stack: epochs, evaluation, and taking it apart into each run's result.
 
-Validation selects; the test set is read once per run, after its last epoch, with the weights of the last epoch and
-with those of the best validation epoch.
+The test set is read once per run, after its last epoch, with the weights of that and of the best validation epoch.
 """
 
 import math
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fmnist.config import OUTPUTS, TEST_BATCH, RunConfig, UserError
-from fmnist.data import Data, augmentation_draws, augmented, epoch_order, mixup_shares, scaling, split
+from fmnist.data import Data, augmentation_draws, augmented, epoch_order, mixup_shares, run_scaling, split
 from fmnist.engine.optim import Average, Optimizer, scheduled
 from fmnist.engine.stack import Stack, cross_entropy, cross_entropy_gradient
 from fmnist.model import Result, dropout_keys, learning_rates, wide
@@ -33,12 +32,10 @@ class Feed:
 
     def __init__(self, stack: Stack, data: Data):
         first, device = stack.configs[0], data.train_images.device
-        self.stack, self.data = stack, data
-        self.groups = [stack.configs[start] for start in stack.starts]
+        self.stack, self.data, self.groups = stack, data, stack.groups
         parts = [split(len(data.train_labels), first.val_size, config.seed) for config in self.groups]
         train, val = (torch.stack(part).to(device) for part in zip(*parts, strict=True))
-        kinds = [config.input_scaling for config in self.groups]
-        scalings = [scaling(data.train_images, own, kind) for (own, _), kind in zip(parts, kinds, strict=True)]
+        scalings = [run_scaling(config, data) for config in self.groups]
         self.scale, self.shift = torch.tensor(scalings, dtype=stack.dtype, device=device).t()[:, :, None, None]
         self.shifted = any(shift for _, shift in scalings)
         test = torch.arange(len(data.test_labels), device=device)
@@ -46,13 +43,11 @@ class Feed:
         self.rows = {"train": train, "val": val, "test": test}  # [groups, images] each
 
     def batch(self, rows: Tensor, part: str = "train", draws: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Images [groups, batch, 784] and labels [runs, batch] at rows [groups, batch] of train or test images.
-
-        They are augmented by `draws` [groups, batch, 9], if there are any.
+        """Images [groups, batch, 784], augmented by draws [groups, batch, 9], and labels [runs, batch] at rows
+        [groups, batch] of train or test images.
         """
-        images, labels = self.data.train_images, self.data.train_labels
-        if part == "test":
-            images, labels = self.data.test_images, self.data.test_labels
+        split = "test" if part == "test" else "train"
+        images, labels = (getattr(self.data, f"{split}_{name}") for name in ("images", "labels"))
         flat, groups, runs = rows.flatten(), len(rows), len(self.stack.configs)
         pixels = images.index_select(0, flat)
         if draws is not None:
@@ -92,16 +87,13 @@ class Trainer:
         self.replay = Graphs(self.steps) if graphs and device.type == "cuda" else self.steps
 
     def epoch(self, epoch: int, stop: threading.Event) -> tuple[Tensor, Tensor]:
-        """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen.
-
-        Between epochs the stack's tensors are their moving averages, where its configs ask for these.
-        """
+        """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen."""
         size, (groups, count) = self.batch_size, self.feed.rows["train"].shape
         together = min(max(1, CHUNK // (size * groups)), STEPS)  # few enough to stay in cache
         images, steps = self.drawn(epoch)
         self.loss.zero_()
         self.correct.zero_()
-        if self.average:
+        if self.average:  # between epochs the stack's tensors are their moving averages
             self.average.swap()
         for first in range(0, -(-count // size), together):
             if stop.is_set():
@@ -114,10 +106,8 @@ class Trainer:
         return self.loss / count, self.correct / count
 
     def drawn(self, epoch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What an epoch draws and schedules: for its images [groups, images, …], and for its steps [steps, …].
-
-        Of images rows, draws of `augmented` and shares of `mixed`; of steps dropout's keys [hidden layers, runs] and
-        learning rates [runs].
+        """What an epoch draws: for images [groups, images, …] rows, draws of `augmented` and shares of `mixed`; for
+        steps [steps, …] dropout's keys [hidden layers, runs] and learning rates [runs].
         """
         rows, configs, groups = self.feed.rows["train"], self.stack.configs, self.feed.groups
         first, images, steps = configs[0], rows.shape[1], -(-rows.shape[1] // self.batch_size)
@@ -138,9 +128,8 @@ class Trainer:
         return tuple({name: tensor.to(rows.device) for name, tensor in d.items()} for d in (of_images, of_steps))
 
     def targets(self, labels: Tensor, rows: Tensor, shares: Tensor | None) -> Tensor:
-        """Smoothed, taught and mixed, [runs, classes, images].
-
-        Of labels [runs, images], rows [groups, images] among the train images, and shares [groups, images, 1].
+        """Labels [runs, images] of train images, rows [groups, images], smoothed, taught and mixed by shares
+        [groups, images, 1]: [runs, classes, images].
         """
         classes = torch.arange(OUTPUTS, device=labels.device)[:, None]
         hard = (labels[:, None] == classes).to(self.stack.dtype)
@@ -252,76 +241,61 @@ class Record:
         return found | {"best_epoch": self.best_epoch.cpu(), "diverged": ~self.alive.cpu()}
 
 
-class Training:
-    """A stack in training, an epoch at a time: between two of them `record` may be read, or the rest be called off."""
-
-    def __init__(self, configs: Sequence[RunConfig], data: Data):
-        self.begin, self.epochs, self.trainer = time.perf_counter(), 0, Trainer(configs, data)
-        self.stack, self.feed = self.trainer.stack, self.trainer.feed
-        self.record = Record(self.stack)
-        self.record.add(0, None, evaluate(self.stack, self.feed, "val")[:2], 0.0)
-
-    @property
-    def over(self) -> bool:
-        """After the last epoch, or once every run has diverged."""
-        return self.epochs == self.stack.configs[0].epochs or self.epochs > 0 and not self.record.alive.any()
-
-    def epoch(self, stop: threading.Event) -> float:
-        """Train for one more epoch; the stack's mean validation accuracy. KeyboardInterrupt once `stop` is set."""
-        start = time.perf_counter()
-        train = self.trainer.epoch(self.epochs + 1, stop)
-        val = evaluate(self.stack, self.feed, "val")[:2]
-        accuracy = float(val[1].mean())  # waits for the device, so that the time is the epoch's
-        self.epochs += 1
-        self.record.add(self.epochs, train, val, (time.perf_counter() - start) / len(self.stack.configs))
-        return accuracy
-
-    def end(self, state: dict[str, Tensor]) -> None:
-        """Call the rest off: these are runs of the epochs there were, after which the stack's tensors were `state`.
-
-        Such a run is the one that its config would give. UserError where a schedule depends on the epochs to come.
-        """
-        for name in {config.schedule for config in self.stack.configs} - {"constant"}:
-            raise UserError(f"schedule: {name} depends on the epochs to come; what was trained by now is not kept")
-        for name, tensor in self.stack.state.items():
-            tensor.copy_(state[name])
-        self.stack.configs = [c.model_copy(update={"epochs": self.epochs}) for c in self.stack.configs]
-
-    def finish(self) -> list[Result]:
-        """Every run's result. Reads the test set, with the last weights and with the best ones."""
-        stack, feed, record = self.stack, self.feed, self.record
-        last, best = ({name: t.cpu().numpy().copy() for name, t in s.items()} for s in (stack.state, record.best_state))
-        measured = [evaluate(stack, feed, "train"), evaluate(stack, feed, "test")]
-        for name, tensor in stack.state.items():
-            tensor.copy_(record.best_state[name])
-        measured.append(evaluate(stack, feed, "test"))
-        predictions = torch.stack([test[2] for test in measured[1:]], 1).cpu().numpy()  # [runs, 2, test images]
-        table, metrics = record.table(), record.metrics(*measured, feed.data.test_labels)
-        seconds = (time.perf_counter() - self.begin) / len(stack.configs)
-        device, results = record.alive.device, []
-        called = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-        for run, (config, end) in enumerate(zip(stack.configs, record.epochs_seen.tolist(), strict=True)):
-            history = dict(zip(HISTORY, table[: end + 1, run].T.copy(), strict=True))
-            history["epoch"] = history["epoch"].astype(np.int64)
-            own = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
-            states = ({name: array[run].copy() for name, array in state.items()} for state in (last, best))
-            results.append(Result(config, history, own, predictions[run], *states, called, feed.data.checksum))
-        return results
-
-
 @torch.inference_mode()
 def train_stack(
     configs: Sequence[RunConfig],
     data: Data,
-    watch: Callable[[int, float], None] = lambda *_: None,
+    watch: Callable[[int, float, Record], None] = lambda *_: None,
     stop: threading.Event | None = None,
+    keep: bool = False,
 ) -> list[Result]:
-    """Train runs of one architecture; `data` is on the device that trains. KeyboardInterrupt once `stop` is set.
+    """Train runs of one architecture; `data` is on the device that trains.
 
-    `watch` is given each epoch and the stack's mean validation accuracy after it.
+    `watch` is given each epoch, from 0 on, the mean validation accuracy after it, and the curves so far. Once `stop` is
+    set, KeyboardInterrupt; or, to `keep` what there is by then, runs of the finished epochs, as their configs would
+    give. UserError where a schedule depends on the epochs to come.
     """
-    stop, training = stop or threading.Event(), Training(configs, data)
-    while not training.over:
-        accuracy = training.epoch(stop)
-        watch(training.epochs, accuracy)
-    return training.finish()
+    begin, trainer, epoch, before = time.perf_counter(), Trainer(configs, data), 0, {}
+    stack, feed, record, stop = trainer.stack, trainer.feed, Record(trainer.stack), stop or threading.Event()
+    record.add(0, None, evaluate(stack, feed, "val")[:2], 0.0)
+    watch(0, float(record.rows[0][:, 4].mean()), record)
+    try:
+        while epoch < configs[0].epochs and (record.alive.any() or not epoch):
+            before, start = {name: tensor.clone() for name, tensor in stack.state.items() if keep}, time.perf_counter()
+            train, val = trainer.epoch(epoch + 1, stop), evaluate(stack, feed, "val")[:2]
+            accuracy = float(val[1].mean())  # waits for the device, so that the time is the epoch's
+            epoch += 1
+            record.add(epoch, train, val, (time.perf_counter() - start) / len(configs))
+            watch(epoch, accuracy, record)
+    except KeyboardInterrupt:
+        if not keep:
+            raise
+        if not epoch:
+            return []
+        if odd := {config.schedule for config in configs} - {"constant"}:
+            said = "depends on the epochs to come; what was trained by now is not kept"
+            raise UserError(f"schedule: {min(odd)} {said}") from None
+        for name, tensor in before.items():
+            stack.state[name].copy_(tensor)
+        stack.configs = [config.model_copy(update={"epochs": epoch}) for config in configs]
+    return results(stack, feed, record, begin)
+
+
+def results(stack: Stack, feed: Feed, record: Record, begin: float) -> list[Result]:
+    """Every run's result. Reads the test set, with the last weights and with the best ones."""
+    last, best = ({name: t.cpu().numpy().copy() for name, t in s.items()} for s in (stack.state, record.best_state))
+    measured = [evaluate(stack, feed, "train"), evaluate(stack, feed, "test")]
+    for name, tensor in stack.state.items():
+        tensor.copy_(record.best_state[name])
+    measured.append(evaluate(stack, feed, "test"))
+    predictions = torch.stack([test[2] for test in measured[1:]], 1).cpu().numpy()  # [runs, 2, test images]
+    table, metrics = record.table(), record.metrics(*measured, feed.data.test_labels)
+    seconds, device, found = (time.perf_counter() - begin) / len(stack.configs), record.alive.device, []
+    called = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+    for run, (config, end) in enumerate(zip(stack.configs, record.epochs_seen.tolist(), strict=True)):
+        history = dict(zip(HISTORY, table[: end + 1, run].T.copy(), strict=True))
+        history["epoch"] = history["epoch"].astype(np.int64)
+        own = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
+        states = ({name: array[run].copy() for name, array in state.items()} for state in (last, best))
+        found.append(Result(config, history, own, predictions[run], *states, called, feed.data.checksum))
+    return found

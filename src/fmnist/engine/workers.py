@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import torch
 
-from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError, layer_sizes, parameter_count
+from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError
 from fmnist.data import load
 from fmnist.engine.optim import scheduled
 from fmnist.engine.train import CHUNK, Result, train_stack
@@ -39,8 +39,8 @@ ALIKE += ("val_size", "precision", "ema_decay", "mixup", *AUGMENTATIONS)  # the 
 
 def products(config: RunConfig) -> int:
     """Multiply-adds of an image's forward and backward pass."""
-    sizes = layer_sizes(config.hidden_sizes)
-    return 3 * sum(a * b for a, b in sizes) - sizes[0][0] * sizes[0][1]
+    first, *others = (a * b for a, b in config.layer_sizes)
+    return 2 * first + 3 * sum(others)
 
 
 def work(config: RunConfig) -> float:
@@ -61,10 +61,9 @@ def estimate(configs: Sequence[RunConfig], device: torch.device) -> float:
 def footprint(config: RunConfig) -> tuple[int, int]:
     """Bytes that a run takes in training, an upper bound: for itself, and for what it shares with its group."""
     size = 8 if config.precision == "float64" else 4
-    weights = parameter_count(config.hidden_sizes, config.batch_norm or config.layer_norm)
     copies = 14 + 2 * (config.ema_decay > 0)  # also best, both on the host, gradient, state, …
     rows, units = max(config.batch_size, CHUNK), (1 + config.layer_norm) * sum(config.hidden_sizes) + 10
-    own = copies * weights * size + rows * (10 * units * size + 16) + 4 * TRAIN_IMAGES
+    own = copies * config.parameters * size + rows * (10 * units * size + 16) + 4 * TRAIN_IMAGES
     augmented, mixed, taught = 6 * config.augments, 3 * (config.mixup > 0), 5 * bool(config.teachers)
     images = 4 * (8 + 3 * augmented + mixed + taught) * TRAIN_IMAGES
     return own, (3 + augmented + mixed) * rows * 784 * size + images
@@ -78,9 +77,8 @@ def alike(config: RunConfig) -> tuple:
 
 
 def pack(configs: Iterable[RunConfig], device: torch.device, workers: int = 1, memory: int = 1 << 62) -> list:
-    """Stacks, largest first, each a list of runs that can be trained as one, within `memory` bytes for each worker.
-
-    A stack holds equally many runs of each of its seeds; on the CPU one seed, unless its steps are small.
+    """Stacks, largest first, each a list of runs that can be trained as one, within `memory` bytes for each worker, and
+    with equally many runs of each of its seeds; on the CPU one seed, unless its steps are small.
     """
     ordered = sorted(
         configs, key=lambda c: (alike(c), c.seed, c.input_scaling, c.optimizer, c.momentum, c.weight_decay, c.run_id)
@@ -171,9 +169,10 @@ def here(configs: Sequence[RunConfig], device: str, memory: int | None) -> Itera
     on = resolve_device(device)
     for name in dict.fromkeys(config.dataset for config in configs):
         load(on, name)  # or say that it cannot be had
-    slots = slots_here(configs, on, memory)
+    slots, reports, stop = slots_here(configs, on, memory), queue.SimpleQueue(), threading.Event()
+    thread = ThreadPoolExecutor(1, "stack"), partial(train_here, on, reports, stop), reports, stop
     with settings(on, len(slots)):
-        yield slots, processes(on, len(slots)) if len(slots) > 1 else thread(on)
+        yield slots, processes(on, len(slots)) if len(slots) > 1 else thread
 
 
 def train(
@@ -186,9 +185,8 @@ def train(
 ) -> None:
     """Train all runs; `finished` takes each as its stack ends, `progress` is called after every epoch of a stack.
 
-    On the CPU each core trains a stack of its own. Ctrl-C ends all; what has been trained by then has been `finished`.
-    `memory` bounds the bytes that are taken: of the process and its workers on the CPU, of the device elsewhere; left
-    out, most of what is free. UserError if a run needs more. Another `team` than `here` may train: `cluster.team`.
+    Ctrl-C ends all; what has been trained by then has been `finished`. `memory` bounds the bytes taken: by the process
+    and its workers on the CPU, of the device elsewhere; left out, most of what is free. UserError if a run needs more.
     """
     with team(configs, device, memory) as (slots, (executor, task, reports, stop)):
         stacks, waiting = plan(configs, slots), []
@@ -228,7 +226,7 @@ def train_here(device: torch.device, reports: Any, stop: Any, stack: list[RunCon
     """Train one stack and report every epoch; where the device's memory does not suffice after all, its halves."""
     each, done, seen = sum(map(work, stack)) / max(stack[0].epochs, 1), 0, 0.0
 
-    def report(epoch: int, accuracy: float) -> None:
+    def report(epoch: int, accuracy: float, *_: Any) -> None:
         nonlocal done, seen
         if epoch != done:
             reports.put(((epoch - done) * len(stack), (epoch - done) * each, accuracy))
@@ -246,11 +244,6 @@ def train_here(device: torch.device, reports: Any, stop: Any, stack: list[RunCon
     report(0, 0.0)
     halves = evenly(stack, -(-len(stack) // 2))
     return [result for half in halves for result in train_here(device, reports, stop, half)]
-
-
-def thread(device: torch.device) -> Crew:
-    reports, stop = queue.SimpleQueue(), threading.Event()
-    return ThreadPoolExecutor(1, "stack"), partial(train_here, device, reports, stop), reports, stop
 
 
 @lru_cache(maxsize=1)  # kept for what is trained next: they take seconds to start
@@ -296,10 +289,7 @@ def glibc(name: str, *numbers: int) -> None:
 
 
 def keep_memory() -> None:
-    """What a step has freed is kept for the next one, instead of being fetched again page by page.
-
-    Of one stack, 480,000 page faults and 6.5 s of processor time became 100 and 2.9 s (Zen 3).
-    """
+    """What a step has freed is kept for the next one: of one stack, 480,000 page faults, 6.5 s, became 100, 2.9 s."""
     glibc("mallopt", -1, 1 << 30)  # malloc.h's M_TRIM_THRESHOLD
     glibc("mallopt", -3, 1 << 25)  # M_MMAP_THRESHOLD
 

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig
 from fmnist.lab.network import NetworkPanel
-from fmnist.lab.widgets import CopyAsStudy, Panel, picture
+from fmnist.lab.widgets import SAID, CopyAsStudy, Panel, described, differing, picture
 from fmnist.paper.publish import svg
 from fmnist.plots.curves import curves
 from fmnist.study import Study, setting
@@ -20,7 +20,6 @@ from fmnist.tables import summary_table
 from fmnist.words import count, metric_of
 
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")  # what the panels draw
-SAID = ("hidden_sizes", "optimizer", "lr", "epochs")  # names a trial that stands alone
 TEST, VAL = "test (%)", "validation (%)"
 MEAN = f"{TEST}, mean"
 NEWEST = 10_000  # most rows that are listed: a browser takes seconds for more
@@ -34,17 +33,6 @@ LOOK = {  # of DataTables: with a search by words and one by conditions; sorting
     "stateLoadParams": JavascriptFunction("function (settings, state) { delete state.select; }"),  # `refresh` picks
     "warn_on_undocumented_option": False,  # of DataTables by ITables: stateLoadParams is one
 }  # fmt: skip
-
-
-def differing(configs: list[RunConfig]) -> list[str]:
-    """The fields, seed aside, that have more than one value."""
-    return [name for name in TRIAL_FIELDS if len({getattr(config, name) for config in configs}) > 1]
-
-
-def described(config: RunConfig) -> str:
-    """A trial in words: layers, optimizer, learning rate, epochs, and whatever else is not the default."""
-    more = [name for name in differing([config, RunConfig()]) if name not in SAID]
-    return ", ".join(setting(name, getattr(config, name)) for name in (*SAID, *more))
 
 
 def study_of(configs: list[RunConfig]) -> Study:
@@ -62,31 +50,27 @@ def study_of(configs: list[RunConfig]) -> Study:
 
 def study_yaml(configs: list[RunConfig], full: bool = False) -> str:
     """`study_of` for a file of `params/`: what is not the default, or in `full`, so that no other base changes it."""
-    usual, spec = RunConfig().model_dump(mode="json"), study_of(configs).spec.model_dump()
-    own = {name: value for name, value in spec["base"].items() if value != usual[name]}
-    spec["base"] = own | (spec["base"] if full else {})
-    yaml = YAML()
+    usual, spec, yaml = RunConfig().model_dump(mode="json"), study_of(configs).spec.model_dump(), YAML()
+    spec["base"] = {name: value for name, value in spec["base"].items() if full or value != usual[name]}
     yaml.default_flow_style, yaml.width = None, 120
     yaml.dump(spec, text := io.StringIO())
     return text.getvalue()
 
 
 def overview(runs: pd.DataFrame, by: str = "") -> pd.DataFrame:
-    """`store.index()` for reading, a row a run, or a group of those that share `by`, a field or "trial" (all fields).
-
-    What has one value in all rows is left out, but for names and scores.
+    """`store.index()` for reading, a row a run, or a group of those that share `by`, a field or "trial" (all fields);
+    what has one value in all rows is left out, but for names and scores.
     """
     if runs.empty:
         return pd.DataFrame({"ids": [], "run id": []})
     fields = [name for name in TRIAL_FIELDS if runs[name].nunique() > 1]
-    frame = runs.assign(ids=[[run_id] for run_id in runs["run_id"]])
-    frame[TEST], frame[VAL] = 100 * frame["test_accuracy"], 100 * frame["val_accuracy"]
+    scores = {TEST: 100 * runs["test_accuracy"], VAL: 100 * runs["val_accuracy"]}
+    frame = runs.assign(ids=[[run_id] for run_id in runs["run_id"]], **scores)
     each = ["ids", "run_id", TEST, VAL, *fields, "seed", "best_epoch", "diverged", "seconds"]
     keys = {"": "run_id", "trial": fields or [*SAID]}.get(by, by)
     shown = frame.groupby(keys, sort=False).agg(**GROUPED).reset_index() if by else frame[each]
-    first = [name for name in FIRST if name in shown]
-    names = [*first, *(name for name in shown if name not in first)]
-    kept = [n for n in names if n in (*first, keys) or len(shown) < 2 or shown[n].nunique() > 1]
+    names = sorted(shown, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    kept = [n for n in names if n in (*FIRST, keys) or len(shown) < 2 or shown[n].nunique() > 1]
     rounded = shown[kept].round(dict.fromkeys([TEST, VAL, *GROUPED, "seconds"], metric_of("test_accuracy").digits))
     return rounded.rename(columns=lambda name: name.replace("_", " "))
 
@@ -102,14 +86,13 @@ class Browse(Panel):
         self.plot, self.trials, self.counted, self.copy = picture(), widgets.HTML(), widgets.HTML(), CopyAsStudy()
         self.full = widgets.Checkbox(description="with every field", indent=False, layout={"width": "140px"})
         self.compare_button = self.button("Compare", self.compare, button_style="primary")
-        self.open_button = self.button("Open network", lambda: self.look_into(self.picked[0]))
+        self.open_button = self.button("Open network", lambda: self.network.show(self.picked[0]))
         self.remove_button = self.button("Remove …", self._ask)
         self.yes = self.button("", self._remove, button_style="danger", layout={"width": "auto"})
         self.clear_button = self.button("Clear", self.clear, tooltip="pick nothing and empty the plot")
         self.confirm = widgets.HBox([self.yes, self.button("Keep", self._picked_changed)])
         self._rows, self._curves = [], []  # run ids of each row; what is drawn
-        self._seats: dict[str, int] = {}  # the look of each trial that is shown, which it keeps for so long
-        self._looks: dict[str, int] = {}  # the same by the trials' names
+        self._seats, self._looks = {}, {}  # the look of each trial that is shown, kept for so long, by id and by name
         self.refresh()
         self.on(self.group, "value", self.refresh)
         self.on(self.table, "selected_rows", self._picked_changed)
@@ -181,9 +164,6 @@ class Browse(Panel):
             until = max(1, planned, history["epochs"].max())
             self.plot.value = svg(curves(history, metrics=CURVES, looks=looks, until=until)).encode()
         self.plot.layout.display = None if parts else "none"
-
-    def look_into(self, run: store.Run) -> None:
-        self.network.show(run, described(run.config))
 
     def _ask(self) -> None:
         self._asked = [run.run_id for run in self.picked]

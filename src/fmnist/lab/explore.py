@@ -11,18 +11,17 @@ from typing import Any, Literal, get_args, get_origin
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-import torch
 
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError, sizes_text, validate, without_unused
 from fmnist.data import load
-from fmnist.engine.train import HISTORY, Training
+from fmnist.engine.train import HISTORY, Record, Result, train_stack
 from fmnist.engine.workers import budget, devices, footprint, resolve_device, settings
-from fmnist.lab.browse import Browse, described
+from fmnist.lab.browse import Browse
+from fmnist.lab.widgets import described
 from fmnist.words import count, percent
 
 SHORT = {"hidden_sizes", "activation", "dropout", "batch_norm", "init", "optimizer", "lr", "schedule", "batch_size"}
-SHORT |= {"epochs"}
 PAUSE = 3  # times as long as a drawing took, before the next one
 LOOK = {"layout": {"width": "270px"}, "style": {"description_width": "92px"}}
 FIELDS = {int: widgets.IntText, float: widgets.FloatText, bool: widgets.Checkbox}
@@ -38,11 +37,11 @@ def field_widget(name: str, value: Any) -> widgets.Widget:
     kind, about = RunConfig.model_fields[name].annotation, LOOK | {"description": name.replace("_", " ")}
     if get_origin(kind) is Literal:
         return widgets.Dropdown(options=get_args(kind), value=value, **about)
-    if kind in FIELDS:
-        return FIELDS[kind](value=value, **about)
     if name == "teachers":
-        return widgets.Text(value=json.dumps(value), placeholder='[{"dropout": 0.3}]', **about)
-    return widgets.Text(value=sizes_text(value), placeholder="none, 128 or 400-400", **about)
+        return widgets.Text(json.dumps(value), placeholder='[{"dropout": 0.3}]', **about)
+    if name == "hidden_sizes":
+        return widgets.Text(sizes_text(value), placeholder="none, 128 or 400-400", **about)
+    return FIELDS[kind](value=value, **about)
 
 
 class Form(widgets.VBox):
@@ -55,9 +54,9 @@ class Form(widgets.VBox):
         self.seeds = widgets.Text(", ".join(map(str, seeds)), description="seeds", **LOOK)
         self.device = widgets.Dropdown(options=devices(), value=device, description="device", **LOOK)
         self.all = widgets.ToggleButton(description="More", tooltip="all fields", layout={"width": "70px"})
-        self.all.observe(lambda _: self._lay({*SHORT, *base}), "value")
         super().__init__()
-        self._lay({*SHORT, *base})
+        self.all.observe(lambda _: self._lay({*SHORT, "epochs", *base}), "value")
+        self._lay({*SHORT, "epochs", *base})
 
     def _lay(self, few: set[str]) -> None:
         shown = [field for name, field in self.fields.items() if self.all.value or name in few]
@@ -77,9 +76,8 @@ class Form(widgets.VBox):
 class Live:
     """One training of `configs`, which differ in their seeds alone; those in the store are taken from there.
 
-    Stopped, the epochs finished by then are runs of so many epochs, bit by bit, and are stored as that. `state` is
-    "training", then "finished", "stopped" or "failed" (`error` is why); `runs` are those stored. `changed()` is called
-    after each epoch and at the end, in the training thread. Starting another one stops it.
+    Stopped, it keeps what `train_stack` does. `state` is "training", then "finished", "stopped" or "failed" (`error` is
+    why); `runs` are those stored. `changed()` is called after each epoch and at the end, in the training thread.
     """
 
     _latest: "Live | None" = None
@@ -94,15 +92,14 @@ class Live:
         self._thread = threading.Thread(target=self._run, name="fmnist live", daemon=True)
 
     def start(self) -> "Live":
-        if Live._latest:
+        if Live._latest:  # one trains at a time
             Live._latest.stop()
             Live._latest.wait()
         Live._latest = self
         self._thread.start()
         return self
 
-    def stop(self) -> None:
-        """End it within a few batches."""
+    def stop(self) -> None:  # within a few batches
         self._stop.set()
 
     def wait(self, seconds: float | None = None) -> "Live":
@@ -118,36 +115,25 @@ class Live:
 
     def _run(self) -> None:
         try:
-            state = self._train() if self.missing else "finished"
+            self.runs += map(store.save, self._train() if self.missing else [])
+            self.state = "stopped" if self._stop.is_set() and self.epochs < self.total else "finished"
         except Exception as error:  # a thread's exception is seen by nobody
-            state, self.error = "failed", error
-        self.state = state
+            self.error, self.state = error, "failed"
         self.changed()
 
-    @torch.inference_mode()
-    def _train(self) -> str:
+    def _train(self) -> list[Result]:
         store.check_writable()
         needed, room = sum(sum(footprint(config)) for config in self.missing), budget(self.device, None, 1)
         if needed > room:
             said = f"these seeds need up to {needed / 1e6:,.0f} MB, of {room / 1e6:,.0f} free"
             raise UserError(f"memory: {said}; take fewer seeds, or a smaller network")
-        state = "finished"
         with settings(self.device, 1):
-            training = Training(self.missing, load(self.device, self.missing[0].dataset))
-            try:
-                while True:
-                    self.epochs, self._curves = training.epochs, training.record.table()
-                    self.changed()
-                    if training.over:
-                        break
-                    before = {name: tensor.clone() for name, tensor in training.stack.state.items()}
-                    training.epoch(self._stop)
-            except KeyboardInterrupt:
-                training.end(before)
-                state = "stopped"
-            if training.epochs or state == "finished":
-                self.runs += map(store.save, training.finish())
-        return state
+            data = load(self.device, self.missing[0].dataset)
+            return train_stack(self.missing, data, self._watch, self._stop, keep=True)
+
+    def _watch(self, epoch: int, _: float, record: Record) -> None:
+        self.epochs, self._curves = epoch, record.table()
+        self.changed()
 
 
 class Explore(Browse):
@@ -160,7 +146,7 @@ class Explore(Browse):
         self.form = Form(base, seeds, device)
         super().__init__("trial")
         self.train_button = self.button("Train", self.train, button_style="primary", icon="play")
-        self.stop_button = self.button("Stop", self.stop, icon="stop", disabled=True)
+        self.stop_button = self.button("Stop", lambda: self.live.stop(), icon="stop", disabled=True)
         self.bar = widgets.IntProgress(0, 0, 1, layout={"width": "270px"})
         buttons = widgets.HBox([self.train_button, self.stop_button])
         layouts = {"width": "290px", "margin": "0 10px 0 0"}, {"flex": "1 1 400px", "min_width": "400px"}
@@ -179,12 +165,8 @@ class Explore(Browse):
             self.bar.max, self.bar.value = self.live.total, 0
             self.live.start()
 
-    def stop(self) -> None:
-        self.stop_button.disabled = True
-        self.live.stop()
-
     def _changed(self) -> None:
-        """In the training thread: have the panel brought up to date, once for all that has happened by then."""
+        """In the training thread: have the panel updated, once for all that has happened by then."""
         over = self.live.state != "training"
         if over or not self._told:
             self._told = True
@@ -210,23 +192,22 @@ class Explore(Browse):
             if live.missing and live.missing[0].trial_id in self._seats:  # fewer epochs are another trial of that look
                 self._seats[live.runs[-1].config.trial_id] = self._seats.pop(live.missing[0].trial_id)
             self.refresh(tuple(live.runs))
-            self.look_into(live.runs[-1])
+            self.network.show(live.runs[-1])
         self.say(live.error or f"{state}; {kept}")
 
     def _picked_changed(self) -> None:
         super()._picked_changed()
         self.compare()
 
-    def _trained(self) -> RunConfig | None:
-        """One of those in training."""
-        return self.live.missing[0] if self.live and self.live.state == "training" and self.live.missing else None
+    def _trained(self) -> list[RunConfig]:
+        return self.live.missing[:1] if self.live and self.live.state == "training" else []
 
     def _seat(self, trials: list[str]) -> None:
-        super()._seat([*trials, *([self._trained().trial_id] if self._trained() else [])])
+        super()._seat([*trials, *(config.trial_id for config in self._trained())])
 
     def _draw(self, parts: list[pd.DataFrame], looks: dict[str, int], planned: int = 0) -> None:
         """Curves of what is picked, and of what is in training."""
-        if config := self._trained():
+        for config in self._trained():
             label, planned = f"in training: {described(config)}", self.live.total
             parts = [*parts, self.live.history().assign(trial=label)]
             looks = looks | {label: self._seats[config.trial_id]}

@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 
 from fmnist.config import TEST_IMAGES
-from fmnist.data import NAMES, load, scaling, split
-from fmnist.lab.widgets import Panel, Sketch, picture
-from fmnist.model import MLP
+from fmnist.data import NAMES, load, run_scaling
+from fmnist.lab.widgets import Panel, Sketch, described, picture
+from fmnist.model import MLP, images_and_labels
 from fmnist.paper.publish import svg
 from fmnist.plots.figures import confusion_matrix, image_grid
 from fmnist.plots.style import COLORS, FAINT, figure, style
@@ -36,17 +36,13 @@ class Network:
     def __init__(self, run: Run):
         self.run, self.config, self.model = run, run.config, run.model()
         self.names, self.data = NAMES[self.config.dataset], load(dataset=self.config.dataset)
-        train, self.val = split(len(self.data.train_labels), self.config.val_size, self.config.seed)
-        self.scale, self.shift = scaling(self.data.train_images, train, self.config.input_scaling)
-
-    def inputs(self, images: torch.Tensor) -> torch.Tensor:
-        """Images, uint8 [n, 784], as the network takes them."""
-        return images.to(self.model.linears[0].weight.dtype) * self.scale + self.shift
+        self.scale, self.shift = run_scaling(self.config, self.data)
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor) -> np.ndarray:
         """Of the ten classes, float64 [n, 10]; images are uint8 [n, 784]."""
-        return self.model(self.inputs(images)).double().softmax(1).numpy()
+        x = images.to(self.model.linears[0].weight.dtype) * self.scale + self.shift
+        return self.model(x).double().softmax(1).numpy()
 
     def confusion_figure(self) -> Figure:
         return confusion_matrix(confusion(self.data.test_labels.numpy(), self.run.predictions()), self.names)
@@ -78,7 +74,7 @@ class Network:
 
     def layers_figure(self) -> Figure:
         """What passes through each layer on the first validation images, untrained beside trained."""
-        x, labels = self.inputs(self.data.train_images[self.val[:BATCH]]), self.data.train_labels[self.val[:BATCH]]
+        x, labels = (part[:BATCH] for part in images_and_labels(self.config, self.data, "val"))
         measured = ("std of the layer's output", "share of outputs at zero", "norm of the weights' gradient")
         rows, palette, untrained = [], {"untrained": FAINT, "trained": COLORS[0]}, MLP(self.config).eval()
         untrained.norms.train()  # before training there are no running statistics to normalize by
@@ -123,10 +119,11 @@ class NetworkPanel(Panel):
         self.on(self.sketch, "pixels", self._predict)
         self.on(self.index, "value", self._lay)
 
-    def show(self, run: Run, name: str) -> None:
+    def show(self, run: Run) -> None:
         self.run, self.network, self._drawn = run, Network(run), set()
+        inside = f"Inside {described(run.config)}, seed {run.config.seed}"
         reached = f"test accuracy {percent(run.row()['test_accuracy'])}"
-        self.say(f"Inside {name}, seed {run.config.seed}: {reached}. In Python: load_run('{run.run_id}')")
+        self.say(f"{inside}: {reached}. In Python: load_run('{run.run_id}')")
         self.children = [self.said, self.tabs]
         self._draw()
 
@@ -145,8 +142,7 @@ class NetworkPanel(Panel):
         if content is self._canvas:
             (self._predict if any(self.sketch.pixels) else self._lay)()
 
-    def _lay(self) -> None:
-        """Put the picked test image on the canvas."""
+    def _lay(self) -> None:  # the picked test image on the canvas
         self.sketch.pixels = self.network.data.test_images[self.index.value].numpy().tobytes()
 
     def _predict(self) -> None:

@@ -12,17 +12,18 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from fmnist.config import INPUTS, UserError
+from fmnist.config import INPUTS, TRIAL_FIELDS, RunConfig, UserError
+from fmnist.study import setting
 
 SETTLE = 0.2  # seconds that messages which were sent before may still take, by the other thread
+SAID = ("hidden_sizes", "optimizer", "lr", "epochs")  # names a trial that stands alone
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 class Panel(ipywidgets.VBox):
-    """A panel of a notebook, which does everything in the thread of the cell that made it, and says what goes wrong.
-
-    JupyterLab hands a widget's messages to that thread or to a second one beside it, and training has a thread of its
-    own; widgets and Matplotlib are not made for that. Without a kernel all is done at once.
+    """A panel of a notebook, which does everything in the thread of the cell that made it, and says what goes wrong:
+    JupyterLab hands a widget's messages to that thread or to a second one, and training has one of its own; widgets
+    and Matplotlib are not made for that. Without a kernel all is done at once.
     """
 
     def __init__(self) -> None:
@@ -79,3 +80,14 @@ class CopyAsStudy(anywidget.AnyWidget):
 def picture(value: bytes = b"") -> ipywidgets.Image:
     """A figure as a widget, whose `value`, an SVG, may be replaced in place."""
     return ipywidgets.Image(value=value, format="svg+xml", layout={"width": "100%", "max_width": "620px"})
+
+
+def differing(configs: list[RunConfig]) -> list[str]:
+    """The fields, seed aside, that have more than one value."""
+    return [name for name in TRIAL_FIELDS if len({getattr(config, name) for config in configs}) > 1]
+
+
+def described(config: RunConfig) -> str:
+    """A trial in words: layers, optimizer, learning rate, epochs, and whatever else is not the default."""
+    more = [name for name in differing([config, RunConfig()]) if name not in SAID]
+    return ", ".join(setting(name, getattr(config, name)) for name in (*SAID, *more))

@@ -60,11 +60,10 @@ class Document:
 
 
 def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Document:
-    """The document of notebook `nb`, called `name`, lying in `folder`.
+    """The document of notebook `nb`, called `name`, lying in `folder`. UserError where the bibliography is missing.
 
-    Code of our notebooks stands folded beneath what it made, with the code of cells before it that made text or
-    nothing. A notebook without metadata of ours is *foreign*: its first heading is its title, its sections keep their
-    own numbers, its code is printed above its output. Raises UserError where the bibliography is missing.
+    Code of our notebooks stands folded beneath what it made, with that of cells before it that made text or nothing. A
+    notebook without metadata of ours is *foreign*: its first heading is its title, its code stands above its output.
     """
     nb = nbformat.reads(PAPER.sub(r" \1", nbformat.writes(nb)), as_version=4)
     document = Document(_metadata(nb, name, Path(folder or ".").resolve()))

@@ -56,9 +56,8 @@ class HomeworkHTML(HomeworkExporter):
 
 
 class HomeworkPDF(HomeworkExporter):
-    """A PDF in the look of an AMS article, on US letter paper: accessible (PDF/UA-1) and, with runs, archival.
-
-    PDF/A-3a wants a date, and allows attachments. A report's is that of its newest run, never the day of rendering.
+    """A PDF in the look of an AMS article, on US letter paper: accessible (PDF/UA-1) and, with runs, archival: PDF/A-3a
+    wants a date, a report's being that of its newest run, and allows attachments.
     """
 
     export_from_notebook = "Homework paper (PDF)"

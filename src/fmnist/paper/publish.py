@@ -28,10 +28,9 @@ Runs = pd.DataFrame | Iterable[pd.DataFrame] | None  # frames with a column `run
 def show(figure: Figure, label: str, caption: str, alt: str, data: pd.DataFrame | None = None, runs: Runs = None):
     """Publish a figure as SVG and close it.
 
-    `label` (``fig-…``) is what ``@fig-…`` refers to, `caption` says what the figure shows (Markdown), and `alt` says
-    it to those who cannot see it (plain text). `data` is what readers of the report can save as CSV, `runs` what the
-    figure rests on; the functions of `plots` know both.
-    Raises UserError for a malformed label, or without caption or alt text.
+    `label` (``fig-…``) is what ``@fig-…`` refers to; `caption` (Markdown) says what it shows, `alt` (plain text) to
+    those who cannot see it. `data` is what readers can save as CSV, `runs` what the figure rests on; the
+    functions of `plots` know both. Raises UserError for a malformed label, or without caption or alt text.
     """
     data = getattr(figure, "fmnist_data", None) if data is None else data
     ids = getattr(figure, "fmnist_runs", run_ids(data)) if runs is None else run_ids(runs)
@@ -54,9 +53,8 @@ def table(
     """Publish a DataFrame, or a `Table`, which has its numbers and its print; cells may hold Markdown.
 
     `label` is ``tbl-…``; `formats` maps a column to a format string such as ``"{:.2f}"`` or to a function. A named
-    index becomes the first column or columns; columns of numbers stand right. `runs` is what the table rests on, by
-    default those in the frame's own column `run_id`; `reports` names other reports of whose JSON files it is made.
-    Raises UserError for a malformed label or an unknown column.
+    index becomes the first column or columns. `runs` is what the table rests on, by default its own column `run_id`;
+    `reports` names others of whose JSON files it is made. Raises UserError for a malformed label or an unknown column.
     """
     if not isinstance(frame, Table):
         flat = frame.reset_index() if any(frame.index.names) else frame

@@ -38,7 +38,7 @@ from fmnist.study import Study, StudySpec, train
 from fmnist.words import joined
 
 KINDS = {"text": Strict, "replication": Strict, "search": SearchSpec}  # as metadata {"fmnist": {"kind": …}} say
-KINDS |= dict.fromkeys(["study", "recipe", "choices", "beyond"], StudySpec)
+KINDS |= dict.fromkeys(["study", "recipe", "beyond"], StudySpec)
 Say = Callable[[str], None]
 
 
@@ -97,16 +97,14 @@ class Chapter:
             known, baseline = self.study.spec.variants or self.study.trials, self.parameters["baseline"]
             if baseline not in self.study.trials:  # then it is a variant, with what is selected for it
                 _check_name(baseline, known, f"{place}: baseline: no trial is called {baseline!r}")
-        if kind == "choices":
-            published, metric = self.parameters["published"], self.parameters["metric"]
-            replication.check_choices(published, metric, self.study.settings(), place)
 
     def later(self, *options) -> Study | None:
         """What is wanted beyond `study`, known once that is trained; or on data that may be lacking."""
         from fmnist.data import lacking
 
         if self.kind == "search":
-            return self.study.run(*options).again(self.parameters["finalists"], self.parameters["again"])
+            finals = (self.parameters[name] for name in ("finalists", "again", "final_epochs"))
+            return self.study.run(*options).again(*finals)
         if self.kind == "beyond":
             return None if lacking(self.study.configs[0].dataset) else self.study
         tuned = self.kind == "study" and self.parameters.get("tuning")
@@ -150,8 +148,20 @@ class Report:
         self.chapters = [Chapter(self, notebook) for notebook in names]
         self.trained = {c.name: c.study for c in self.chapters if c.study and c.kind != "beyond"}
         self.later: dict[str, Study] = {}  # notebook → what it wants beyond `trained`, known once that is trained
-        settings = {c.name: c.study.settings() for c in self.chapters if c.study and c.kind not in ("search", "beyond")}
-        replication.read(self.folder, settings, required="replication" in [chapter.kind for chapter in self.chapters])
+        self._read_published()
+
+    def _read_published(self) -> None:
+        """Check published.yaml, if there is one; what infers the unsaid from it becomes a study of its chapter."""
+        asking = [chapter for chapter in self.chapters if chapter.kind == "replication"]
+        studies = {c.name: c.study for c in self.chapters if c.kind in ("study", "recipe")}
+        settings = {name: study.settings() for name, study in studies.items()}
+        published = replication.read(self.folder, settings, required=bool(asking))
+        for chapter in asking:
+            place, unsaid = f"params/{self.name}/{chapter.name}.yaml", chapter.parameters["unsaid"]
+            if unsaid:
+                variants = replication.variants(replication.protocols(published, studies, unsaid, place))
+                chapter.study = Study({}, variants, {}, chapter.parameters["fit_seeds"], place)
+                self.trained[chapter.name] = chapter.study
 
     def parameters(self, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
         """What a notebook is executed with: its defaults, under its YAML, under what the report says."""
@@ -194,11 +204,9 @@ class Report:
 
     def execute(self, say: Say) -> dict[str, NotebookNode]:
         """Run every notebook, several at a time; those that fail are gaps, with what went wrong in their metadata."""
-        published, sections = (
-            self.folder / "published.yaml",
-            [c.contents(self.later.get(c.name)) for c in self.chapters],
-        )
-        contents = {"report": self.name, "base": self.spec.base, "sections": sections}
+        published = self.folder / "published.yaml"
+        contents = {"report": self.name, "base": self.spec.base}
+        contents["sections"] = [c.contents(self.later.get(c.name)) for c in self.chapters]
         contents["published"] = read_yaml(published) if published.exists() else None
         _write(self.built / "contents.json", json.dumps(contents, indent=1))
         codes = {chapter.name: provenance.code(chapter.name, self.folder) for chapter in self.chapters}
@@ -272,10 +280,8 @@ class Report:
             for trial, (_, configs) in study.trials.items():
                 for config in configs:
                     trials.setdefault(config.run_id, {})[name] = trial
-        about = {
-            "report": self.name,
-            **{key: metadata[key] for key in ("title", "date", "notice", "found", "values", "gaps")},
-        }
+        shown = ("title", "date", "notice", "found", "values", "gaps")
+        about = {"report": self.name} | {key: metadata[key] for key in shown}
         place = {"metadata": {"name": self.name, "path": f"{project_root()}/notebooks"}}  # where pictures lie
         html, pdf = (form().from_notebook_node(paper, place)[0] for form in (HomeworkHTML, HomeworkPDF))
         bodies = {"html": html, "pdf": pdf, "json": provenance.written(about | provenance.record(paper.cells, trials))}

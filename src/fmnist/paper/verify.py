@@ -1,7 +1,7 @@
 """Trains a sample of a report's runs again and says whether what the report prints of them holds.
 
-All that it needs is in the report's JSON file, and nothing is stored. A number holds if it is off by no more than
-rounding in print, or the repeatability limit 1.96 √2 s [ISO 5725-6], s over the trial's seeds or of a share of images.
+Nothing is stored. A number holds if it is off by no more than rounding in print, or the repeatability limit 1.96 √2 s
+[ISO 5725-6], s over the trial's seeds or of a share of images.
 """
 
 import json

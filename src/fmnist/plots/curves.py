@@ -1,6 +1,7 @@
 """Lines over epochs, with 95 % bands or one for each trial, and lines on logarithmic axes."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import numpy as np
 import pandas as pd
@@ -38,8 +39,10 @@ def curves(
     with style():
         fig = figure(0.25 + deep * (1.65 if panels else 2.1))
         grid = fig.subplots(deep, across, sharex=True, sharey="row" if panels else False, squeeze=False)
+        ticks = LogLocator(subs=(1, 2, 5)) if xscale == "log" else MaxNLocator(5, steps=[1, 2, 5, 10], integer=True)
         for ax in grid[-1]:
-            _epochs(ax, xscale)
+            ax.set(xlabel="epoch", xscale=xscale)
+            ax.xaxis.set(major_locator=copy(ticks), major_formatter="{x:g}", minor_formatter="")
         for metric, axes in zip(metrics, grid if panels else grid.reshape(-1, 1), strict=True):
             seen = [np.array([])]
             for ax, (name, part) in zip(axes, parts.items(), strict=True):
@@ -54,12 +57,6 @@ def curves(
         if len(groups) > 1 or len(ended):
             fold_legend(fig, [key(looks[group], group) for group in groups], labels, by)
     return drawn(fig, history, "run_id", panels, by, "seed", "epoch", *metrics, by=by, x="epoch")
-
-
-def _epochs(ax: Axes, scale: str) -> None:
-    ticks = LogLocator(subs=(1, 2, 5)) if scale == "log" else MaxNLocator(5, steps=[1, 2, 5, 10], integer=True)
-    ax.set(xlabel="epoch", xscale=scale)
-    ax.xaxis.set(major_locator=ticks, major_formatter="{x:g}", minor_formatter="")
 
 
 def _ended(history: pd.DataFrame) -> pd.Series:
@@ -147,15 +144,9 @@ def trial_curves(runs: pd.DataFrame, history: pd.DataFrame, shown: int = 10) -> 
         lines = [np.c_[wide.index, wide[run]] for run in wide]
         ax.add_collection(LineCollection(lines, colors="#b0b0b0", linewidths=0.35, alpha=0.4))
         for i, (run, rank) in enumerate(zip(best["run_id"], best["rank"], strict=True)):
-            ax.plot(
-                wide[run],
-                markevery=(i % every, every),
-                lw=1.1,
-                zorder=3 - i / 99,
-                **edge,
-                **look(i, best["config"].iloc[i]),
-            )
-            line = {"arrowstyle": "-", "lw": 0.5, "color": look(i)["color"], "relpos": (0, 0.5), "shrinkA": 0}
+            wear = look(i, best["config"].iloc[i]) | edge | {"lw": 1.1, "zorder": 3 - i / 99}
+            ax.plot(wide[run], markevery=(i % every, every), **wear)
+            line = {"arrowstyle": "-", "lw": 0.5, "color": wear["color"], "relpos": (0, 0.5), "shrinkA": 0}
             place = {"xytext": (1.05, 1 - 0.06 * i), "textcoords": "axes fraction", "va": "center", "size": 6.5}
             ax.annotate(str(rank), (wide.index[-1], wide[run].iloc[-1]), arrowprops=line, **place)
         percent_axis(ax, wide.iloc[1:].to_numpy().ravel(), "val_accuracy", pad=0.02)

@@ -1,7 +1,6 @@
 """The figures of a study: DataFrames of runs in, Matplotlib Figures for `publish.show` out.
 
-Bars and bands are 95 % t intervals over seeds (`statistics.interval`). Diverged runs are shown where they ended, or
-counted beside the group they belong to; no figure drops one silently.
+Bars and bands are 95 % t intervals over seeds. Diverged runs are shown where they ended, or counted beside their group.
 """
 
 from collections.abc import Sequence
@@ -10,26 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from fmnist.plots.curves import curves, log_lines
-from fmnist.plots.style import (
-    COLORS,
-    FAINT,
-    WIDTH,
-    drawn,
-    figure,
-    fold_legend,
-    key,
-    keyed,
-    look,
-    percent_axis,
-    style,
-)
+from fmnist.plots.style import WIDTH, drawn, figure, fold_legend, key, keyed, look, percent_axis, style
 from fmnist.statistics import summary
 from fmnist.words import AXES, diverged, metric_of, name_of
 
-__all__ = ["against", "confusion_matrix", "curves", "image_grid", "log_lines", "reliability"]
+__all__ = ["against", "confusion_matrix", "curves", "image_grid", "log_lines"]
 GAP = 4  # pixels between images
 SHARP = 4  # every pixel is embedded as SHARP x SHARP, since some viewers smooth what they enlarge
 
@@ -46,7 +32,7 @@ def against(
     lost = table.drop_duplicates([by, x]).groupby(by, sort=False)[["diverged", "runs"]].sum()
     labels = [" × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
     with style():
-        fig = figure(2.8)
+        fig = figure(2.4)
         for ax, metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             keyed(ax, metric)
             _means(ax, table[table["metric"] == metric].sort_values("place"), by, groups, 0.012 * (ends[1] - ends[0]))
@@ -54,32 +40,6 @@ def against(
             ax.set(xlabel=AXES.get(x, x), xlim=np.array(ends) + 0.07 * (ends[1] - ends[0] or 1) * np.array([-1, 1]))
         fold_legend(fig, [*map(key, range(len(groups)), groups)], labels, by)
     return drawn(fig, runs, "run_id", by, x, "seed", *metrics, "diverged", by=by, x=x)
-
-
-def pareto(runs: pd.DataFrame, by: str = "trial", costs: Sequence[str] = ("parameters", "seconds")) -> Figure:
-    """Mean test accuracy with its 95 % interval against what a run costs, a panel a cost; a line joins those that no
-    cheaper group beats.
-    """
-    table = summary(runs, by).set_index(by).join(runs.groupby(by)[list(costs)].mean())
-    table[["mean", "low", "high"]] *= 100
-    with style():
-        fig = figure(2.6)
-        for ax, cost in zip(fig.subplots(1, len(costs), sharey=True), costs, strict=True):
-            ordered = table.dropna(subset="mean").sort_values([cost, "mean"])
-            leading = ordered[ordered["mean"] > ordered["mean"].cummax().shift(fill_value=0)]
-            ax.plot(leading[cost], leading["mean"], color=FAINT, lw=0.8)
-            for index, row in enumerate(table.itertuples()):
-                wear = look(index) | {"linestyle": "none"}
-                ax.vlines(getattr(row, cost), row.low, row.high, color=wear["color"], lw=1.1)
-                ax.plot(getattr(row, cost), row.mean, mec="white", mew=0.5, ms=6, **wear)
-            percent_axis(ax, table[["mean", "low", "high"]].to_numpy().ravel(), "test_accuracy")
-            ax.set(xscale="log", xlabel="seconds of training" if cost == "seconds" else cost)
-            ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,.0f}", minor_formatter="")
-        fig.axes[-1].set_ylabel("")
-        fold_legend(
-            fig, [key(i, linestyle="none") for i in range(len(table))], [name_of(group) for group in table.index]
-        )
-    return drawn(fig, table.reset_index(), runs=runs)
 
 
 def _places(values: Sequence) -> np.ndarray:
@@ -109,7 +69,6 @@ def _means(ax: Axes, table: pd.DataFrame, by: str, groups: list, apart: float) -
 
 def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFrame | None = None) -> Figure:
     """Percent of each class (row) that was read as each class (column); errors shaded, hits on the grey diagonal.
-
     `matrix` holds counts (`statistics.confusion`), of one run or summed over `runs`.
     """
     import seaborn as sns  # here, because it takes a second and brings pyplot along
@@ -118,9 +77,9 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
     text = np.where(share >= 0.05, np.char.mod("%.1f", share), np.where(np.asarray(matrix) > 0, "<0.1", "0"))
     hits, shade = np.eye(len(names), dtype=bool), share**0.7
     paint = {"cmap": "OrRd", "vmin": 0, "vmax": max(30**0.7, shade[~hits].max(initial=0)), "cbar": False}
-    labels = {"annot": text, "fmt": "", "annot_kws": {"size": 7}, "xticklabels": names, "yticklabels": names}
+    labels = {"annot": text, "fmt": "", "annot_kws": {"size": 6.5}, "xticklabels": names, "yticklabels": names}
     with style():
-        fig = figure(4.2, 5.0)
+        fig = figure(3.5, 4.2)
         ax = fig.subplots()
         sns.heatmap(shade, mask=hits, square=True, linewidths=0.8, ax=ax, **paint, **labels)
         middle = {"ha": "center", "va": "center", "fontsize": 7, "color": "#555555", "weight": "bold"}
@@ -154,19 +113,3 @@ def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> F
         ax.set(xlim=(0, columns * (width + GAP)), ylim=(rows * step, 0))
         ax.set_axis_off()
     return drawn(fig, pd.DataFrame({"picture": range(1, n + 1), "title": titles}))
-
-
-def reliability(bins: pd.DataFrame, runs: pd.DataFrame | None = None) -> Figure:
-    """How often networks are right (`accuracy`) against how sure they are (`confidence`), in [0, 1], a dot a bin.
-
-    A dot's area is the share of `images` in its bin; on the diagonal networks are as often right as they say.
-    """
-    area = 6 + 400 * bins["images"] / bins["images"].sum()
-    with style():
-        fig = figure(2.9, 3.2)
-        ax = fig.subplots()
-        ax.plot([0, 100], [0, 100], color=FAINT, lw=0.8)
-        ax.plot(100 * bins["confidence"], 100 * bins["accuracy"], color=COLORS[0], lw=0.8)
-        ax.scatter(100 * bins["confidence"], 100 * bins["accuracy"], s=area, color=COLORS[0], alpha=0.7, lw=0)
-        ax.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 104), ylim=(0, 104))
-    return drawn(fig, bins, runs=runs)

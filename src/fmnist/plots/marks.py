@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.collections import Collection, LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -42,27 +41,22 @@ def _axes(ax: Axes, groups: dict) -> dict[str, Any]:
     about = {"row": place.rowspan.start, "column": place.colspan.start} if place else {"row": 0, "column": 0}
     about |= {"title": ax.get_title(loc="left"), **getattr(ax, "fmnist_keys", {})}
     for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
+        locator, ticks = axis.get_major_locator(), None  # the page may choose
+        if isinstance(locator, FixedLocator):
+            places = axis.get_majorticklocs()
+            texts = axis.get_major_formatter().format_ticks(places)
+            ticks = [[float(f"{place:.6g}"), text] for place, text in zip(places, texts, strict=True)]
         about[name] = {"label": axis.get_label_text(), "scale": SCALES.get(axis.get_scale(), axis.get_scale())}
-        about[name] |= {"limits": _numbers(getattr(ax, f"get_{name}lim")()), "ticks": _ticks(axis)}
-        about[name]["whole"] = bool(getattr(axis.get_major_locator(), "_integer", False))
+        about[name] |= {"limits": _numbers(getattr(ax, f"get_{name}lim")()), "ticks": ticks}
+        about[name]["whole"] = bool(getattr(locator, "_integer", False))
     marks = [mark for part in (*ax.collections, *ax.lines) for mark in _marks(part, ax, groups)]
-    texts = [
-        {"x": x, "y": y, "text": text.get_text(), "color": to_hex(text.get_color()), "beside": beside}
-        for text in ax.texts
-        if not isinstance(text, Annotation)
-        for x, y in [_numbers(text.get_position())]
-        for beside in [text.get_transform() != ax.transData]
-    ]
+    texts = []
+    for text in (text for text in ax.texts if not isinstance(text, Annotation)):
+        x, y = _numbers(text.get_position())
+        beside = text.get_transform() != ax.transData
+        look = {"text": text.get_text(), "color": to_hex(text.get_color()), "beside": beside}
+        texts.append({"x": x, "y": y} | look)
     return about | {"marks": marks, "texts": texts}
-
-
-def _ticks(axis: Axis) -> list | None:
-    """Where they were placed by hand, pairs of place and text; None where the page may choose."""
-    if not isinstance(axis.get_major_locator(), FixedLocator):
-        return None
-    places = axis.get_majorticklocs()
-    texts = axis.get_major_formatter().format_ticks(places)
-    return [[float(f"{place:.6g}"), text] for place, text in zip(places, texts, strict=True)]
 
 
 def _marks(part: Line2D | Collection, ax: Axes, groups: dict) -> list[dict[str, Any]]:
@@ -79,13 +73,10 @@ def _marks(part: Line2D | Collection, ax: Axes, groups: dict) -> list[dict[str, 
         start, step = every if isinstance(every, tuple) else (0, every if isinstance(every, int) else max(1, n // 5))
         more = {"edge": "y" if edge else "x" if across else "", "every": [start, step if every else 1]}
         return [look | more | {"x": _numbers(x), "y": _numbers(y)}]
-    kind = "line" if isinstance(part, LineCollection) else "band"
-    colors = [to_hex(color) for color in (part.get_edgecolor() if kind == "line" else part.get_facecolor())]
-    corners = [path.vertices for path in part.get_paths()]
-    return [
-        look | {"kind": kind, "color": colors[i % len(colors)], "x": _numbers(xy[:, 0]), "y": _numbers(xy[:, 1])}
-        for i, xy in enumerate(corners)
-    ]
+    line = isinstance(part, LineCollection)
+    look["kind"], colors = "line" if line else "band", part.get_edgecolor() if line else part.get_facecolor()
+    ends = [map(_numbers, path.vertices.T) for path in part.get_paths()]
+    return [look | {"color": to_hex(colors[i % len(colors)]), "x": x, "y": y} for i, (x, y) in enumerate(ends)]
 
 
 def _look(part: Line2D | Collection) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Colours are Okabe and Ito's (jfly.uni-koeln.de/color, 2008), each with a marker 
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,7 @@ PERCENT_TICKS = np.array([99, 98, 97, 96, 95, 94, 92, 90, 88, 85, 80, 75, 70, 60
 RC = mpl.rc_params_from_file(Path(__file__).parents[1] / "templates" / "figures.mplstyle", use_default_template=False)
 
 
-def style() -> AbstractContextManager[None]:
-    """The rcParams of the report, for the length of a `with` block."""
-    return mpl.rc_context(RC)
+style = partial(mpl.rc_context, RC)  # the rcParams of the report, for the length of a `with` block
 
 
 class StyledFigure(Figure):
@@ -50,9 +48,8 @@ def figure(height: float, width: float = WIDTH, layout: str | None = "constraine
 def drawn(
     fig: Figure, frame: pd.DataFrame, *columns: str, runs: pd.DataFrame | None = None, by: str = "", x: str = ""
 ) -> Figure:
-    """`fig`, knowing what `publish.show` hands on: `frame`, or those `columns` it has, and the ids of its `runs`.
-
-    `by` and `x` are the columns in which a page finds the rows behind a mark: what its label names, where it stands.
+    """`fig`, knowing what `publish.show` hands on: `frame`, or those `columns` it has, and the ids of its `runs`. `by`
+    and `x` are the columns in which a page finds the rows behind a mark: what its label names, where it stands.
     """
     fig.fmnist_keys = {"by": by, "along": x}
     fig.fmnist_data = frame[[name for name in dict.fromkeys(columns) if name in frame]] if columns else frame
@@ -79,10 +76,8 @@ def keyed(ax: Axes, column: str, **where: object) -> None:
 
 
 def percent_axis(ax: Axes, values: Sequence[float], metric: str, axis: str = "y", pad: float = 0.06) -> None:
-    """Label and scale an axis that shows `metric`, with `values` (as plotted: percent, nats) in view.
-
-    When accuracies lie far apart (below 60 % and above 75 %), equal steps would press the good ones into one line: the
-    axis is then logarithmic in the error, 100 % − accuracy, as the unevenly spaced ticks show.
+    """Label and scale an axis that shows `metric`, with `values` (as plotted: percent, nats) in view; logarithmic in
+    the error, 100 % − accuracy, when accuracies lie far apart (below 60 % and above 75 %).
     """
     about, values = metric_of(metric), np.asarray(values, float)
     values = values[np.isfinite(values)]
