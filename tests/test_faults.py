@@ -5,15 +5,22 @@
 
 import contextlib
 import errno
+import gzip
+import hashlib
 import io
 import json
 import os
 import random
 import re
+import shutil
+import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
 
@@ -21,12 +28,14 @@ import nbformat.v4 as nbf
 import psutil
 import pypdf
 import pytest
-from test_report import environment, project
+from test_report import environment, make_project, project
 from test_store import CONFIG, folders, script
+from torchvision.datasets import FashionMNIST
 
-from fmnist import cli, store, study
+from fmnist import cli, data, store, study
 from fmnist.config import RunConfig, UserError, located, read_yaml
 from fmnist.engine import workers
+from fmnist.lab.browse import Browse
 from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
 from fmnist.study import Study
 
@@ -176,28 +185,131 @@ def test_builds_at_once_train_no_run_twice(count, runs, survived):
     survived("builds at once", count)
 
 
-def family(mark: str) -> list[psutil.Process]:
-    """Every process that has `mark` in its environment."""
+STUDY = """import fmnist as fm
+found = fm.Study(base, variants, grid, seeds).run(device).runs()
+fm.record(mean=repr(found.test_accuracy.mean()))"""
+BASE = {"hidden_sizes": [8], "epochs": 10, "batch_size": 100}
+STAGES = [None, "to train on cpu", "executing 2 notebooks", "2 of 2"]  # a line after which a stage begins
+WAYS = ["kill of a whole report build", "kill of its parent alone", "Ctrl-C in a report build"]
+
+
+def build(folder: Path, *before: str, name: str = "mine") -> subprocess.Popen:
+    """A report in a process group of its own; all that it starts has `folder` in its environment."""
+    command, own = ["report", name, "--device", "cpu"], environment(folder) | {"FMNIST_TEST": str(folder)}
+    options = {"preexec_fn": partial(signal.signal, signal.SIGINT, signal.default_int_handler), "text": True}
+    command = [*before, sys.executable, "-m", "fmnist.cli", *command]
+    return subprocess.Popen(command, cwd=folder, env=own, stderr=-1, start_new_session=True, **options)
+
+
+def family(folder: Path) -> list[psutil.Process]:
+    """Every process of a build in `folder`."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            found += [process] if process.environ().get("FMNIST_TEST") == mark else []
+            found += [process] if process.environ().get("FMNIST_TEST") == str(folder) else []
     return found
 
 
-@pytest.mark.parametrize("times", often(1, 3))
-def test_a_killed_report_leaves_no_kernel_and_no_worker(times, tmp_path, survived):
-    """Its parent alone is killed while notebooks are executed."""
-    folder = project(tmp_path / "project", {"one": ["import time; time.sleep(600)"]})
+def papers(folder: Path) -> list:
+    """Each whole or absent: where they are, what was recorded."""
+    ends = {"html": b"</html>", "pdf": b"%%EOF", "json": b"}"}
+    contents = {kind: path.read_bytes().strip() for kind in ends for path in folder.glob(f"report/mine.{kind}")}
+    assert all(content.endswith(ends[kind]) for kind, content in contents.items())
+    return [*contents, json.loads(contents["json"])["values"]["one"]["mean"]] if "json" in contents else [*contents]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, data_set):
+    """A project whose report trains and shows one study, its papers, and the seconds of each stage of making them."""
+    folder = project(tmp_path_factory.mktemp("made") / "project", {"one": [STUDY], "two": ["1 + 1"]}, "{one.mean}")
+    notebook = nbformat.read(path := folder / "notebooks" / "one.ipynb", as_version=4)
+    notebook.metadata["fmnist"] = {"kind": "study"}
+    notebook.cells[1].source = "base = {}\nvariants = {}\ngrid = {}\nseeds = [0]\nbaseline = ''\ndevice = 'auto'"
+    nbformat.write(notebook, path)
+    (path := folder / "params" / "mine" / "one.yaml").write_text(json.dumps({"base": BASE, "seeds": [0, 1, 2, 3]}))
+    process, moments = build(folder), [time.monotonic()]
+    for line in process.stderr:
+        moments += [time.monotonic()] * (len(moments) < 4 and STAGES[len(moments)] in line)
+    assert process.wait() == 0
+    moments.append(time.monotonic())
+    return folder, papers(folder), [end - begin for begin, end in itertools.pairwise(moments)]
+
+
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("times", often(3, 45))
+def test_a_report_build_may_be_stopped_at_any_moment(times, made, monkeypatch, survived):
+    """Nothing stays that runs, nothing half; the same command then gives the same numbers."""
+    folder, expected, lasts = made
+    monkeypatch.setenv("FMNIST_RUNS", str(folder / "runs"))
+    at, hit = random.Random(times), dict.fromkeys(WAYS, 0)
     for i in range(times):
-        own = environment(folder) | {"FMNIST_TEST": f"{folder} {i}"}
-        command = [sys.executable, "-m", "fmnist.cli", "report", "mine", "--device", "cpu"]
-        parent = subprocess.Popen(command, cwd=folder, env=own, stderr=subprocess.DEVNULL)
-        until(lambda i=i: any("ipykernel" in " ".join(each.cmdline()) for each in family(f"{folder} {i}")), 300)
-        parent.kill()
-        parent.wait()
-        until(lambda i=i: not family(f"{folder} {i}"), 20)
-    survived("kill of a report's parent alone", times)
+        shutil.rmtree(folder / "runs", ignore_errors=True)  # so that it trains
+        process, way, stage = build(folder), WAYS[i % 3], (1 + i + i // 4) % 4
+        if STAGES[stage]:
+            next(line for line in process.stderr if STAGES[stage] in line)
+        time.sleep(at.uniform(0, lasts[stage]))
+        hit[way] += process.poll() is None
+        for each in family(folder) if way == WAYS[0] else []:
+            with contextlib.suppress(psutil.Error):
+                each.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill() if way == WAYS[1] else os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate()[1]
+        if way == WAYS[2] and stage:
+            assert "Traceback" not in said and process.returncode == (130 if "interrupted" in said else 0), said
+        until(lambda: not family(folder), 20)
+        assert papers(folder) == expected and store.check()[1:] == (0, 0)
+    process = build(folder)
+    assert process.communicate() and process.returncode == 0 and papers(folder) == expected
+    assert len(store.all_runs()) == len([*(folder / "runs").iterdir()]) - 1 == 4, "the next writer has tidied up"
+    for way, count in hit.items():
+        survived(way, count)
+
+
+@pytest.mark.parametrize("count", often(2, 4))
+def test_builds_of_one_report_at_once(count, made, survived):
+    folder, expected, _ = made
+    shutil.rmtree(folder / "runs")
+    together = [build(folder) for _ in range(count)]
+    said = [process.communicate()[1] for process in together]
+    assert [process.returncode for process in together] == [0] * count, said
+    assert papers(folder) == expected and len([*(folder / "runs").iterdir()]) == 5, "four runs and their index"
+    survived("builds of one report at once", count)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("place", ["runs", "report"])
+@pytest.mark.parametrize("disk", ["ro", "size=8k", "size=60k", "size=100k"])
+def test_a_report_on_a_full_or_read_only_disk_ends_in_one_line(disk, place, made, survived):
+    folder = made[0]
+    mount = f'mount -t tmpfs -o {disk} none {place} && exec "$@"'
+    if subprocess.run(["unshare", "-rm", "true"]).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    shutil.rmtree(folder / "runs" if place == "runs" else folder / "report" / "build", ignore_errors=True)
+    (folder / "runs").mkdir(exist_ok=True)
+    process = build(folder, "unshare", "-rm", "sh", "-c", mount, "sh")
+    said = process.communicate()[1]
+    assert process.returncode == 2 and "Traceback" not in said, said
+    assert re.search("Read-only file system|No space left on device|No usable temporary", said.splitlines()[-1]), said
+    survived(f"{place} on a disk {disk}", 1)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3_600)
+def test_the_largest_report_takes_less_than_3_GB(tmp_path, data_set, record_property):
+    """Homework with all its runs, an epoch each; what all its processes take, shared pages counted once."""
+    folder, peak = make_project(tmp_path / "project", "homework"), 0
+    path = folder / "params" / "homework" / "report.yaml"
+    path.write_text(re.sub("epochs: \\d+", "epochs: 1", path.read_text()))
+    process = build(folder, name="homework")
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            own = psutil.Process(process.pid)
+            peak = max(peak, sum(each.memory_full_info().pss for each in [own, *own.children(recursive=True)]))
+        time.sleep(0.5)
+    assert process.returncode == 0 and peak < 3e9
+    record_property("fault", f"peak memory of the largest report: {peak / 1e9:.1f} GB")
 
 
 def until(done, seconds: float) -> None:
