@@ -1,6 +1,14 @@
 """What tests share: the first images of the real data set, an empty store, published outputs, a browser."""
 
+import os
 import shutil
+import sys
+from pathlib import Path
+
+if sys.dont_write_bytecode:  # then each of a hundred processes would compile all that it imports, torch for ten seconds
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 import nbformat.v4 as nbf
 import pytest
