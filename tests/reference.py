@@ -1,6 +1,8 @@
 """What tests hold runs and papers to: optimizers, plain evaluation, simulated runs, a PDF's words and figures."""
 
+import html
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -90,6 +92,12 @@ def simulated(settings, seeds=6, noise=0.001, lost=(), generator=0, epochs=10) -
                 accuracies = {"val_accuracy": val * (1 - 0.5 / (1 + epoch)), "train_accuracy": train}
                 history.append(about | accuracies | {"epoch": epoch, "train_loss": 3.0 - 0.2 * epoch})
     return pd.DataFrame(rows), pd.DataFrame(history)
+
+
+def page_text(page: str) -> str:
+    """What an HTML page says, without the notebooks' code, which is folded away."""
+    page = re.sub(r"<(style|script|pre|annotation)\b.*?</\1>", " ", page, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
 def pdf_text(reader: pypdf.PdfReader) -> str:

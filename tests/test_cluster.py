@@ -210,8 +210,3 @@ def test_a_wrong_file_of_jobs_is_one_clear_line(text, told, tmp_path):
 def test_commands_hand_their_cluster_on(command, capsys):
     assert cli.main([*command, "--cluster", "somewhere"]) == 2
     assert "cluster: somewhere: neither a scheduler's address, as tcp://host:8786, nor a" in capsys.readouterr().err
-
-
-def test_dask_is_not_imported_unless_asked_for():
-    code = "import sys, fmnist.cli, fmnist.engine.cluster; assert not {'dask', 'distributed'} & {*sys.modules}"
-    subprocess.run([sys.executable, "-c", code], check=True)
