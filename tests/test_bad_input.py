@@ -183,6 +183,9 @@ def test_bytes_that_are_no_text_and_parameters_of_other_notebooks(name, text, me
         ("train params/smoke --memory 4x", "--memory 4x: not a size; write it as 4GB or 800MB"),
         ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),
         ("report smoke more", "no such report"),  # and nothing is trained for the first
+        ("new Mine/../x --title T --author A", "'Mine/../x': a report's name is lower-case letters"),
+        ("new index --title T --author A", "and not index"),
+        ("new smoke --title T --author A", "params/smoke is there already"),
     ],
 )
 def test_arguments(arguments, message, refused):

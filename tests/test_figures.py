@@ -98,11 +98,8 @@ def test_diverged_runs_are_shown(drawn):
     for name in ("curves", "against"):
         text = " ".join(t.get_text().replace("\n", " ") for t in shown_texts(drawn[name]))
         assert re.search(r"diverged \(1 of \d\)", text) and re.search(r"diverged \(3 of \d\)", text), name
-
-
-def test_a_diverged_curve_ends_in_a_cross_at_its_last_epoch(drawn):
     crosses = [line for line in drawn["curves"].axes[0].lines if line.get_marker() == "x"]
-    assert len(crosses) == 4 and all(list(line.get_xdata()) == [1] for line in crosses)
+    assert len(crosses) == 4 and all(list(line.get_xdata()) == [1] for line in crosses)  # at its last epoch
 
 
 def test_curves_of_finished_runs_are_the_mean_over_seeds():

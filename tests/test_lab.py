@@ -27,16 +27,13 @@ sync_api = pytest.importorskip("playwright.sync_api")
 sync_api.expect.set_options(timeout=60_000)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, data_set):
     """The address of a JupyterLab in a project of its own with an empty store, and that project's folder."""
-    folder, port = tmp_path_factory.mktemp("lab"), free_port()
+    folder = tmp_path_factory.mktemp("lab")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     make_project(folder, "smoke")
     own = environment(folder) | {"HOME": str(folder / "home")}
     own |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_RUNTIME_DIR": str(folder / "runtime")}
@@ -253,7 +250,8 @@ def test_the_runs_are_listed_compared_opened_and_removed(page, lab):
 
 def test_a_study_is_run_and_exported_to_pdf_by_the_menu(page, lab):
     path = lab[1] / "notebooks" / "shape.ipynb"
-    path.write_text(path.read_text("utf-8").replace('\\"epochs\\": 10', '\\"epochs\\": 1'), "utf-8")
+    quick = '\\"epochs\\": 1, \\"val_size\\": 59000'
+    path.write_text(path.read_text("utf-8").replace('\\"epochs\\": 10', quick), "utf-8")
     page.goto(f"{lab[0]}/lab/tree/notebooks/shape.ipynb?token=secret")
     sync_api.expect(shown(page).locator("h1", has_text="Network shape")).to_be_visible()
     run_all(page, 600)

@@ -94,7 +94,10 @@ def test_what_is_in_the_store_is_not_trained_again(runs):
     assert training.history().empty
 
 
-def test_a_failure_in_the_thread_is_said(runs, monkeypatch):
+def test_a_failure_in_the_thread_is_said_and_more_seeds_than_fit_are_refused(runs, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(explore, "budget", lambda *_: 1_000_000)
+        assert "take fewer seeds" in str(Live(configs(1)).start().wait().error)
     monkeypatch.setattr(explore, "load", lambda *_: (_ for _ in ()).throw(UserError("no data")))
     training = Live(configs(1)).start().wait()
     assert (training.state, str(training.error)) == ("failed", "no data")
@@ -115,11 +118,6 @@ def test_one_trains_at_a_time(runs):
     second = Live(configs(1, seeds=[7])).start()
     assert first.state == "stopped" and len(first.runs) == 2
     assert second.wait(60).state == "finished"
-
-
-def test_more_seeds_than_fit_are_refused(runs, monkeypatch):
-    monkeypatch.setattr(explore, "budget", lambda *_: 1_000_000)
-    assert "take fewer seeds" in str(Live(configs(1)).start().wait().error)
 
 
 @pytest.fixture

@@ -270,12 +270,6 @@ def test_print_is_the_paper_alone(opened):
     assert page.locator("#tbl-scores").is_visible() and page.locator("figure img").first.is_visible()
 
 
-def test_a_pdf_has_its_reports_date_and_an_outline(pages):
-    reader = pypdf.PdfReader(pages["paper"].with_suffix(".pdf"))
-    assert f"{reader.metadata.creation_date:%Y-%m-%d}" == "2026-05-04"
-    assert [entry.title for entry in reader.outline] == ["1. First", "2. Second", "References"]
-
-
 def test_the_page_of_reports_is_made_of_what_lies_there(pages):
     folder, page = pages["paper"].parent, pages["index"].read_text("utf-8")
     assert index(folder) == page

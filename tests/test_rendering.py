@@ -107,11 +107,13 @@ def test_equal_notebooks_and_figures_give_equal_bytes(kind):
     assert publish.svg(curve()) == (text := publish.svg(curve())) and "<text" not in text
 
 
-def test_pdf_is_us_letter_with_title_author_and_no_code(report):
+def test_pdf_is_us_letter_with_title_author_date_and_outline_and_no_code(report):
     report.metadata["fmnist"]["notice"] = "A smoke run."
     reader = pdf(report)
     assert {(float(page.mediabox.width), float(page.mediabox.height)) for page in reader.pages} == {(612.0, 792.0)}
     assert (reader.metadata.title, reader.metadata.author) == ("A Paper", "Ann Author")
+    assert f"{reader.metadata.creation_date:%Y-%m-%d}" == "2026-05-04"
+    assert [entry.title for entry in reader.outline] == ["1. First", "2. Second", "References"]
     first = reader.pages[0].extract_text()
     assert "A PAPER" in first and "A smoke run." in first and "show(curve)" not in pdf_text(reader)
     assert "show(curve)" in html(report)

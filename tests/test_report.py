@@ -95,14 +95,15 @@ def test_the_command_says_what_it_does_and_trains_everything_itself(smoke, monke
     assert all(f": {path.stem}\n" in said for path in IN_REPORTS)
     assert re.search(r"wrote report/smoke\.html \(.*wrote report/smoke\.pdf \(", said, re.S)
     assert "Warning" not in said and "Traceback" not in said
+    there = {path.name for path in (folder / "report").iterdir()}  # no half paper
+    assert there == {"references.bib", "build", "smoke.html", "smoke.pdf", "smoke.json", "index.html"}
 
 
 def test_the_paper_has_all_sections_and_nothing_that_failed(smoke):
-    folder, _ = smoke
-    reader = pypdf.PdfReader(folder / "report" / "smoke.pdf")
+    reader = pypdf.PdfReader(smoke[0] / "report" / "smoke.pdf")
     firsts = [nbformat.read(path, as_version=4).cells[0].source.splitlines()[0] for path in IN_REPORTS]
     titles = [re.match(r"# (.+?)( (<!-- )?\{#.*)?$", first)[1] for first in firsts]
-    for text in (page_text((folder / "report" / "smoke.html").read_text("utf-8")), pdf_text(reader)):
+    for text in (page_text((smoke[0] / "report" / "smoke.html").read_text("utf-8")), pdf_text(reader)):
         assert [title for title in titles if title.lower() not in text.lower()] == []
         assert re.findall(r"Traceback|\bnan\b|\bNaN\b|Error\b|\{\w+\.\w+\}|@(?:fig|tbl|sec|eq)-|\?\?", text) == []
         first = text.lower().split("a shirt, a pullover")[0]
@@ -111,11 +112,10 @@ def test_the_paper_has_all_sections_and_nothing_that_failed(smoke):
 
 
 def test_every_figure_has_a_text_for_those_who_cannot_see_it(smoke):
-    folder, _ = smoke
-    images = re.findall(r"<img\b[^>]*>", (folder / "report" / "smoke.html").read_text("utf-8"))
+    images = re.findall(r"<img\b[^>]*>", (smoke[0] / "report" / "smoke.html").read_text("utf-8"))
     assert len(images) > 10
     assert all(len(re.search(r'(?:alt|aria-label)="([^"]*)"', image)[1]) > 30 for image in images)
-    texts = pdf_figures(pypdf.PdfReader(folder / "report" / "smoke.pdf"))
+    texts = pdf_figures(pypdf.PdfReader(smoke[0] / "report" / "smoke.pdf"))
     assert len(texts) == len(images) and all(text and len(text) > 30 for text in texts)
 
 
@@ -124,11 +124,6 @@ def test_a_figure_rests_on_the_runs_that_it_shows(smoke):
     behind = {item["label"]: about["run_sets"][item["runs"]].get("count", 0) for item in about["shown"]}
     assert behind["fig-confusion"] == 2 and behind["fig-images"] == 0
     assert behind["tbl-shape"] < behind["tbl-conclusions"] < len(about["runs"])
-
-
-def test_rendering_leaves_no_half_paper(smoke):
-    there = {path.name for path in (smoke[0] / "report").iterdir()}
-    assert there == {"references.bib", "build", "smoke.html", "smoke.pdf", "smoke.json", "index.html"}
 
 
 def test_a_first_homework_from_nothing_to_paper_and_again_byte_for_byte(tmp_path, data_set):
@@ -150,17 +145,6 @@ def test_a_first_homework_from_nothing_to_paper_and_again_byte_for_byte(tmp_path
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and re.search(r"(\d+) runs: \1 in the store, 0 to train", done.stderr), done.stderr
     assert {path.name: path.read_bytes() for path in papers.glob("*.*")} == before and len(before) == 5
-
-
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [("Mine/../x", "lower-case letters"), ("index", "not index"), ("taken", "params/taken is there already")],
-)
-def test_a_name_that_cannot_be_is_refused(name, told, tmp_path, monkeypatch):
-    monkeypatch.chdir(project(tmp_path, {"one": []}, name="taken"))
-    with pytest.raises(UserError, match=told):
-        report.new(name, "T", "A")
-    assert {path.name for path in (tmp_path / "params").iterdir()} == {"taken"}
 
 
 BAD = {

@@ -56,7 +56,7 @@ def test_a_variant_may_have_fewer_seeds():
     assert "each with two seeds (but slow with one), make five runs" in study.describe()
 
 
-def test_only_what_is_missing_is_trained(trained):
+def test_only_what_is_missing_is_trained_and_progress_is_silent_where_nobody_looks(trained, capfd):
     Study(TINY, VARIANTS, seeds=[0, 1]).run("cpu")
     assert len(trained) == 4
 
@@ -71,6 +71,7 @@ def test_only_what_is_missing_is_trained(trained):
     (store.runs_folder() / Study(TINY, VARIANTS).configs[1].run_id / "run.json").unlink()
     Study(TINY, {"b": {"optimizer": "Adam"}, "a": {}}, seeds=[1, 0]).run("cpu")
     assert [(config.optimizer, config.seed) for config in trained] == [("Adam", 0)]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_teachers_are_trained_before_those_who_learn_from_them(trained):
@@ -110,18 +111,15 @@ def test_rates_are_tuned_with_few_seeds_and_what_is_selected_has_all(trained):
     assert {config.run_id for config in study.configs} & {config.run_id for config in tuned.configs}
 
 
-def test_tables_of_an_untrained_study_say_what_to_do(trained):
-    study = Study(TINY, VARIANTS)
-    for table in (study.runs, study.history):
-        with pytest.raises(UserError, match="trial 'SGD', seed 0 has not been trained; call study.run"):
-            table()
-
-
-def test_settings_need_no_training(trained):
-    settings = Study(TINY, VARIANTS, {"lr": [0.1, 0.2]}, seeds=[0, 1]).settings()
+def test_settings_need_no_training_and_tables_of_an_untrained_study_say_what_to_do(trained):
+    study = Study(TINY, VARIANTS, {"lr": [0.1, 0.2]}, seeds=[0, 1])
+    settings = study.settings()
     assert list(settings.columns) == ["trial", "variant", *TRIAL_FIELDS]
     assert settings.trial.tolist() == ["SGD, lr 0.1", "SGD, lr 0.2", "Adam, lr 0.1", "Adam, lr 0.2"]
     assert settings.lr.tolist() == [0.1, 0.2] * 2 and set(settings.hidden_sizes) == {"4"} and trained == []
+    for table in (study.runs, study.history):
+        with pytest.raises(UserError, match="trial 'SGD, lr 0.1', seed 0 has not been trained; call study.run"):
+            table()
 
 
 def test_the_notebooks_of_a_report_only_read(trained, monkeypatch):
@@ -195,11 +193,6 @@ def test_a_run_that_fails_keeps_what_finished(trained, monkeypatch):
     with pytest.raises(RuntimeError, match="out of luck"):
         Study(TINY, grid={"batch_size": [64, 128]}).run("cpu")
     assert [run.config.batch_size for run in store.all_runs()] == [64]
-
-
-def test_progress_is_silent_where_nobody_looks(trained, capfd):
-    Study(TINY, VARIANTS).run("cpu")
-    assert capfd.readouterr() == ("", "")
 
 
 def test_an_unknown_device_is_refused_before_training(trained):
