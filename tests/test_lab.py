@@ -9,18 +9,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pypdf
 import pytest
 from reference import pdf_text
 from ruamel.yaml import YAML
-from test_report import environment, make_project
+from test_report import ROOT, environment, make_project
 
 from fmnist.plots.style import COLORS
 from fmnist.study import Study
 
-ROOT = Path(__file__).parents[1]
 HARMLESS = re.compile(r"favicon|ResizeObserver loop")
 
 sync_api = pytest.importorskip("playwright.sync_api")

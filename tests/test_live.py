@@ -2,7 +2,6 @@
 
 import re
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from fmnist.lab.browse import Browse, study_yaml
 from fmnist.lab.explore import Explore, Live
 from fmnist.study import Study, train
 
-ROOT = Path(__file__).parents[1]
 TINY = {"hidden_sizes": (8,), "val_size": 500, "batch_size": 64, "lr": 0.1, "dropout": 0.2, "batch_norm": True}
 
 

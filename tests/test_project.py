@@ -193,30 +193,21 @@ def test_study_notebooks_have_the_same_cells_in_the_same_order(path):
 # Environment
 
 
-@cache
-def project() -> dict:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-
-
-def lock() -> list[Requirement]:
-    lines = (ROOT / "requirements.lock").read_text("utf-8").splitlines()
-    return [Requirement(line) for line in lines if not line.lstrip().startswith("#")]
-
-
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 @pytest.mark.parametrize(("system", "machine"), [("linux", "x86_64"), ("darwin", "arm64")])
 def test_the_lock_pins_all_that_the_project_needs(python, system, machine):
     here = {"python_version": python, "python_full_version": f"{python}.5", "sys_platform": system}
     environment = {**default_environment(), **here, "platform_machine": machine, "os_name": "posix"}
-    pins = {}
-    for pin in lock():
+    lines, pins = (ROOT / "requirements.lock").read_text("utf-8").splitlines(), {}
+    for pin in [Requirement(line) for line in lines if not line.lstrip().startswith("#")]:
         if pin.marker is None or pin.marker.evaluate(environment):
             assert re.fullmatch(r"==[^=*,]+", str(pin.specifier)) and pin.name not in pins
             pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
 
-    about = project()["project"]
-    extras = [wish for wishes in about["optional-dependencies"].values() for wish in wishes if "fmnist[" not in wish]
-    for wish in map(Requirement, [*about["dependencies"], *extras, *project()["build-system"]["requires"]]):
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wishes = [*about["project"]["dependencies"], *about["build-system"]["requires"]]
+    wishes += [wish for extra in about["project"]["optional-dependencies"].values() for wish in extra]
+    for wish in (Requirement(wish) for wish in wishes if "fmnist[" not in wish):
         assert wish.specifier.contains(pins[canonicalize_name(wish.name)]), wish
     assert {name: pins[name] for name in PINNED} == PINNED
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pypdf
 import pytest
 from reference import pdf_text
-from test_report import KERNEL, project
+from test_report import KERNEL, ROOT, project
 
 from fmnist import store, tables
 from fmnist.cli import main
@@ -25,8 +25,6 @@ from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
 from fmnist.paper.report import Report
 from fmnist.plots import figures
 from fmnist.study import Study
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
