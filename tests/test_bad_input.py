@@ -146,10 +146,12 @@ def test_report_yaml(old, new, message, project, refused):
     assert re.search(rf"^{PLACE}report\.yaml{LINE} .*{message}", refused())
 
 
-def test_an_empty_report(project, refused):
+def test_an_empty_report_and_bytes_that_are_no_text(project, refused):
     (project / PLACE / "report.yaml").write_text("")
     wanted = "title: is required; authors: is required; abstract: is required; sections: is required"
     assert refused() == f"{PLACE}report.yaml: {wanted}"
+    (project / PLACE / "report.yaml").write_bytes(b"base: {init: \xff}")
+    assert re.search(rf"{PLACE}report\.yaml: not readable as YAML", refused())
 
 
 def test_what_the_reports_base_does_to_a_study(project, refused):
@@ -159,35 +161,34 @@ def test_what_the_reports_base_does_to_a_study(project, refused):
 
 
 OTHERS = [
-    ("optimizer", b"base: {init: \xff}", "not readable as YAML"),
-    ("optimiser", b"base: {}", "belongs to no section of report.yaml$"),
-    ("shape", b"early: soon", r"early: should be a valid integer \(got 'soon'\)"),
-    ("theory", b"base: {lr: 1}", "base: unknown key"),
-    ("errors", b"pictures: [0]", r"pictures: should be a valid integer \(got \[0\]\)"),
+    ("optimiser", "base: {}", "belongs to no section of report.yaml$"),
+    ("shape", "early: soon", r"early: should be a valid integer \(got 'soon'\)"),
+    ("theory", "base: {lr: 1}", "base: unknown key"),
+    ("errors", "pictures: [0]", r"pictures: should be a valid integer \(got \[0\]\)"),
 ]
 
 
 @pytest.mark.parametrize(("name", "text", "message"), OTHERS)
-def test_bytes_that_are_no_text_and_parameters_of_other_notebooks(name, text, message, project, refused):
-    (project / PLACE / f"{name}.yaml").write_bytes(text)
+def test_parameters_of_other_notebooks(name, text, message, project, refused):
+    (project / PLACE / f"{name}.yaml").write_text(text)
     assert re.search(rf"^{PLACE}{name}\.yaml{LINE} {message}", refused())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("report smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\? Allowed: smoke"),
-        ("report", "params/homework/report.yaml: no such report"),
-        ("report smoke --device nonsense", "device: nonsense: this machine has no such device. Allowed"),
-        ("train params/smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\?"),
-        ("train params/smoke --memory 4x", "--memory 4x: not a size; write it as 4GB or 800MB"),
-        ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),
-        ("report smoke more", "no such report"),  # and nothing is trained for the first
-        ("new Mine/../x --title T --author A", "'Mine/../x': a report's name is lower-case letters"),
-        ("new index --title T --author A", "and not index"),
-        ("new smoke --title T --author A", "params/smoke is there already"),
-    ],
-)
+ARGUMENTS = [
+    ("report smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\? Allowed: smoke"),
+    ("report", "params/homework/report.yaml: no such report"),
+    ("report smoke --device nonsense", "device: nonsense: this machine has no such device. Allowed"),
+    ("train params/smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\?"),
+    ("train params/smoke --memory 4x", "--memory 4x: not a size; write it as 4GB or 800MB"),
+    ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),
+    ("report smoke more", "no such report"),  # and nothing is trained for the first
+    ("new Mine/../x --title T --author A", "'Mine/../x': a report's name is lower-case letters"),
+    ("new index --title T --author A", "and not index"),
+    ("new smoke --title T --author A", "params/smoke is there already"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), ARGUMENTS)
 def test_arguments(arguments, message, refused):
     assert re.search(message, refused(*arguments.split()))
 

@@ -307,14 +307,14 @@ def test_no_set_passes_for_another(house, payloads, digits, fresh):
     assert "is not MNIST's, by its SHA-256" in data.lacking("MNIST")
 
 
-@pytest.mark.parametrize(
-    ("name", "damage", "reason"),
-    [
-        (IMAGES, lambda b: b[:-1], "is not an IDX file of 60,000 images of 28 × 28 bytes"),
-        ("t10k-labels-idx1-ubyte", lambda b: b[:4] + bytes(4) + b[8:], "is not an IDX file of 10,000 labels"),
-        ("train-labels-idx1-ubyte", lambda b: b[:-1] + b"\x0a", "is not an IDX file of 60,000 labels from 0 to 9"),
-    ],
-)
+MALFORMED = [
+    (IMAGES, lambda b: b[:-1], "is not an IDX file of 60,000 images of 28 × 28 bytes"),
+    ("t10k-labels-idx1-ubyte", lambda b: b[:4] + bytes(4) + b[8:], "is not an IDX file of 10,000 labels"),
+    ("train-labels-idx1-ubyte", lambda b: b[:-1] + b"\x0a", "is not an IDX file of 60,000 labels from 0 to 9"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "reason"), MALFORMED)
 def test_a_file_of_another_form_is_refused(name, damage, reason, house, digits):
     fill(house / "data" / "KMNIST", digits | {name: damage(digits[name])})
     with pytest.raises(UserError, match=f"{name} {reason}"):

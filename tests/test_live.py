@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError
 from fmnist.lab import explore, network
-from fmnist.lab.browse import Browse, study_yaml
+from fmnist.lab.browse import Browse
 from fmnist.lab.explore import Explore, Live
 from fmnist.study import Study, train
 
@@ -101,14 +101,6 @@ def test_a_failure_in_the_thread_is_said_and_more_seeds_than_fit_are_refused(run
     assert (training.state, str(training.error)) == ("failed", "no data")
 
 
-def test_trials_side_by_side_become_a_study(runs):
-    wanted = [*configs(1), *configs(2, optimizer="Adam", seeds=(3,))]
-    text = study_yaml(wanted)
-    assert "&" not in text and "*" not in text
-    assert {c.run_id for c in Study(**YAML(typ="safe").load(text)).configs} == {c.run_id for c in wanted}
-    assert Study(**YAML(typ="safe").load(study_yaml(wanted[:2]))).configs == wanted[:2]
-
-
 def test_one_trains_at_a_time(runs):
     first = Live(configs(100_000)).start()
     while not first.epochs:
@@ -139,7 +131,7 @@ def test_explore_trains_compares_and_writes_the_study(panels):
     for panel.full.value in (True, False):
         study = Study(**YAML(typ="safe").load(panel.copy.text))
         assert {config.run_id for config in study.configs} == {run.run_id for run in store.all_runs()}
-    assert "lr: 0.1" in panel.copy.text and "precision" not in panel.copy.text  # which is the default
+    assert "lr: 0.1" in panel.copy.text and not re.search("[&*]|precision", panel.copy.text)  # which is the default
     panel.clear_button.click()
     assert panel.picked == [] and panel.plot.layout.display == "none" and panel.copy.text == ""
 

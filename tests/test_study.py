@@ -27,20 +27,20 @@ def test_trials_are_variants_times_grid_and_runs_are_trials_times_seeds():
     assert study.configs == [RunConfig(**TINY, optimizer=o, lr=lr, dropout=d, seed=s) for o, lr, d, s in wanted]
 
 
-@pytest.mark.parametrize(
-    ("parts", "labels"),
-    [
-        ({"base": {"lr": 0.5}}, ["base"]),
-        ({"variants": {"wide": {"hidden_sizes": [400]}}}, ["wide"]),
-        ({"grid": {"hidden_sizes": [[], [128], [400, 400]]}}, ["none", "128", "400-400"]),
-        ({"grid": {"batch_norm": [False, True]}}, ["no batch norm", "batch norm"]),
-        ({"grid": {"optimizer": ["SGD", "Adam"]}}, ["SGD", "Adam"]),
-        ({"grid": {"epochs": [1, 10]}}, ["epochs 1", "epochs 10"]),
-        ({"grid": {"lr": [1e-4, 1.0]}}, ["lr 0.0001", "lr 1"]),
-        ({"grid": {"weight_decay": [1e-5], "init": ["zeros"]}}, ["weight decay 1e-05, zeros"]),
-        ({"variants": VARIANTS, "grid": {"lr": [1.0]}}, ["SGD, lr 1", "Adam, lr 1"]),
-    ],
-)
+LABELS = [
+    ({"base": {"lr": 0.5}}, ["base"]),
+    ({"variants": {"wide": {"hidden_sizes": [400]}}}, ["wide"]),
+    ({"grid": {"hidden_sizes": [[], [128], [400, 400]]}}, ["none", "128", "400-400"]),
+    ({"grid": {"batch_norm": [False, True]}}, ["no batch norm", "batch norm"]),
+    ({"grid": {"optimizer": ["SGD", "Adam"]}}, ["SGD", "Adam"]),
+    ({"grid": {"epochs": [1, 10]}}, ["epochs 1", "epochs 10"]),
+    ({"grid": {"lr": [1e-4, 1.0]}}, ["lr 0.0001", "lr 1"]),
+    ({"grid": {"weight_decay": [1e-5], "init": ["zeros"]}}, ["weight decay 1e-05, zeros"]),
+    ({"variants": VARIANTS, "grid": {"lr": [1.0]}}, ["SGD, lr 1", "Adam, lr 1"]),
+]
+
+
+@pytest.mark.parametrize(("parts", "labels"), LABELS)
 def test_labels_read_well(parts, labels):
     assert list(Study(**parts).trials) == labels
 

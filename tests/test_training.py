@@ -413,11 +413,10 @@ def test_a_stack_that_finds_too_little_memory_is_split(tiny, monkeypatch):
 
 
 PROCESSES = """
-import os, signal, sys, threading, time, numpy, psutil, torch
+import os, sys, threading, time, numpy, psutil, torch
 from fmnist.config import RunConfig, UserError
 from fmnist.engine import workers
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts without it
 torch.set_num_threads(int(sys.argv[1]))  # which OpenMP starts before there are workers
 torch.randn(1_000, 1_000) @ torch.randn(1_000, 1_000)
 workers.START, workers.os.sched_getaffinity = 0, lambda _: {0, 1}
@@ -436,16 +435,13 @@ def watch(*_):
     global peak
     if not runs:
         peak = max(peak, sum(process.memory_full_info().pss for process in [psutil.Process(), *processes()]))
-    if 1 in runs:
-        signal.raise_signal(signal.SIGINT)
 
 def kill_one(*_):
     if not killed:
         killed.append(processes()[0].kill())
 
 train((2, 2), 0, watch)
-before = {process.pid for process in processes()}
-assert len(before) == 2 and runs == [2, 2] and peak < 1_900_000_000, (before, runs, peak)
+assert len(processes()) == 2 and runs == [2, 2] and peak < 1_900_000_000, (processes(), runs, peak)
 (torch.rand(1_000, 1_000) @ torch.rand(1_000, 1_000, requires_grad=True)).sum().backward()  # and more before the next
 torch.nn.functional.conv2d(torch.rand(8, 3, 64, 64), torch.rand(16, 3, 5, 5))
 numpy.linalg.inv(numpy.random.rand(400, 400) @ numpy.random.rand(400, 400))
@@ -454,10 +450,6 @@ def busy():
         time.sleep(0.01 + 0 * len(torch.rand(300, 300) @ torch.rand(300, 300)))
 
 threading.Thread(target=busy, daemon=True).start()
-try:
-    train((1, 100_000), 1, watch)
-except KeyboardInterrupt:
-    assert runs == [2, 2, 1] and not processes() and len(before) == 2
 try:
     train((100_000, 100_000), 2, kill_one)
 except UserError as error:
@@ -470,7 +462,7 @@ train((100_000, 100_000), 2, lambda *_: (print(*[p.pid for p in processes()], fl
 @pytest.mark.skipif(sys.platform != "linux", reason="what processes share is known on Linux alone")
 @pytest.mark.parametrize("threads", ["4", *(pytest.param(n, marks=pytest.mark.faults) for n in "28")])
 def test_workers_start_from_a_plain_script_and_end_with_it(threads, tmp_path, data_set, record_property):
-    """No `__main__` guard; after OpenMP; kept between trainings; gone after Ctrl-C, with a killed worker or parent."""
+    """No `__main__` guard; after OpenMP; kept between trainings; gone with a killed worker or parent."""
     script = tmp_path / "script.py"
     script.write_text(PROCESSES)
     done = subprocess.run([sys.executable, script, threads], capture_output=True, text=True, timeout=600)
