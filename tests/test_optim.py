@@ -1,5 +1,6 @@
 """Every update rule is torch.optim's, step by step, whatever else is in the stack."""
 
+from functools import cache
 from typing import get_args
 
 import pytest
@@ -15,6 +16,7 @@ SHAPES = [(5, 7), (5,), (LARGE // 64 + 1, 64)]  # a weight, a bias, and a weight
 ROUNDING = {torch.float64: {"rtol": 1e-10, "atol": 1e-12}, torch.float32: {"rtol": 1e-4, "atol": 1e-5}}
 
 
+@cache
 def gradients(runs: int, step: int, dtype: torch.dtype) -> list[torch.Tensor]:
     """Made-up gradients over many orders of magnitude, a quarter of them 0 as at a dead unit or an empty pixel."""
     draw = torch.Generator().manual_seed(step)
@@ -35,18 +37,17 @@ def assert_steps_as_torch(configs: list[RunConfig], dtype: torch.dtype, steps: i
     schedulers = [torch_scheduler(*pair, steps=5) for pair in zip(configs, plain_optimizers, strict=True)]
     rates = [torch.cat([learning_rates(c, epoch, 5) for epoch in range(1, 7)]).to(dtype) for c in configs]
     for step in range(steps):
-        gradient = gradients(len(configs), step, dtype)
-        kept = [g.clone() for g in gradient]
-        optimizer.step(gradient, torch.stack([rate[step] for rate in rates]) if any(map(scheduled, configs)) else None)
+        drawn = gradients(len(configs), step, dtype)
+        rate = torch.stack([each[step] for each in rates]) if any(map(scheduled, configs)) else None
+        optimizer.step([gradient.clone() for gradient in drawn], rate)
         for run, plain_optimizer in enumerate(plain_optimizers):
-            for own, g in zip(plain[run], kept, strict=True):
-                own.grad = g[run].clone()
+            for own, gradient in zip(plain[run], drawn, strict=True):
+                own.grad = gradient[run].clone()
             plain_optimizer.step()
             schedulers[run].step()
-            for own, parameter in zip(plain[run], stacked, strict=True):
-                torch.testing.assert_close(
-                    parameter[run], own, **ROUNDING[dtype], msg=lambda m, s=step, r=run: f"step {s}, run {r}: {m}"
-                )
+        for parameter, own in zip(stacked, zip(*plain, strict=True), strict=True):
+            said = lambda message, step=step: f"step {step}: {message}"  # noqa: E731
+            torch.testing.assert_close(parameter, torch.stack(own), **ROUNDING[dtype], msg=said)
 
 
 def three(kind: str, name: str) -> list[RunConfig]:

@@ -126,6 +126,7 @@ def test_what_is_not_a_run_is_ignored(runs, result):
     shutil.copytree(run.folder, runs / f".{run.run_id}.0123")  # left by a process that was killed
     shutil.copytree(run.folder, runs / f"{run.run_id} (copy)")
     shutil.copytree(run.folder, runs / f"{run.run_id}old")
+    shutil.copytree(run.folder, runs / run.run_id[::-1])  # the address of another run
     (runs / "notes.txt").write_text("not a run")
     (runs / "plots").mkdir()
     (runs / "0123456789abcdef").symlink_to("nowhere")
