@@ -157,7 +157,10 @@ def test_a_finding_counts_every_comparison_and_names_the_extremes():
     assert tables.summary_table(simulated_runs(means), baseline=several[:4]).printed["p (Holm)"][1] == "< 0.001"
 
 
-def test_numbers_are_printed_one_way():
+def test_numbers_are_printed_one_way_and_a_rate_at_the_edge_of_the_grid_is_named():
+    runs = pd.DataFrame({"variant": ["SGD", "Adam"], "lr": [1.0, 0.01]})
+    assert words.edge(runs, [1.0, 0.1, 0.01, 0.001]) == "SGD may want a rate above 1, the largest we tried."
+    assert words.edge(runs, [0.001, 10.0]) == ""
     assert words.percent(0.889, 0.886, 0.892) == "88.9 % [88.6, 89.2]"
     assert words.percent(0.889) == "88.9 %" and words.percent(np.nan) == words.MISSING
     assert words.number(-0.04) == "0.0" and words.number(-1.25, 2) == "\N{MINUS SIGN}1.25"
@@ -203,10 +206,3 @@ def test_confusion_counts_labels_by_predictions():
     matrix = statistics.confusion(np.array([0, 0, 0, 1, 2]), np.array([0, 1, 1, 1, 0], np.uint8))
     assert matrix.shape == (10, 10) and matrix.sum() == 5
     assert matrix[:3, :3].tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
-
-
-def test_a_selected_rate_at_the_edge_of_the_grid_is_named():
-    runs = pd.DataFrame({"variant": ["SGD", "Adam"], "lr": [1.0, 0.01]})
-    tried = [1.0, 0.1, 0.01, 0.001]
-    assert words.edge(runs, tried) == "SGD may want a rate above 1, the largest we tried."
-    assert words.edge(runs, [0.001, 10.0]) == ""

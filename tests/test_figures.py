@@ -70,7 +70,7 @@ def shown_texts(figure):
     return [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
 
 
-def test_every_figure_fits_the_page_has_labels_and_is_legible(drawn):
+def test_every_figure_fits_the_page_has_labels_with_units_and_is_legible(drawn):
     for name, figure in drawn.items():
         for ax in (ax for ax in figure.axes if ax.axison):
             row = ax.get_subplotspec()
@@ -80,9 +80,6 @@ def test_every_figure_fits_the_page_has_labels_and_is_legible(drawn):
         assert width <= style.WIDTH + 1e-6 and height <= 9, name
         figure.draw_without_rendering()
         assert min((text.get_fontsize() for text in shown_texts(figure)), default=7) >= 7, name
-
-
-def test_accuracy_and_loss_axes_name_their_unit(drawn):
     loss, accuracy = (ax.get_ylabel().split("\n")[0] for ax in drawn["curves"].axes)
     assert (loss, accuracy) == ("training loss (nats)", "validation accuracy (%)")
     assert {ax.get_xlabel() for ax in drawn["curves"].axes} == {"epoch"}

@@ -115,12 +115,9 @@ def says(page, text: str, seconds: int = 120) -> None:
     sync_api.expect(shown(page).get_by_text(re.compile(text)).first).to_be_visible(timeout=1_000 * seconds)
 
 
-def test_it_opens_on_the_welcome_notebook_with_a_kernel(page):
+def test_it_opens_on_the_welcome_notebook_with_a_kernel_and_saved_it_stays_as_it_was(page, lab):
     sync_api.expect(shown(page).locator("h1", has_text="Welcome")).to_be_visible()
     sync_api.expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first).to_be_attached()
-
-
-def test_a_notebook_that_is_opened_and_saved_stays_as_it_was(page, lab):
     path = lab[1] / "notebooks" / "welcome.ipynb"
     before, begin = path.read_bytes(), path.stat().st_mtime_ns
     page.wait_for_timeout(5_000)  # JupyterLab puts into it what its kernel says of itself
@@ -173,7 +170,7 @@ def test_train_is_in_sight_and_the_curves_stand_beside_the_form(page):
     page.set_viewport_size(tall)
 
 
-def test_a_trial_keeps_its_color_while_it_is_shown(page):
+def test_a_trial_keeps_its_color_while_it_is_shown_and_is_copied_with_the_others_as_a_study(page):
     rows = shown(page).locator(".dt-scroll-body tbody tr")
     sync_api.expect(rows).to_have_count(2)
     assert colors(page) == {*COLORS[:2]}
@@ -185,9 +182,6 @@ def test_a_trial_keeps_its_color_while_it_is_shown(page):
     assert colors(page) == {COLORS[1]}
     rows.nth(1).click(modifiers=["Control"])
     says(page, "six runs picked")
-
-
-def test_what_is_picked_is_copied_as_a_study(page):
     shown(page).get_by_role("button", name="Copy as study").click()
     sync_api.expect(shown(page).get_by_role("button", name="Copied")).to_be_visible()
     text = page.evaluate("navigator.clipboard.readText()")

@@ -70,14 +70,11 @@ def test_stopped_in_an_epoch_it_keeps_the_runs_of_the_epochs_before_bit_by_bit(r
         assert {**metrics, "seconds": 0} == {**run.metrics, "seconds": 0}
 
 
-def test_stopped_before_an_epoch_has_ended_it_keeps_nothing(runs):
+def test_stopped_before_an_epoch_has_ended_or_with_a_schedule_of_all_epochs_it_keeps_nothing_and_says_so(runs):
     training = Live(configs(100_000))
     training.stop()
     training.start().wait()
     assert (training.state, training.runs, store.all_runs()) == ("stopped", [], [])
-
-
-def test_stopped_with_a_schedule_that_depends_on_all_epochs_it_keeps_nothing_and_says_so(runs):
     training = Live(configs(100_000, schedule="cosine")).start()
     while not training.epochs:
         threading.Event().wait(0.05)

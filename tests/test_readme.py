@@ -56,12 +56,9 @@ def test_every_notebook_is_in_its_table_and_linked_from_welcome():
     assert {name for name in names if f"]({name}.ipynb)" not in welcome} == {"welcome"}
 
 
-def test_every_target_it_names_is_in_the_makefile():
+def test_targets_modules_and_folders_it_names_are_there():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
     assert set(re.findall(r"make ([a-z]+)\b(?=[ `\n])", TOGETHER)) <= targets
-
-
-def test_modules_and_folders_it_names_are_there():
     layout = re.search(r"src/fmnist/\n(.*?)^\w", TOGETHER, flags=re.S | re.M)[1]
     named = {word for line in layout.splitlines() for word in re.split(r"[\s,/]+", line[:32].strip()) if word}
     assert named and named <= {path.stem for path in (ROOT / "src/fmnist").rglob("*") if path.suffix in ("", ".py")}

@@ -25,6 +25,11 @@ def test_trials_are_variants_times_grid_and_runs_are_trials_times_seeds():
     assert list(study.trials) == [f"{variant}, {point}" for variant in VARIANTS for point in points]
     wanted = itertools.product(("SGD", "Adam"), (0.1, 0.01), (0.0, 0.2), (3, 5))
     assert study.configs == [RunConfig(**TINY, optimizer=o, lr=lr, dropout=d, seed=s) for o, lr, d, s in wanted]
+    study = Study({"lr": 0.1, "epochs": 3, "dropout": 0.1}, {"v": {"lr": 0.2, "dropout": 0.2}}, {"lr": [0.3]})
+    assert study.configs == [RunConfig(epochs=3, dropout=0.2, lr=0.3)]  # the grid overrides variants, these the base
+    study = Study(TINY, VARIANTS | {"slow": {"batch_size": 1, "seeds": [0]}}, seeds=[0, 1])  # a variant may have fewer
+    assert [len(runs) for _, runs in study.trials.values()] == [2, 2, 1]
+    assert "each with two seeds (but slow with one), make five runs" in study.describe()
 
 
 LABELS = [
@@ -43,17 +48,6 @@ LABELS = [
 @pytest.mark.parametrize(("parts", "labels"), LABELS)
 def test_labels_read_well(parts, labels):
     assert list(Study(**parts).trials) == labels
-
-
-def test_the_grid_overrides_variants_and_these_the_base():
-    study = Study({"lr": 0.1, "epochs": 3, "dropout": 0.1}, {"v": {"lr": 0.2, "dropout": 0.2}}, {"lr": [0.3]})
-    assert study.configs == [RunConfig(epochs=3, dropout=0.2, lr=0.3)]
-
-
-def test_a_variant_may_have_fewer_seeds():
-    study = Study(TINY, VARIANTS | {"slow": {"batch_size": 1, "seeds": [0]}}, seeds=[0, 1])
-    assert [len(runs) for _, runs in study.trials.values()] == [2, 2, 1]
-    assert "each with two seeds (but slow with one), make five runs" in study.describe()
 
 
 def test_only_what_is_missing_is_trained_and_progress_is_silent_where_nobody_looks(trained, capfd):

@@ -195,8 +195,6 @@ STACKS["everything, several seeds"] = [
     EVERYTHING | own | {"seed": i // 3, "epochs": 2, "schedule": schedule, "label_smoothing": 0.05 * (1 + i % 3)}
     for i, (own, schedule) in enumerate(zip(MIXED, [*SCHEDULES, *SCHEDULES[1:]], strict=True))
 ]
-
-
 FLOAT32_STACKS = [(name, "float32") for name in ("one seed", "several seeds")]
 
 
