@@ -3,18 +3,20 @@
 import base64
 import io
 
-import matplotlib.pyplot as plt
 import nbformat.v4 as nbf
 import pandas as pd
+from matplotlib.figure import Figure
 from nbformat import NotebookNode
 
 
-def picture(form: str = "png", **options) -> str:
-    figure, axes = plt.subplots(figsize=(4, 2.5))
-    axes.plot([1, 2, 3], [3, 1, 2])
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, **options)
-    plt.close(figure)
+def curve() -> Figure:
+    figure = Figure(figsize=(4, 2.5))
+    figure.subplots().plot([1, 2, 3], [3, 1, 2])
+    return figure
+
+
+def picture(form: str = "png") -> str:
+    curve().savefig(buffer := io.BytesIO(), format=form)
     return buffer.getvalue().decode() if form == "svg" else base64.b64encode(buffer.getvalue()).decode()
 
 

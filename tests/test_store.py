@@ -73,7 +73,7 @@ for name, moment in {moments}.items():
 
 def test_a_process_killed_in_saving_leaves_a_whole_run_or_none(runs, trained, monkeypatch):
     process = script(AT_EACH.replace("{moments}", str(MOMENTS)), runs)
-    assert process.communicate(timeout=120) == (None, "")
+    assert process.communicate(timeout=600) == (None, "")
     for moment in MOMENTS:
         monkeypatch.setenv("FMNIST_RUNS", str(runs / moment))
         finished = moment == "renamed"
