@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 from typing import get_args
 
 import numpy as np
@@ -217,7 +217,7 @@ def test_a_runs_results_are_those_of_the_plain_loop_and_zero_epochs_change_nothi
     (result,) = train_stack([config], small)
     untrained = (MLP(config), math.nan, math.nan)
     rows, states, tests = [], [], []
-    for model, loss, accuracy in (untrained, *plain_training(config, small)):
+    for model, loss, accuracy in chain([untrained], plain_training(config, small)):
         train, val, test = (plain_evaluation(model, config, small, part) for part in ("train", "val", "test"))
         rows.append((loss, accuracy, *val[:2]))
         states.append({name: tensor.clone() for name, tensor in model.state_dict().items() if "tracked" not in name})
