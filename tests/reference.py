@@ -87,10 +87,10 @@ def simulated(settings, seeds=6, noise=0.001, lost=(), generator=0, epochs=10) -
     return pd.DataFrame(rows), pd.DataFrame(history)
 
 
-def page_text(page: str) -> str:
-    """What an HTML page says, without the notebooks' code, which is folded away."""
-    page = re.sub(r"<(style|script|pre|annotation)\b.*?</\1>", " ", page, flags=re.S)
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+def page_text(page: str, between: str = " ") -> str:
+    """What an HTML page says, `between` for each tag, without the notebooks' code, which is folded away."""
+    page = re.sub(r"<(style|script|pre|annotation)\b.*?</\1>|<[^>]+>", between, page, flags=re.S)
+    return " ".join(html.unescape(page).split())
 
 
 def pdf_text(reader: pypdf.PdfReader) -> str:
