@@ -16,12 +16,11 @@ from fmnist.data import SIDE, Data, load, scaling, split
 from fmnist.model import PARAMETER_DTYPE, images_and_labels
 
 CHUNK = 2_000  # images that a teacher is shown at a time
+Answers = tuple[np.ndarray, np.ndarray]  # probabilities and labels
 
 
 @torch.no_grad()
-def probabilities(
-    run_ids: Sequence[str], part: str = "test", flip: bool = False, shift: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def probabilities(run_ids: Sequence[str], part: str = "test", flip: bool = False, shift: int = 0) -> Answers:
     """Mean probabilities of the runs' networks, after their last epoch, float64 [images, 10], and the images' labels.
 
     `part` is "test" or "val". With `flip` and `shift` a network's are the mean of those of an image's `views`: for
@@ -45,11 +44,10 @@ def views(x: torch.Tensor, flip: bool, shift: int) -> list[torch.Tensor]:
     """Scaled images [n, 784], with `flip` also mirrored; with `shift` each is also moved by it in four ways."""
     seen = [x.view(-1, SIDE, SIDE)]
     seen += [seen[0].flip(2)] * flip
-    if shift:  # what comes into view is black
-        wide, far = [pad(each, [shift] * 4, value=float(x.min())) for each in seen], 2 * shift
-        ways = [(shift, shift), (far, shift), (0, shift), (shift, far), (shift, 0)]
-        seen = [each[:, down : down + SIDE, right : right + SIDE] for each in wide for down, right in ways]
-    return [each.flatten(1) for each in seen]
+    wide = [pad(each, [shift] * 4, value=float(x.min())) for each in seen]  # what comes into view is black
+    ways = [(1, 1), (2, 1), (0, 1), (1, 2), (1, 0)] if shift else [(0, 0)]  # corners, in shifts
+    corners = [(shift * down, shift * right) for down, right in ways]
+    return [each[:, down : down + SIDE, right : right + SIDE].flatten(1) for each in wide for down, right in corners]
 
 
 def accuracy(run_ids: Sequence[str], part: str = "test", flip: bool = False, shift: int = 0) -> float:
