@@ -276,7 +276,22 @@ def test_an_ensembles_probabilities_are_the_mean_of_its_networks(runs, small, re
     monkeypatch.setattr(ensemble, "load", lambda **_: mirrored)
     np.testing.assert_allclose(both, (plain + ensemble.probabilities(ids)[0]) / 2, rtol=1e-6)
     assert np.abs(both - plain).max() > 0.1
-    ids.append(store.save(seeded(result, 1)).run_id)
+
+
+def test_an_image_is_also_seen_mirrored_and_moved_and_what_comes_into_view_is_black(small):
+    images = small.test_images[:9].float() - 7
+    square = images.view(-1, 28, 28)
+    assert torch.equal(torch.stack(ensemble.views(images, False, 0)), images[None])
+    seen = [view.view(-1, 28, 28) for view in ensemble.views(images, True, 2)]
+    assert len(seen) == 10 and torch.equal(seen[0], square) and torch.equal(seen[5], square.flip(2))
+    up, down, left, right = seen[1:5]
+    assert torch.equal(up[:, :-2], square[:, 2:]) and torch.equal(down[:, 2:], square[:, :-2])
+    assert torch.equal(left[:, :, :-2], square[:, :, 2:]) and torch.equal(right[:, :, 2:], square[:, :, :-2])
+    assert all((edge == -7).all() for edge in (up[:, -2:], down[:, :2], left[:, :, -2:], right[:, :, :2]))
+
+
+def test_runs_that_validate_on_other_images_are_no_ensemble_there(runs, result):
+    ids = [store.save(seeded(result, seed)).run_id for seed in range(2)]
     with pytest.raises(UserError, match="ensemble: the runs differ in seed, so their val images are not the same"):
         ensemble.probabilities(ids, "val")
     with pytest.raises(UserError, match="ensemble: give it one run or more"):
