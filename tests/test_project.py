@@ -33,7 +33,7 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store ensemble use study search cli __init__": 1_800,
+    "config data store ensemble use study search cli __init__": 1_813,
     "model engine": 1_498,
     "words statistics replication tables": 914,
     "plots": 504,
@@ -127,8 +127,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 6_456
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_902
+    assert length(*PACKAGE.rglob("*.py")) <= 6_467
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_918
 
 
 @pytest.mark.parametrize("module", [*PACKAGES, *ORDER])

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from reference import TINY_RUN as CONFIG
 from reference import plain_evaluation
 
