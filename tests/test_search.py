@@ -10,8 +10,7 @@ import pytest
 from fmnist import store
 from fmnist.config import RunConfig, UserError
 from fmnist.engine.train import train_stack
-from fmnist.plots.curves import trial_curves
-from fmnist.search import Range, Search, budget, configuration, importance
+from fmnist.search import Search, configuration
 
 SPACE = {
     "layers": [1, 2, 3], "width": [16, 32], "optimizer": ["SGD", "Adam", "RMSprop"],
@@ -152,80 +151,6 @@ def test_halving_gives_the_best_third_three_times_the_epochs(monkeypatch):
         Search({}, {"epochs": [1, 2]}, 2, "halving")
 
 
-def made_up(n: int, noise: float = 0.0, seed: int = 0) -> pd.DataFrame:
-    """A table of trials in which the learning rate alone decides, and validation differs from test by chance."""
-    random = np.random.default_rng(seed)
-    lr, error = 10 ** random.uniform(-4, 0, n), random.normal(0, 1, (2, n)) * noise
-    skill = 0.9 - 0.1 * np.abs(np.log10(lr) + 2)
-    return pd.DataFrame({
-        "trial": [f"trial {i}" for i in range(n)], "run_id": [f"{i:016x}" for i in range(n)],
-        "lr": lr, "width": random.choice([64, 128], n), "layers": random.choice([1, 2], n),
-        "optimizer": random.choice(["SGD", "Adam"], n), "batch_norm": random.random(n) < 0.5,
-        "val_accuracy": skill + error[0], "test_accuracy": skill + error[1],
-        "rank": pd.Series(-skill - error[0]).rank().astype(int), "config": [f"config of trial {i}" for i in range(n)],
-    })  # fmt: skip
-
-
-def test_chance_inflates_the_best_of_many_and_nothing_where_validation_equals_test():
-    assert np.abs(budget(made_up(50)).filter(like="inflation")).to_numpy().max() < 1e-12
-    curve = budget(made_up(200, noise=0.02))
-    assert abs(curve["inflation"].iloc[0]) < 0.01 < curve["inflation"].iloc[-1]
-    assert (curve["inflation_low"] <= curve["inflation_high"]).all()
-
-
-def test_the_budget_curve_never_falls_and_ends_at_the_selected_trial():
-    runs = made_up(60, noise=0.01)
-    curve, first = budget(runs), runs.loc[runs["val_accuracy"].idxmax()]
-    for column in ("own_val", "val", "val_low", "val_high"):
-        assert (np.diff(curve[column]) >= -1e-12).all()
-    assert np.isclose(curve[["own_val", "val"]].iloc[-1], first["val_accuracy"]).all()
-    assert np.isclose(curve[["own_test", "test"]].iloc[-1], first["test_accuracy"]).all()
-    assert np.isclose(curve["val"].iloc[0], runs["val_accuracy"].mean())
-
-
-def test_the_mean_over_orders_is_that_of_orders():
-    runs = made_up(12, noise=0.05)
-    runs.loc[:3, "val_accuracy"] = 0.8  # ties
-    runs.loc[5, ["val_accuracy", "test_accuracy"]] = np.nan  # diverged: as good as guessing
-    val, test = runs[["val_accuracy", "test_accuracy"]].fillna(0.1).to_numpy().T
-    orders = np.random.default_rng(1).permuted(np.tile(np.arange(12), (4000, 1)), axis=1)
-    best = np.array([[order[val[order[: n + 1]].argmax()] for n in range(12)] for order in orders])
-    found = np.array([val[best].mean(0), test[best].mean(0)]).T
-    assert np.abs(budget(runs)[["val", "test"]].to_numpy() - found).max() < 0.005
-
-
-AXES = {"width": [64, 128], "optimizer": ["SGD", "Adam"], "lr": Range(low=1e-4, high=1, log=True),
-        "batch_norm": [False, True], "layers": [1, 2]}  # fmt: skip
-
-
-def test_importance_finds_the_only_hyperparameter_that_matters():
-    shares = importance(made_up(60), AXES)
-    assert shares.index[0] == "learning rate" and shares.iloc[0] > 0.7 and shares["chance"] < 0.1
-
-
-def test_importance_of_what_does_not_apply_or_does_not_vary():
-    runs = made_up(40).assign(init_std=1.0, width=64)  # the space has no 1.0: none of these trials draws from `normal`
-    shares = importance(runs, AXES | {"init_std": Range(low=0.01, high=0.1)})
-    assert shares["standard deviation"] == shares["width"] == 0 and shares.index[0] == "learning rate"
-
-
 def test_a_configuration_in_words():
     row = {"layers": 2, "width": 256, "optimizer": "Adam", "lr": 0.0012, "momentum": 0.0, "batch_norm": True}
     assert configuration(row, list(row)) == "2 × 256, Adam, lr 0.0012, batch norm"
-
-
-def test_each_curve_has_its_rank_and_the_legend_its_configuration():
-    runs, shown = made_up(20), 4
-    runs.loc[runs["rank"] == 20, ["val_accuracy", "test_accuracy"]] = np.nan
-    history = [runs[["run_id"]].assign(epoch=e, val_accuracy=runs["val_accuracy"] * (e + 1) / 4) for e in range(4)]
-    figure = trial_curves(runs, pd.concat(history), shown)
-    best = runs.nsmallest(shown, "rank")
-    (ax,) = figure.axes
-    assert len(ax.collections[0].get_segments()) == 20
-    assert [text.get_text() for text in ax.texts] == ["1", "2", "3", "4"]
-    said = [text.get_text() for text in figure.legends[0].texts]
-    assert said == [f"{rank}: config of {trial}" for rank, trial in zip(best["rank"], best["trial"], strict=True)]
-    for line, handle, run in zip(ax.lines, figure.legends[0].legend_handles, best.itertuples(), strict=True):
-        assert np.isclose(line.get_ydata()[-1], 100 * run.val_accuracy)
-        assert (line.get_color(), line.get_marker()) == (handle.get_color(), handle.get_marker())
-    assert figure.fmnist_runs == tuple(sorted(runs["run_id"]))

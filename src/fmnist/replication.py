@@ -286,7 +286,7 @@ def _judged(table: NumberTable, row: Number, runs: pd.DataFrame) -> dict[str, An
     elif accuracy and row.value <= factor * CHANCE:
         verdict = "at chance"
     return {
-        "study": row.study or table.study, "trial": " − ".join(trials), "metric": table.metric, "scale": table.scale,
+        "study": row.study or table.study, "trial": " − ".join(trials), "metric": table.metric, "unit": measure.unit,
         "published": row.value, "pm": np.nan if row.pm is None else row.pm, "note": row.note, "n": n,
         "crashed": int(crashed(sides[0]).sum()), "runs": len(sides[0]), "mean": factor * mean, "one_low": low,
         "one_high": high, "difference": factor * mean - row.value, "verdict": verdict,

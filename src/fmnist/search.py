@@ -11,22 +11,10 @@ import numpy as np
 import optuna
 import pandas as pd
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
-from scipy import stats
 
 from fmnist import store
-from fmnist.config import (
-    GUESS,
-    TRIAL_FIELDS,
-    RunConfig,
-    Strict,
-    UserError,
-    nearest,
-    validate,
-    validate_field,
-    without_unused,
-)
+from fmnist.config import TRIAL_FIELDS, RunConfig, Strict, UserError, nearest, validate, validate_field, without_unused
 from fmnist.study import MOST, Overrides, Seed, Study, setting, train
-from fmnist.words import AXES
 
 SHARE = 3  # halving: of so many trials one goes on, for so many times the epochs
 ROUND = 32  # trials that Optuna proposes together, so that stacks have several runs
@@ -136,7 +124,7 @@ class Search:
         return runs.assign(config=config, rank=np.argsort(order) + 1)
 
     def again(self, finalists: int, seeds: list[int], epochs: int = 0) -> Study:
-        """The study of so many of the best on validation, in order of rank; with `epochs`, where that is not 0."""
+        """The study of so many of the best on validation, in the order of their ranks, with `epochs` if not 0."""
         names, longer = self.runs().nsmallest(finalists, "rank")["trial"], {"epochs": epochs} if epochs else {}
         found = {name: self.study.spec.variants[name] | longer for name in names}
         return Study(self.spec.base, found, {}, seeds, self.where)
@@ -181,53 +169,3 @@ def configuration(row: dict[str, Any], axes: list[str]) -> str:
     axes = [axis for axis in axes if axis not in SHAPE and (axis != "momentum" or row[axis])]
     parts += ["init " * (axis == "init") + setting(axis, row[axis]) for axis in axes]
     return ", ".join(parts).replace("_", " ")
-
-
-def importance(runs: pd.DataFrame, space: dict[str, Axis], seed: int = 0) -> pd.Series:
-    """The share of the differences between trials that lies in each axis alone, greatest first: Optuna's fANOVA.
-
-    Of the variance of a random forest fitted to −log10 of the validation error (Hutter, Hoos and Leyton-Brown, ICML
-    2014). It is given each axis a second time, shuffled among the trials; "chance" is the greatest of their shares
-    (Kursa and Rudnicki, J. Stat. Softw. 36, 2010).
-    """
-    random, limits, columns = np.random.default_rng(seed), {}, {}
-    for key, axis in space.items():  # what does not apply (Adam's momentum) may lie outside of the space
-        values, shuffled = runs[key].tolist(), f"chance {key}"
-        limit = optuna.distributions.CategoricalDistribution(sorted(set(values)))
-        if isinstance(axis, Range):
-            limit = optuna.distributions.FloatDistribution(min(values), max(values), axis.log)
-        limits |= {key: limit, shuffled: limit}
-        columns |= {key: values, shuffled: random.permutation(values).tolist()}
-    study, depths = optuna.create_study(), -np.log10((1 - runs["val_accuracy"].fillna(GUESS)).clip(1e-4))
-    for row, depth in zip(pd.DataFrame(columns).to_dict("records"), depths, strict=True):
-        study.add_trial(optuna.create_trial(params=row, distributions=limits, value=depth))
-    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=seed)
-    found = pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator))
-    shares = found[[*space]].rename(lambda axis: AXES.get(axis, axis).replace("_", " "))
-    shares["chance"] = found.drop([*space]).max()
-    return shares.sort_values(ascending=False, kind="stable")
-
-
-def budget(runs: pd.DataFrame, resamples: int = 400, seed: int = 0) -> pd.DataFrame:
-    """What the best of the first n trials has, for n = 1 … N; accuracies in [0, 1], that of guessing where diverged.
-
-    own_: in the order in which the trials came. val, test: the exact mean over all orders, of the trial selected on
-    validation (equal ones share their test accuracy); val_low, val_high: 90 % of the orders. inflation: how much too
-    good validation is for the selected, with a 95 % percentile interval over resampled trials.
-    """
-    came = runs[["val_accuracy", "test_accuracy"]].fillna(GUESS)
-    place = came["val_accuracy"].rank(ascending=False, method="first").to_numpy(int) - 1
-    ordered = came.iloc[np.argsort(place)]
-    val, own_test = ordered.to_numpy().T
-    test = ordered.groupby("val_accuracy")["test_accuracy"].transform("mean").to_numpy()
-    n, own = np.arange(1, len(val) + 1), np.minimum.accumulate(place)
-    missed = stats.hypergeom.pmf(0, len(val), np.arange(len(val) + 1), n[:, None])  # none of the r best is among n
-    chances = -np.diff(missed)  # [n − 1, r − 1]: the best of n has rank r
-    low, high = ((1 - missed[:, 1:] >= share - 1e-12).argmax(1) for share in (0.95, 0.05))
-    picks = np.random.default_rng(seed).integers(len(val), size=(resamples, len(val)))
-    spread = np.quantile((val - test)[np.sort(place[picks])] @ chances.T, [0.025, 0.975], axis=0)
-    return pd.DataFrame({
-        "n": n, "own_val": val[own], "own_test": own_test[own],
-        "val": chances @ val, "val_low": val[low], "val_high": val[high], "test": chances @ test,
-        "inflation": chances @ (val - test), "inflation_low": spread[0], "inflation_high": spread[1],
-    })  # fmt: skip

@@ -14,7 +14,7 @@ from fmnist.config import TRIAL_FIELDS, RunConfig
 from fmnist.lab.network import NetworkPanel
 from fmnist.lab.widgets import SAID, CopyAsStudy, Panel, described, differing, picture
 from fmnist.paper.publish import svg
-from fmnist.plots.curves import curves
+from fmnist.plots.figures import curves
 from fmnist.study import Study, setting
 from fmnist.tables import summary_table
 from fmnist.words import count, metric_of

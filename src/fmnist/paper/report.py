@@ -104,8 +104,7 @@ class Chapter:
         from fmnist.data import lacking
 
         if self.kind == "search":
-            finals = (self.parameters[name] for name in ("finalists", "again", "final_epochs"))
-            return self.study.run(*options).again(*finals)
+            return self.study.run(*options).again(*map(self.parameters.get, ("finalists", "again", "final_epochs")))
         if self.kind == "beyond":
             return None if lacking(self.study.configs[0].dataset) else self.study
         tuned = self.kind == "study" and self.parameters.get("tuning")
