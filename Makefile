@@ -90,7 +90,8 @@ clean:  ## remove caches and rendering's intermediates; keeps .venv, data, runs 
 define install
 	@test -x $(BIN)/uv || test $(UV) = uv || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
-	@$(UV) pip install --python $(BIN)/python --constraint requirements.lock --build-constraint requirements.lock \
+	@$(UV) pip install --compile-bytecode --python $(BIN)/python --constraint requirements.lock \
+		--build-constraint requirements.lock \
 		--editable ".$(1)" || \
 		$(BIN)/python -m pip install --disable-pip-version-check --constraint requirements.lock --editable ".$(1)" || \
 		{ echo "make: the set-up stopped; the same command begins it anew and keeps what is downloaded" >&2; exit 1; }

@@ -1,9 +1,24 @@
 """What tests share: the first images of the real data set, an empty store, published outputs, a browser."""
 
+import os
 import shutil
+import sys
+from pathlib import Path
+
+if sys.dont_write_bytecode:  # then each of a hundred processes would compile all that it imports, torch for ten seconds
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 import nbformat.v4 as nbf
 import pytest
+from reference import TINY_RUN
+
+from fmnist.config import UserError
+from fmnist.data import find, load
+from fmnist.engine import workers
+from fmnist.engine.train import train_stack
+from fmnist.paper import publish
 
 LONGEST = ["test_report", "test_lab", "test_training", "test_cluster", "test_faults", "test_answers", "test_reading"]
 
@@ -17,9 +32,6 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def data_set():
     """Fashion-MNIST is on this machine, for commands that look for it themselves."""
-    from fmnist.config import UserError
-    from fmnist.data import find
-
     try:
         find()
     except UserError as error:
@@ -29,26 +41,18 @@ def data_set():
 @pytest.fixture(scope="session")
 def small(data_set):
     """The first 3,000 train and 1,000 test images."""
-    from fmnist.data import load
-
     return load().subset(3_000, 1_000)
 
 
 @pytest.fixture(scope="session")
 def result(small):
     """A tiny run as training gives it."""
-    from reference import TINY_RUN
-
-    from fmnist.engine.train import train_stack
-
     return train_stack([TINY_RUN], small)[0]
 
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch, small):
     """An empty store, and training on the first images."""
-    from fmnist.engine import workers
-
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(workers, "load", lambda *_: small)
     return tmp_path / "runs"
@@ -57,8 +61,6 @@ def runs(tmp_path, monkeypatch, small):
 @pytest.fixture
 def trained(runs, monkeypatch):
     """The configs that were trained, in the order in which they are handed to training; the store is empty at first."""
-    from fmnist.engine import workers
-
     configs, train = [], workers.train
 
     def counted(missing, *rest):
@@ -72,8 +74,6 @@ def trained(runs, monkeypatch):
 @pytest.fixture
 def published(monkeypatch):
     """The outputs of what is published, as a kernel would store them."""
-    from fmnist.paper import publish
-
     outputs = []
 
     def display(data, metadata, raw):

@@ -3,6 +3,7 @@
 Everything here goes through the command, in a project of its own, with training forbidden and the store out of sight.
 """
 
+import copy
 import os
 import re
 import shutil
@@ -90,7 +91,10 @@ OPTIMIZER = [
     ("grid: {lr: 0.1}", r"grid\.lr: should be a valid list \(got 0.1\)"),
     ("grid: {lr: []}", r"grid\.lr: should not be empty \(got \[\]\)"),
     ("grid: {lr: [0.1, 0.1]}", "two trials would have the same name: SGD, lr 0.1; remove or rename one"),
-    ("variants: {a: {}, b: {}}\nbaseline: a", "two trials have the same config: .*; remove one"),
+    ("grid: {lr: [0.12345671, 0.12345672]}", "two trials would have the same name: SGD, lr 0.123457"),
+    ("grid: {dropout: [0, 0.0]}", "two trials would have the same name: SGD, dropout 0"),
+    ("variants: {a: {}, b: {lr: 0.01}}\ngrid: {}\nbaseline: a", "two trials have the same config: a = b; remove one"),
+    ("variants: {a: {}, 'a, lr 0.1': {}}\ngrid: {lr: [0.1]}", "two trials have the same config"),
     ("seeds: [0, 1, 0]", r"seeds: a seed stands twice in \[0, 1, 0\]"),
     ("variants: {a: {seeds: [0, 0]}}", "variants.a: seeds: a seed stands twice"),
     ("variants: {a: {seeds: []}}", "variants.a: seeds: "),
@@ -111,11 +115,6 @@ OPTIMIZER = [
 def test_a_notebooks_yaml(text, message, project, refused):
     (project / PLACE / "optimizer.yaml").write_text(text)
     assert re.search(rf"{PLACE}optimizer\.yaml{LINE} {message}", refused())
-
-
-def test_bytes_that_are_no_text(project, refused):
-    (project / PLACE / "optimizer.yaml").write_bytes(b"base: {init: \xff}")
-    assert re.search(rf"{PLACE}optimizer\.yaml: not readable as YAML", refused())
 
 
 def test_yaml_means_what_it_looks_like(tmp_path):
@@ -147,10 +146,12 @@ def test_report_yaml(old, new, message, project, refused):
     assert re.search(rf"^{PLACE}report\.yaml{LINE} .*{message}", refused())
 
 
-def test_an_empty_report(project, refused):
+def test_an_empty_report_and_bytes_that_are_no_text(project, refused):
     (project / PLACE / "report.yaml").write_text("")
     wanted = "title: is required; authors: is required; abstract: is required; sections: is required"
     assert refused() == f"{PLACE}report.yaml: {wanted}"
+    (project / PLACE / "report.yaml").write_bytes(b"base: {init: \xff}")
+    assert re.search(rf"{PLACE}report\.yaml: not readable as YAML", refused())
 
 
 def test_what_the_reports_base_does_to_a_study(project, refused):
@@ -159,36 +160,35 @@ def test_what_the_reports_base_does_to_a_study(project, refused):
     assert re.search(r"optimizer\.yaml: variants\.\w+: momentum: only with SGD or RMSprop, not \w+", refused())
 
 
-def test_parameters_of_no_section(project, refused):
-    (project / PLACE / "optimiser.yaml").write_text("base: {}")
-    assert refused() == f"{PLACE}optimiser.yaml: belongs to no section of report.yaml"
+OTHERS = [
+    ("optimiser", "base: {}", "belongs to no section of report.yaml$"),
+    ("shape", "early: soon", r"early: should be a valid integer \(got 'soon'\)"),
+    ("theory", "base: {lr: 1}", "base: unknown key"),
+    ("errors", "pictures: [0]", r"pictures: should be a valid integer \(got \[0\]\)"),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("shape", "early: soon", r"early: should be a valid integer \(got 'soon'\)"),
-        ("theory", "base: {lr: 1}", "base: unknown key"),
-        ("errors", "pictures: [0]", r"pictures: should be a valid integer \(got \[0\]\)"),
-    ],
-)
+@pytest.mark.parametrize(("name", "text", "message"), OTHERS)
 def test_parameters_of_other_notebooks(name, text, message, project, refused):
     (project / PLACE / f"{name}.yaml").write_text(text)
     assert re.search(rf"^{PLACE}{name}\.yaml{LINE} {message}", refused())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("report smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\? Allowed: smoke"),
-        ("report", "params/homework/report.yaml: no such report"),
-        ("report smoke --device nonsense", "device: nonsense: this machine has no such device. Allowed"),
-        ("train params/smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\?"),
-        ("train params/smoke --memory 4x", "--memory 4x: not a size; write it as 4GB or 800MB"),
-        ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),
-        ("report smoke more", "no such report"),  # and nothing is trained for the first
-    ],
-)
+ARGUMENTS = [
+    ("report smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\? Allowed: smoke"),
+    ("report", "params/homework/report.yaml: no such report"),
+    ("report smoke --device nonsense", "device: nonsense: this machine has no such device. Allowed"),
+    ("train params/smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\?"),
+    ("train params/smoke --memory 4x", "--memory 4x: not a size; write it as 4GB or 800MB"),
+    ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),
+    ("report smoke more", "no such report"),  # and nothing is trained for the first
+    ("new Mine/../x --title T --author A", "'Mine/../x': a report's name is lower-case letters"),
+    ("new index --title T --author A", "and not index"),
+    ("new smoke --title T --author A", "params/smoke is there already"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), ARGUMENTS)
 def test_arguments(arguments, message, refused):
     assert re.search(message, refused(*arguments.split()))
 
@@ -233,23 +233,25 @@ def abstract(text: str) -> str:
     return f"title: T\nauthors: [{{name: A}}]\nabstract: '{text}'\nsections: [end]\n"
 
 
-def test_the_abstract_is_filled_with_what_notebooks_record(tiny):
+def test_the_abstract_is_filled_with_what_notebooks_record_and_other_placeholders_are_named(tiny):
     path, executed = tiny
     path.write_text(abstract("{end.runs} runs, $x_{1.5}$ and {end.best}"))
     assert values(executed["end"]) == {"runs": 3, "best": "SGD"}
     paper = Report("tiny", "cpu").merge(executed)
     assert paper.metadata["fmnist"]["abstract"] == "3 runs, $x_{1.5}$ and SGD"
+    for name in ("end.rums", "End.runs", "ned.runs", "end.RUNS", "no-such.value"):
+        path.write_text(abstract(f"{{{name}}} runs"))
+        message = rf"^params/tiny/report.yaml: abstract: no notebook recorded {{{name}}}.* Allowed: end.runs, end.best$"
+        with pytest.raises(UserError, match=message):
+            Report("tiny", "cpu").merge(copy.deepcopy(executed))
 
 
 def test_a_paper_says_what_its_report_wants_said(tiny):
     path, executed = tiny
     path.write_text(abstract("") + "found: ['{end.best} wins']\n")
     (path.parent / "end.md").write_text("Others say so [@wood].")
-    texts = {
-        "title": "# End <!-- {#sec-end} -->\n\nSee (@sec-end), not (@sec-lost).",
-        "lr": "On rates.",
-        "all": "On all.",
-    }
+    texts = {"title": "# End <!-- {#sec-end} -->\n\nSee (@sec-end), not (@sec-lost)."}
+    texts |= {"lr": "On rates.", "all": "On all."}
     cells = [nbformat.v4.new_markdown_cell(text, id=name) for name, text in texts.items()]
     cells[1].metadata["fmnist"] = {"varies": ["lr"]}
     executed["end"].cells[:0] = cells
@@ -262,15 +264,6 @@ def test_a_paper_says_what_its_report_wants_said(tiny):
     (path.parent / "end.md").write_text("It gains 1.5 points.")
     with pytest.raises(UserError, match="params/tiny/end.md: 1.5"):
         Report("tiny", "cpu").check_prose()
-
-
-@pytest.mark.parametrize("name", ["end.rums", "End.runs", "ned.runs", "end.RUNS", "no-such.value"])
-def test_a_placeholder_that_no_notebook_records_is_named(name, tiny):
-    path, executed = tiny
-    path.write_text(abstract(f"{{{name}}} runs"))
-    message = rf"^params/tiny/report.yaml: abstract: no notebook recorded {{{name}}}.* Allowed: end.runs, end.best$"
-    with pytest.raises(UserError, match=message):
-        Report("tiny", "cpu").merge(executed)
 
 
 def test_a_notebook_that_cannot_be_executed_is_refused(tiny):

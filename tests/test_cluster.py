@@ -50,10 +50,8 @@ def preload(tmp_path_factory, data_set) -> str:
 def two(preload):
     """Two workers, each a process that is started anew when it is killed, even if that takes its time."""
     options = {"threads_per_worker": 1, "preload": preload, "dashboard_address": None, "host": "127.0.0.1"}
-    with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "10m"}),
-        LocalCluster(n_workers=2, **options) as there,
-    ):
+    patient = dask.config.set({"distributed.deploy.lost-worker-timeout": "10m"})
+    with patient, LocalCluster(n_workers=2, **options) as there:
         yield there
 
 
@@ -83,8 +81,8 @@ def end(*processes: subprocess.Popen) -> None:
         process.wait()
 
 
-def train(where: str, runs: list[RunConfig], progress=lambda *_: None) -> list:
-    done = []
+def train(where: str, runs: list[RunConfig], progress=lambda *_: None, done: list | None = None) -> list:
+    done = [] if done is None else done
     workers.train(runs, done.append, "auto", progress, team=partial(cluster.team, where))
     return done
 
@@ -133,7 +131,7 @@ def test_ctrl_c_keeps_what_is_finished_and_frees_the_workers(address):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        workers.train(runs, done.append, "auto", progress, team=partial(cluster.team, address))
+        train(address, runs, progress, done)
     assert [result.config for result in done] == runs[1:]
     assert len(train(address, configs(6, 7))) == 2  # on both workers
 
@@ -174,7 +172,7 @@ def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_
         done, runs = [], configs(4, epochs=1) + configs(5, epochs=ENDLESS)
         kill = lambda *_: end(scheduler) if done and scheduler.poll() is None else None  # noqa: E731
         with pytest.raises(UserError, match=f"training: cluster: {where}: its scheduler was lost"):
-            workers.train(runs, done.append, "auto", kill, team=partial(cluster.team, where))
+            train(where, runs, kill, done)
         assert [result.config for result in done] == runs[:1]
         monkeypatch.setattr(cluster, "PATIENCE", 1)
         with pytest.raises(UserError, match=f"cluster: {where}: no scheduler answers there"):
@@ -193,16 +191,16 @@ def test_jobs_of_a_file_train(preload, tmp_path):
     cluster.submit(str(tmp_path / "jobs.yaml"))[0].close()
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("system: Slurm\njobs: 2", "system: 'Slurm' is not allowed; did you mean 'SLURM'"),
-        ("system: SLURM\njobs: 0", "jobs: should be greater than 0"),
-        ("system: SLURM\njobs: 2\noptions: {cores: 1, memory: 1GB}", "system: sbatch is not on this machine"),
-        ("system: Local\njobs: 1\noptions: {coers: 1}", "options: Got unexpected keyword argument 'coers'"),
-        ("system: Local\njobs: 1", "options: You must specify how much cores and memory per job"),
-    ],
-)
+WRONG = [
+    ("system: Slurm\njobs: 2", "system: 'Slurm' is not allowed; did you mean 'SLURM'"),
+    ("system: SLURM\njobs: 0", "jobs: should be greater than 0"),
+    ("system: SLURM\njobs: 2\noptions: {cores: 1, memory: 1GB}", "system: sbatch is not on this machine"),
+    ("system: Local\njobs: 1\noptions: {coers: 1}", "options: Got unexpected keyword argument 'coers'"),
+    ("system: Local\njobs: 1", "options: You must specify how much cores and memory per job"),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), WRONG)
 def test_a_wrong_file_of_jobs_is_one_clear_line(text, told, tmp_path):
     (tmp_path / "jobs.yaml").write_text(text)
     with pytest.raises(UserError, match=told) as error:
@@ -214,8 +212,3 @@ def test_a_wrong_file_of_jobs_is_one_clear_line(text, told, tmp_path):
 def test_commands_hand_their_cluster_on(command, capsys):
     assert cli.main([*command, "--cluster", "somewhere"]) == 2
     assert "cluster: somewhere: neither a scheduler's address, as tcp://host:8786, nor a" in capsys.readouterr().err
-
-
-def test_dask_is_not_imported_unless_asked_for():
-    code = "import sys, fmnist.cli, fmnist.engine.cluster; assert not {'dask', 'distributed'} & {*sys.modules}"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,34 +9,29 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pypdf
 import pytest
 from reference import pdf_text
 from ruamel.yaml import YAML
-from test_report import environment, make_project
+from test_report import ROOT, environment, make_project
 
 from fmnist.plots.style import COLORS
 from fmnist.study import Study
 
-ROOT = Path(__file__).parents[1]
 HARMLESS = re.compile(r"favicon|ResizeObserver loop")
 
 sync_api = pytest.importorskip("playwright.sync_api")
 sync_api.expect.set_options(timeout=60_000)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, data_set):
     """The address of a JupyterLab in a project of its own with an empty store, and that project's folder."""
-    folder, port = tmp_path_factory.mktemp("lab"), free_port()
+    folder = tmp_path_factory.mktemp("lab")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     make_project(folder, "smoke")
     own = environment(folder) | {"HOME": str(folder / "home")}
     own |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_RUNTIME_DIR": str(folder / "runtime")}
@@ -120,12 +115,9 @@ def says(page, text: str, seconds: int = 120) -> None:
     sync_api.expect(shown(page).get_by_text(re.compile(text)).first).to_be_visible(timeout=1_000 * seconds)
 
 
-def test_it_opens_on_the_welcome_notebook_with_a_kernel(page):
+def test_it_opens_on_the_welcome_notebook_with_a_kernel_and_saved_it_stays_as_it_was(page, lab):
     sync_api.expect(shown(page).locator("h1", has_text="Welcome")).to_be_visible()
     sync_api.expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first).to_be_attached()
-
-
-def test_a_notebook_that_is_opened_and_saved_stays_as_it_was(page, lab):
     path = lab[1] / "notebooks" / "welcome.ipynb"
     before, begin = path.read_bytes(), path.stat().st_mtime_ns
     page.wait_for_timeout(5_000)  # JupyterLab puts into it what its kernel says of itself
@@ -178,7 +170,7 @@ def test_train_is_in_sight_and_the_curves_stand_beside_the_form(page):
     page.set_viewport_size(tall)
 
 
-def test_a_trial_keeps_its_color_while_it_is_shown(page):
+def test_a_trial_keeps_its_color_while_it_is_shown_and_is_copied_with_the_others_as_a_study(page):
     rows = shown(page).locator(".dt-scroll-body tbody tr")
     sync_api.expect(rows).to_have_count(2)
     assert colors(page) == {*COLORS[:2]}
@@ -190,9 +182,6 @@ def test_a_trial_keeps_its_color_while_it_is_shown(page):
     assert colors(page) == {COLORS[1]}
     rows.nth(1).click(modifiers=["Control"])
     says(page, "six runs picked")
-
-
-def test_what_is_picked_is_copied_as_a_study(page):
     shown(page).get_by_role("button", name="Copy as study").click()
     sync_api.expect(shown(page).get_by_role("button", name="Copied")).to_be_visible()
     text = page.evaluate("navigator.clipboard.readText()")
@@ -253,7 +242,8 @@ def test_the_runs_are_listed_compared_opened_and_removed(page, lab):
 
 def test_a_study_is_run_and_exported_to_pdf_by_the_menu(page, lab):
     path = lab[1] / "notebooks" / "shape.ipynb"
-    path.write_text(path.read_text("utf-8").replace('\\"epochs\\": 10', '\\"epochs\\": 1'), "utf-8")
+    quick = '\\"epochs\\": 1, \\"val_size\\": 59000'
+    path.write_text(path.read_text("utf-8").replace('\\"epochs\\": 10', quick), "utf-8")
     page.goto(f"{lab[0]}/lab/tree/notebooks/shape.ipynb?token=secret")
     sync_api.expect(shown(page).locator("h1", has_text="Network shape")).to_be_visible()
     run_all(page, 600)

@@ -1,5 +1,6 @@
 """Every update rule is torch.optim's, step by step, whatever else is in the stack."""
 
+from functools import cache
 from typing import get_args
 
 import pytest
@@ -15,6 +16,7 @@ SHAPES = [(5, 7), (5,), (LARGE // 64 + 1, 64)]  # a weight, a bias, and a weight
 ROUNDING = {torch.float64: {"rtol": 1e-10, "atol": 1e-12}, torch.float32: {"rtol": 1e-4, "atol": 1e-5}}
 
 
+@cache
 def gradients(runs: int, step: int, dtype: torch.dtype) -> list[torch.Tensor]:
     """Made-up gradients over many orders of magnitude, a quarter of them 0 as at a dead unit or an empty pixel."""
     draw = torch.Generator().manual_seed(step)
@@ -35,40 +37,36 @@ def assert_steps_as_torch(configs: list[RunConfig], dtype: torch.dtype, steps: i
     schedulers = [torch_scheduler(*pair, steps=5) for pair in zip(configs, plain_optimizers, strict=True)]
     rates = [torch.cat([learning_rates(c, epoch, 5) for epoch in range(1, 7)]).to(dtype) for c in configs]
     for step in range(steps):
-        gradient = gradients(len(configs), step, dtype)
-        kept = [g.clone() for g in gradient]
-        optimizer.step(gradient, torch.stack([rate[step] for rate in rates]) if any(map(scheduled, configs)) else None)
+        drawn = gradients(len(configs), step, dtype)
+        rate = torch.stack([each[step] for each in rates]) if any(map(scheduled, configs)) else None
+        optimizer.step([gradient.clone() for gradient in drawn], rate)
         for run, plain_optimizer in enumerate(plain_optimizers):
-            for own, g in zip(plain[run], kept, strict=True):
-                own.grad = g[run].clone()
+            for own, gradient in zip(plain[run], drawn, strict=True):
+                own.grad = gradient[run].clone()
             plain_optimizer.step()
             schedulers[run].step()
-            for own, parameter in zip(plain[run], stacked, strict=True):
-                torch.testing.assert_close(
-                    parameter[run], own, **ROUNDING[dtype], msg=lambda m, s=step, r=run: f"step {s}, run {r}: {m}"
-                )
+        for parameter, own in zip(stacked, zip(*plain, strict=True), strict=True):
+            said = lambda message, step=step: f"step {step}: {message}"  # noqa: E731
+            torch.testing.assert_close(parameter, torch.stack(own), **ROUNDING[dtype], msg=said)
 
 
-def variants(name: str) -> list[RunConfig]:
-    """Three runs of one optimizer: as listed, with a tenth of the learning rate, and with nothing but that rate."""
-    own = {"lr": 0.01, **OPTIMIZERS[name]}
+def three(kind: str, name: str) -> list[RunConfig]:
+    """Runs of one optimizer; SGD with momentum takes neighbours of equal constants in one pass: all three, or two."""
+    own = {"lr": 0.01, "epochs": 4, **OPTIMIZERS[name]}
+    tenth = own | {"lr": own["lr"] / 10}
     bare = {"optimizer": own.get("optimizer", "SGD"), "lr": own["lr"] * 3}
-    return [RunConfig(**own), RunConfig(**{**own, "lr": own["lr"] / 10}), RunConfig(**bare)]
+    schedules = [{"schedule": "one_cycle"}, {"schedule": "cosine", "warmup_epochs": 1}, {"schedule": "steps"}]
+    kinds = {"different": [own, tenth, bare], "alike": [own] * 3, "two alike": [own, own, tenth]}
+    kinds |= {"a schedule": [own | schedules[0]] * 3, "schedules": [own | each for each in schedules]}
+    return [RunConfig(**options, seed=seed) for seed, options in enumerate(kinds[kind])]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
-def test_a_rule_steps_as_torch_optim(name, dtype):
-    assert_steps_as_torch(variants(name), dtype, steps=30 if dtype == torch.float64 else 15)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_runs_of_equal_constants_step_as_torch_optim(name):
-    """SGD with momentum then takes neighbours of equal constants in one pass: all three, or two and one."""
-    own = {"lr": 0.01, **OPTIMIZERS[name]}
-    for other in (own, own | {"lr": own["lr"] / 10}):
-        configs = [RunConfig(**own, seed=0), RunConfig(**own, seed=1), RunConfig(**other, seed=2)]
-        assert_steps_as_torch(configs, torch.float64, steps=20)
+@pytest.mark.parametrize("kind", ["different", "alike", "two alike", "a schedule", "schedules"])
+def test_a_rule_steps_as_torch_optim(kind, name):
+    assert_steps_as_torch(three(kind, name), torch.float64, steps=30 if kind == "different" else 20)
+    if kind == "different":
+        assert_steps_as_torch(three(kind, name), torch.float32, steps=15)
 
 
 def test_every_rule_in_one_stack_steps_as_torch_optim():
@@ -93,12 +91,3 @@ def test_learning_rates_are_those_of_torchs_schedulers(schedule, warmup, epochs,
         scheduler.step()
     found = torch.cat([learning_rates(config, epoch, steps) for epoch in range(1, epochs + 1)])
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("alike", [True, False])
-def test_a_rule_with_a_schedule_steps_as_torch_optim(name, alike):
-    schedules = [{"schedule": "one_cycle"}, {"schedule": "cosine", "warmup_epochs": 1}, {"schedule": "steps"}]
-    own = {"lr": 0.01, "epochs": 4, **OPTIMIZERS[name]}
-    configs = [RunConfig(**own, **schedules[0 if alike else i], seed=i) for i in range(3)]
-    assert_steps_as_torch(configs, torch.float64, steps=20)

@@ -1,5 +1,8 @@
-"""What a reader has who opens a paper from disk: in Chromium, without network, in both themes, without script."""
+"""What a reader of a paper relies on: from disk, in Chromium, without network, in both themes, without script; and
+numbers, references, alternatives, one file, the same bytes again.
+"""
 
+import copy
 import io
 import json
 import re
@@ -7,12 +10,16 @@ from pathlib import Path
 
 import foreign
 import nbformat.v4 as nbf
+import pandas as pd
 import pypdf
 import pytest
 from nbformat import NotebookNode
-from reference import pdf_figures, pdf_text
+from reference import page_text, pdf_figures, pdf_text
 
-from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
+from fmnist.config import UserError
+from fmnist.paper import publish
+from fmnist.paper.document import PAPER
+from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
 from fmnist.paper.report import index
 
 THEMES = ["light", "dark"]
@@ -55,14 +62,22 @@ def paper(folder: Path) -> NotebookNode:
     return nbf.new_notebook(cells=cells, metadata={"fmnist": about | {"bibliography": str(folder / "some.bib")}})
 
 
+def html(nb: NotebookNode) -> str:
+    return HomeworkHTML().from_notebook_node(nb)[0]
+
+
+def pdf(nb: NotebookNode) -> pypdf.PdfReader:
+    return pypdf.PdfReader(io.BytesIO(HomeworkPDF().from_notebook_node(nb)[0]))
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
     """Pages on disk by name: the paper, the foreign notebooks, and the page that lists reports."""
     folder = tmp_path_factory.mktemp("pages")
     notebooks = {"paper": paper(folder)} | {name: make() for name, make in foreign.NOTEBOOKS.items()}
     for name, notebook in notebooks.items():
-        (folder / f"{name}.html").write_text(HomeworkHTML().from_notebook_node(notebook)[0], "utf-8")
-    (folder / "paper.pdf").write_bytes(HomeworkPDF().from_notebook_node(notebooks["paper"])[0])
+        (folder / f"{name}.html").write_text(html(notebook), "utf-8")
+    (folder / "paper.pdf").write_bytes(b"%PDF")
     (folder / "paper.json").write_text(json.dumps({"title": "A <Paper>", "date": "May 4, 2026"}))
     (folder / "other.json").write_text("{}")  # no report
     (folder / "index.html").write_text(index(folder), "utf-8")
@@ -182,32 +197,31 @@ def test_a_figure_enlarges_by_keyboard_and_focus_comes_back(opened):
     assert dialog.is_hidden()
 
 
-@pytest.mark.parametrize(
-    ("column", "rising"),
-    [
-        (0, ["1 × 128", "2 × 64", "3 × 42", "12 × 7"]),
-        (1, ["12 × 7", "1 × 128", "3 × 42", "2 × 64"]),  # 2 × 64 diverged
-        (2, ["3 × 42", "12 × 7", "2 × 64", "1 × 128"]),  # 1 × 128 has no p
-        (3, ["1 × 128", "12 × 7", "2 × 64", "3 × 42"]),
-    ],
-)
-def test_a_table_sorts_by_value(opened, column, rising):
+RISING = [
+    ["1 × 128", "2 × 64", "3 × 42", "12 × 7"],
+    ["12 × 7", "1 × 128", "3 × 42", "2 × 64"],  # 2 × 64 diverged
+    ["3 × 42", "12 × 7", "2 × 64", "1 × 128"],  # 1 × 128 has no p
+    ["1 × 128", "12 × 7", "2 × 64", "3 × 42"],
+]
+
+
+def test_a_table_sorts_by_value(opened):
     page = opened()
-    head = page.locator("#tbl-scores th").nth(column)
     rows = page.locator("#tbl-scores tbody tr td:first-child")
-    assert head.get_attribute("aria-sort") is None
 
     def order() -> list[str]:
         return [text.replace("\N{NO-BREAK SPACE}", " ") for text in rows.all_inner_texts()]
 
-    head.locator("button").click()
-    assert order() == rising and head.get_attribute("aria-sort") == "ascending"
-    head.locator("button").focus()
-    page.keyboard.press("Enter")
-    last = {1: ["2 × 64"], 2: ["1 × 128"]}.get(column, [])  # words and gaps stay last
-    assert order() == [row for row in rising[::-1] if row not in last] + last
-    assert head.get_attribute("aria-sort") == "descending"
-    assert page.locator("[aria-sort]").count() == 1
+    for column, rising in enumerate(RISING):
+        head = page.locator("#tbl-scores th").nth(column)
+        assert head.get_attribute("aria-sort") is None
+        head.locator("button").click()
+        assert order() == rising and head.get_attribute("aria-sort") == "ascending"
+        head.locator("button").focus()
+        page.keyboard.press("Enter")
+        last = {1: ["2 × 64"], 2: ["1 × 128"]}.get(column, [])  # words and gaps stay last
+        assert order() == [row for row in rising[::-1] if row not in last] + last
+        assert head.get_attribute("aria-sort") == "descending" and page.locator("[aria-sort]").count() == 1
 
 
 SHOWN = {
@@ -270,12 +284,6 @@ def test_print_is_the_paper_alone(opened):
     assert page.locator("#tbl-scores").is_visible() and page.locator("figure img").first.is_visible()
 
 
-def test_a_pdf_has_its_reports_date_and_an_outline(pages):
-    reader = pypdf.PdfReader(pages["paper"].with_suffix(".pdf"))
-    assert f"{reader.metadata.creation_date:%Y-%m-%d}" == "2026-05-04"
-    assert [entry.title for entry in reader.outline] == ["1. First", "2. Second", "References"]
-
-
 def test_the_page_of_reports_is_made_of_what_lies_there(pages):
     folder, page = pages["paper"].parent, pages["index"].read_text("utf-8")
     assert index(folder) == page
@@ -300,8 +308,7 @@ PICTURES = {"competition": 1, "lecture": 1, "diary": 3, "hostile": 2}
 def test_notebooks_in_other_styles_become_papers(name, pages):
     page = pages[name].read_text("utf-8")
     text = re.sub(r"<(style|script|annotation)\b.*?</\1>|<[^>]+>", "", page, flags=re.S)
-    reader = pypdf.PdfReader(io.BytesIO(HomeworkPDF().from_notebook_node(foreign.NOTEBOOKS[name]())[0]))
-    printed = pdf_text(reader)
+    printed = pdf_text(reader := pdf(foreign.NOTEBOOKS[name]()))
     for words in KEPT[name]:
         assert words in text.replace("&lt;", "<"), words
         plain = re.sub(r"\W", "", words).lower()
@@ -309,3 +316,106 @@ def test_notebooks_in_other_styles_become_papers(name, pages):
     assert [words for words in DROPPED if words in text + printed] == []
     assert page.count("<img") == PICTURES[name] == len(list(filter(None, pdf_figures(reader))))
     assert "<script" not in page.replace("<script>", "", 1)
+
+
+FILES = ("homework.js", "d3.js", "figures.js")
+SCRIPTS = [f"<script>{(TEMPLATES / name).read_text('utf-8')}</script>" for name in FILES]
+
+
+@pytest.fixture
+def report(tmp_path):
+    return paper(tmp_path)
+
+
+def test_references_and_citations_say_the_same_in_html_and_pdf(report):
+    for text in (page_text(html(report), between=""), pdf_text(pdf(report))):
+        assert "See Figure 1, Table 1, Equation (1), Section 2 and [1]." in text
+        assert re.search(r"\[1\] ?A\. Other, Steps, 2014\.", text)
+
+    def links() -> int:
+        return sum(len(page.get("/Annots") or []) for page in pdf(report).pages)
+
+    assert 'href="#ref-kingma"' in html(report)
+    cited = links()
+    report.cells[0].source = report.cells[0].source.replace("[@kingma]", "a book")
+    assert links() == cited - 1
+
+
+@pytest.mark.parametrize("kind", [HomeworkHTML, HomeworkPDF])
+def test_a_reference_to_nothing_is_named_with_its_place(report, kind):
+    report.cells[4].source += " And @fig-nothing."
+    with pytest.raises(UserError, match=r"@fig-nothing \(in notebook two, cell title\)"):
+        kind().from_notebook_node(report)
+    report.metadata["fmnist"]["abstract"] = "See @tbl-nothing."
+    with pytest.raises(UserError, match=r"@tbl-nothing \(in report.yaml\)"):
+        kind().from_notebook_node(report)
+
+
+def test_no_line_ends_within_a_number_and_its_sign(report):
+    report.cells[0].source += "\n\nOf 95 % it is p < 0.05, for 28 × 28 pixels; lr = 0.1 and not so."
+    shown = html(report).replace("&nbsp;", "~").replace("\N{NO-BREAK SPACE}", "~")
+    assert "Of 95~% it is p~&lt;~0.05, for 28~×~28 pixels; lr~=~0.1 and not so." in shown
+
+
+def test_a_label_that_stands_twice_and_a_missing_bibliography_are_named(report):
+    report.cells.append(copy.deepcopy(next(cell for cell in report.cells if "fig-curve" in str(cell.get("outputs")))))
+    with pytest.raises(UserError, match="twice.*fig-curve"):
+        html(report)
+    report.metadata["fmnist"]["bibliography"] = "nowhere.bib"
+    with pytest.raises(UserError, match="nowhere.bib"):
+        html(report)
+
+
+def test_a_notebook_hides_references_and_its_paper_has_them(monkeypatch):
+    shown, text = [], "It is so (@fig-a), or [@wood]; see (@sec-b and @eq-c)."
+    monkeypatch.setattr(publish, "display", lambda data, **_: shown.append(data["text/markdown"]))
+    publish.say(text)
+    assert re.sub("<!--.*?-->", "", shown[0]) == "It is so, or; see."
+    assert PAPER.sub(r" \1", shown[0]) == text
+
+
+def test_html_is_one_file_that_loads_nothing(report, tmp_path):
+    (drawn := paper(tmp_path)).cells[3].outputs[0].metadata["fmnist"]["drawing"] = "{}"
+    for nb, needed in ((drawn, 3), (report, 1), (foreign.hostile(), 1)):  # nothing to draw: nothing that draws
+        page = html(nb)
+        assert [page.count(script) for script in SCRIPTS] == [1, 1, 1][:needed] + [0, 0][: 3 - needed]
+        for script in SCRIPTS:  # ours; `opened` and test_answers see that they ask for nothing
+            page = page.replace(script, "")
+        assert not re.search(r"""(?:src|srcset|poster|data)\s*=\s*["']?(?:https?:)?//""", page)
+        assert not re.search(r"<script|<iframe|<link|@import|url\(\s*[\"']?(?!data:|[\"']?data:)", page)
+        assert '<html lang="en">' in page and "<main" in page
+
+
+@pytest.mark.parametrize("kind", [HomeworkHTML, HomeworkPDF])
+def test_equal_notebooks_and_figures_give_equal_bytes(kind):
+    """Those of ours are made again in test_report."""
+    assert kind().from_notebook_node(foreign.hostile())[0] == kind().from_notebook_node(foreign.hostile())[0]
+    assert publish.svg(foreign.curve()) == (text := publish.svg(foreign.curve())) and "<text" not in text
+
+
+def test_pdf_is_us_letter_with_title_author_date_and_outline_and_no_code(report):
+    report.metadata["fmnist"]["notice"] = "A smoke run."
+    reader = pdf(report)
+    assert {(float(page.mediabox.width), float(page.mediabox.height)) for page in reader.pages} == {(612.0, 792.0)}
+    assert (reader.metadata.title, reader.metadata.author) == ("A Paper", "Ann Author")
+    assert f"{reader.metadata.creation_date:%Y-%m-%d}" == "2026-05-04"
+    assert [entry.title for entry in reader.outline] == ["1. First", "2. Second", "References"]
+    first = reader.pages[0].extract_text()
+    assert "A PAPER" in first and "A smoke run." in first and "show(curve)" not in pdf_text(reader)
+    assert "show(curve)" in html(report)
+
+
+@pytest.mark.parametrize("label", ["curve", "fig-Curve", "tbl-curve", "fig-"])
+def test_malformed_labels_are_refused(published, label):
+    with pytest.raises(UserError, match="label"):
+        publish.show(foreign.curve(), label=label, caption="c", alt="a")
+
+
+def test_table_aligns_numbers_right_and_refuses_unknown_columns(published):
+    frame = pd.DataFrame({"name": ["a|b", "c"], "x": [1.5, None], "share": ["12 %", "3.0 ± 0.1"]})
+    publish.table(frame, label="tbl-x", caption="c")
+    table = published[0]
+    assert re.search(r"^\|:-+\|-+:\|-+:\|$", table.data["text/markdown"], re.M)
+    assert r"a\|b" in table.data["text/markdown"] and "–" in table.data["text/markdown"]
+    with pytest.raises(UserError, match="'y'"):
+        publish.table(frame, label="tbl-x", caption="c", formats={"y": "{}"})

@@ -14,6 +14,7 @@ PUBLISHED = ["karki", "wood", "lyu", "lybbert", "dewangan"]
 ROOT = Path(__file__).parents[1]
 TEXTS = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 README, TOGETHER = TEXTS[ROOT / "README.md"], "\n".join(TEXTS.values())
+ROWS = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in TOGETHER.splitlines()]  # of tables
 
 
 def test_its_python_runs_as_it_stands(tmp_path, monkeypatch, capsys, data_set):
@@ -55,12 +56,9 @@ def test_every_notebook_is_in_its_table_and_linked_from_welcome():
     assert {name for name in names if f"]({name}.ipynb)" not in welcome} == {"welcome"}
 
 
-def test_every_target_it_names_is_in_the_makefile():
+def test_targets_modules_and_folders_it_names_are_there():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
     assert set(re.findall(r"make ([a-z]+)\b(?=[ `\n])", TOGETHER)) <= targets
-
-
-def test_modules_and_folders_it_names_are_there():
     layout = re.search(r"src/fmnist/\n(.*?)^\w", TOGETHER, flags=re.S | re.M)[1]
     named = {word for line in layout.splitlines() for word in re.split(r"[\s,/]+", line[:32].strip()) if word}
     assert named and named <= {path.stem for path in (ROOT / "src/fmnist").rglob("*") if path.suffix in ("", ".py")}
@@ -74,10 +72,8 @@ def test_its_findings_are_those_of_the_committed_report():
 
 
 def test_its_table_of_published_reports_is_that_of_the_papers():
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TOGETHER.splitlines()]
-    shown = {
-        re.search(r"report/(\w+)\.pdf", line[0])[1]: line[1:] for line in lines if len(line) == 9 and "](" in line[0]
-    }
+    rows = [line for line in ROWS if len(line) == 9 and "](" in line[0]]
+    shown = {re.search(r"report/(\w+)\.pdf", line[0])[1]: line[1:] for line in rows}
     assert list(shown) == [name for name in PUBLISHED if (ROOT / "report" / f"{name}.json").exists()]
     for name, cells in shown.items():
         about = json.loads((ROOT / "report" / f"{name}.json").read_text("utf-8"))
@@ -93,9 +89,8 @@ def test_its_table_of_published_reports_is_that_of_the_papers():
 def test_its_timings_are_those_of_the_committed_benchmark():
     (name,) = re.findall(r"/benchmarks/results/([\w-]+)\.json\)", TOGETHER)
     rows = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))["rows"]
-    lines = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in TOGETHER.splitlines()]
-    (header,) = [line for line in lines if line[:1] == ["network, batch"]]
-    shown = {line[0].split(",")[0]: line[1:] for line in lines if re.match(r"784-[\d-]+, \d+$", (line or [""])[0])}
+    (header,) = [line for line in ROWS if line[:1] == ["network, batch"]]
+    shown = {line[0].split(",")[0]: line[1:] for line in ROWS if re.match(r"784-[\d-]+, \d+$", (line or [""])[0])}
     measured = {}
     for row in rows:
         if row["runs"] == 8:

@@ -1,6 +1,7 @@
 """From parameters to paper: the smoke report as a user makes it, a first homework, and notebooks that fail."""
 
-import html
+import contextlib
+import io
 import json
 import os
 import re
@@ -14,8 +15,9 @@ import nbformat
 import nbformat.v4 as nbf
 import pypdf
 import pytest
-from reference import pdf_figures, pdf_text
+from reference import page_text, pdf_figures, pdf_text
 
+from fmnist.cli import main
 from fmnist.config import UserError
 from fmnist.paper import report
 from fmnist.paper.report import Report
@@ -63,45 +65,47 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "FMNIST_RUNS": str(folder / "runs"), "JUPYTER_PREFER_ENV_PATH": "1"}
 
 
-def fmnist(folder: Path, *words: str, limit: int = 600) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "fmnist.cli", *words]
-    return subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=limit)
-
-
-def page_text(path: Path) -> str:
-    """What the page says, without the notebooks' code, which is folded away."""
-    page = re.sub(r"<(style|script|pre)\b.*?</\1>", " ", path.read_text("utf-8"), flags=re.S)
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+def fmnist(folder: Path, *words: str) -> tuple[int, str]:
+    """The exit code of the command, here without a process of its own, and what it says."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as said:
+        patch.chdir(folder)
+        for name, value in environment(folder).items():
+            patch.setenv(name, value)
+        return main([*words]), said.getvalue()
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory, data_set):
-    """The project after `fmnist report smoke`, and what the command printed."""
+    """The project after `fmnist report smoke`, and what the command said."""
     folder = make_project(tmp_path_factory.mktemp("smoke"), "smoke")
     path = folder / "params" / "smoke" / "report.yaml"
-    path.write_text(path.read_text().replace("{epochs: 1}", "{epochs: 1, val_size: 50000}"))  # a fifth of the steps
-    done = fmnist(folder, "report", "smoke", "--device", "cpu", limit=900)
+    tiny = "{epochs: 1, val_size: 59000, hidden_sizes: [16, 16]}"  # under what a study says of itself
+    path.write_text(path.read_text().replace("{epochs: 1}", tiny))
+    (path.parent / "search.yaml").write_text("trials: 12\nagain: [1, 2]\n")
+    command = [sys.executable, "-m", "fmnist.cli", "report", "smoke", "--device", "cpu"]
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    return folder, done
+    return folder, done.stderr
 
 
 def test_the_command_says_what_it_does_and_trains_everything_itself(smoke, monkeypatch):
-    folder, done = smoke
+    folder, said = smoke
     monkeypatch.chdir(folder)
     configs = Report("smoke", "cpu").configs
-    assert f"{len(configs)} runs: 0 in the store, {len(configs)} to train on cpu" in done.stderr
+    assert f"{len(configs)} runs: 0 in the store, {len(configs)} to train on cpu" in said
     assert {config.run_id for config in configs} < {path.name for path in (folder / "runs").glob("[!.]*")}
-    assert all(f": {path.stem}\n" in done.stderr for path in IN_REPORTS)
-    assert re.search(r"wrote report/smoke\.html \(.*wrote report/smoke\.pdf \(", done.stderr, re.S)
-    assert "Warning" not in done.stderr and "Traceback" not in done.stderr
+    assert all(f": {path.stem}\n" in said for path in IN_REPORTS)
+    assert re.search(r"wrote report/smoke\.html \(.*wrote report/smoke\.pdf \(", said, re.S)
+    assert "Warning" not in said and "Traceback" not in said
+    there = {path.name for path in (folder / "report").iterdir()}  # no half paper
+    assert there == {"references.bib", "build", "smoke.html", "smoke.pdf", "smoke.json", "index.html"}
 
 
 def test_the_paper_has_all_sections_and_nothing_that_failed(smoke):
-    folder, _ = smoke
-    reader = pypdf.PdfReader(folder / "report" / "smoke.pdf")
+    reader = pypdf.PdfReader(smoke[0] / "report" / "smoke.pdf")
     firsts = [nbformat.read(path, as_version=4).cells[0].source.splitlines()[0] for path in IN_REPORTS]
     titles = [re.match(r"# (.+?)( (<!-- )?\{#.*)?$", first)[1] for first in firsts]
-    for text in (page_text(folder / "report" / "smoke.html"), pdf_text(reader)):
+    for text in (page_text((smoke[0] / "report" / "smoke.html").read_text("utf-8")), pdf_text(reader)):
         assert [title for title in titles if title.lower() not in text.lower()] == []
         assert re.findall(r"Traceback|\bnan\b|\bNaN\b|Error\b|\{\w+\.\w+\}|@(?:fig|tbl|sec|eq)-|\?\?", text) == []
         first = text.lower().split("a shirt, a pullover")[0]
@@ -110,11 +114,10 @@ def test_the_paper_has_all_sections_and_nothing_that_failed(smoke):
 
 
 def test_every_figure_has_a_text_for_those_who_cannot_see_it(smoke):
-    folder, _ = smoke
-    images = re.findall(r"<img\b[^>]*>", (folder / "report" / "smoke.html").read_text("utf-8"))
+    images = re.findall(r"<img\b[^>]*>", (smoke[0] / "report" / "smoke.html").read_text("utf-8"))
     assert len(images) > 10
     assert all(len(re.search(r'(?:alt|aria-label)="([^"]*)"', image)[1]) > 30 for image in images)
-    texts = pdf_figures(pypdf.PdfReader(folder / "report" / "smoke.pdf"))
+    texts = pdf_figures(pypdf.PdfReader(smoke[0] / "report" / "smoke.pdf"))
     assert len(texts) == len(images) and all(text and len(text) > 30 for text in texts)
 
 
@@ -125,50 +128,25 @@ def test_a_figure_rests_on_the_runs_that_it_shows(smoke):
     assert behind["tbl-shape"] < behind["tbl-conclusions"] < len(about["runs"])
 
 
-def test_rendering_leaves_no_half_paper(smoke):
-    there = {path.name for path in (smoke[0] / "report").iterdir()}
-    assert there == {"references.bib", "build", "smoke.html", "smoke.pdf", "smoke.json", "index.html"}
-
-
-@pytest.fixture(scope="module")
-def homework(tmp_path_factory, data_set):
-    """A first homework, from `fmnist new` to the paper."""
-    folder = make_project(tmp_path_factory.mktemp("homework"))
-    assert fmnist(folder, "new", "mine", *NEW).returncode == 0
-    path = folder / "params" / "mine" / "report.yaml"
-    text = path.read_text().replace("epochs: 20", "epochs: 1, val_size: 50000").replace("[0, 1, 2, 3, 4, 5]", "[0, 1]")
+def test_a_first_homework_from_nothing_to_paper_and_again_byte_for_byte(tmp_path, data_set):
+    """From `fmnist new`; made again, by another process, nothing is trained."""
+    folder = make_project(tmp_path / "homework")
+    assert fmnist(folder, "new", "mine", *NEW)[0] == 0
+    path, papers = folder / "params" / "mine" / "report.yaml", folder / "report"
+    text = path.read_text().replace("epochs: 20", "epochs: 1, val_size: 59000").replace("[0, 1, 2, 3, 4, 5]", "[0, 1]")
     path.write_text(text)
-    done = fmnist(folder, "report", "mine", "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def test_a_first_homework_from_nothing_to_paper(homework):
-    page = page_text(homework / "report" / "mine.html")
+    code, said = fmnist(folder, "report", "mine", "--device", "cpu")
+    assert code == 0, said
+    page = page_text((papers / "mine.html").read_text("utf-8"))
     assert "Deep: “Homework” {1}" in page and "Ann O’Hara" in page.replace("'", "’")
-    about = json.loads((homework / "report" / "mine.json").read_text())
+    about = json.loads((papers / "mine.json").read_text())
     # One of the shapes is SGD at one of the learning rates: trained once.
     assert len(about["runs"]) == 2 * (3 + 6 - 1) and all(item["runs"] in about["run_sets"] for item in about["shown"])
-
-
-def test_made_again_it_trains_nothing_and_is_the_same_byte_for_byte(homework):
-    papers = [homework / "report" / name for name in ("mine.html", "mine.pdf", "mine.json", "index.html")]
-    before = [paper.read_bytes() for paper in papers]
-    done = fmnist(homework, "report", "mine", "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"(\d+) runs: \1 in the store, 0 to train", done.stderr)
-    assert [paper.read_bytes() for paper in papers] == before
-
-
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [("Mine/../x", "lower-case letters"), ("index", "not index"), ("taken", "params/taken is there already")],
-)
-def test_a_name_that_cannot_be_is_refused(name, told, tmp_path, monkeypatch):
-    monkeypatch.chdir(project(tmp_path, {"one": []}, name="taken"))
-    with pytest.raises(UserError, match=told):
-        report.new(name, "T", "A")
-    assert {path.name for path in (tmp_path / "params").iterdir()} == {"taken"}
+    before = {path.name: path.read_bytes() for path in papers.glob("*.*")}
+    command = [sys.executable, "-m", "fmnist.cli", "report", "mine", "--device", "cpu"]
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0 and re.search(r"(\d+) runs: \1 in the store, 0 to train", done.stderr), done.stderr
+    assert {path.name: path.read_bytes() for path in papers.glob("*.*")} == before and len(before) == 5
 
 
 BAD = {
@@ -191,9 +169,9 @@ def failed(tmp_path_factory):
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_failing_notebook_is_named_with_cell_and_line(name, failed):
-    folder, done = failed
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    about = done.stderr[done.stderr.index(f"notebook {name} failed") :].split("\nnotebook ")[0]
+    folder, (code, said) = failed
+    assert code == 1 and "Traceback" not in said
+    about = said[said.index(f"notebook {name} failed") :].split("\nnotebook ")[0]
     assert re.match(rf"notebook {name} failed, and the paper has a gap: {BAD[name][1]}", about)
     assert f"see it:   {folder}/report/build/mine/{name}.ipynb" in about
     assert f"mend it:  jupyter lab {folder}/notebooks/{name}.ipynb" in about
@@ -202,8 +180,8 @@ def test_a_failing_notebook_is_named_with_cell_and_line(name, failed):
 
 def test_with_keep_going_the_paper_has_marked_gaps(failed):
     folder, _ = failed
-    texts = [page_text(folder / "report" / "mine.html"), pdf_text(pypdf.PdfReader(folder / "report" / "mine.pdf"))]
-    for text in texts:
+    page, pdf = (folder / "report" / f"mine.{form}" for form in ("html", "pdf"))
+    for text in (page_text(page.read_text("utf-8")), pdf_text(pypdf.PdfReader(pdf))):
         text = " ".join(re.sub(r" +([,.])", r"\1", text).split())
         assert "This paper is incomplete" in text and "This section is missing" in text
         assert "Got 1 and [missing]" in text and "See Section 3 and fig-late, 42." in text

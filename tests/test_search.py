@@ -19,12 +19,9 @@ SPACE = {
 }  # fmt: skip
 
 
-def ids(*args, **kwargs) -> list[str]:
-    return [config.run_id for config in Search(*args, **kwargs).configs]
-
-
-def test_one_seed_draws_one_set_of_trials_and_always_did():
+def test_one_seed_draws_one_set_of_trials_and_always_did_and_more_trials_extend_fewer():
     first, other = (Search({}, SPACE, 30, seed=seed).configs for seed in (5, 6))
+    assert Search({}, SPACE, 15, seed=5).configs == first[:15] and len({*first}) == 30
     fields = ("hidden_sizes", "optimizer", "lr", "momentum", "dropout", "batch_norm", "init")
     assert [tuple(getattr(config, field) for field in fields) for config in first[:3]] == [
         ((32, 32, 32), "Adam", 0.00139, 0.0, 0.0, False, "default"),
@@ -32,11 +29,6 @@ def test_one_seed_draws_one_set_of_trials_and_always_did():
         ((16,), "Adam", 0.0639, 0.0, 0.0, False, "default"),
     ]
     assert not {(c.lr, c.hidden_sizes) for c in first} & {(c.lr, c.hidden_sizes) for c in other}
-
-
-def test_more_trials_extend_fewer():
-    many = ids({}, SPACE, 40)
-    assert ids({}, SPACE, 15) == many[:15] and len(set(many)) == 40
 
 
 def test_trials_lie_in_the_space_and_cover_it():
@@ -53,29 +45,29 @@ def test_trials_lie_in_the_space_and_cover_it():
 
 def test_no_config_is_drawn_twice_and_an_exhausted_space_is_named():
     space = {"optimizer": ["SGD", "Adam"], "momentum": [0.0, 0.9]}  # Adam has no momentum: three configs
-    assert len(set(ids({}, space, 3))) == 3
+    assert len({*Search({}, space, 3).configs}) == 3
     with pytest.raises(UserError, match="trials: the space has 3 different configs; ask for fewer"):
         Search({}, space, 4)
     with pytest.raises(UserError, match="trials: should be less than or equal to 10000"):
         Search({}, space, 10**9)
 
 
-@pytest.mark.parametrize(
-    ("space", "message"),
-    [
-        ({"lerning_rate": [0.1]}, r"space\.lerning_rate: unknown key; did you mean 'lr'\?"),
-        ({"lr": {"low": 0.1, "high": 0.01}}, "low should be below high"),
-        ({"lr": {"low": 0.0, "high": 1.0, "log": True}}, "above 0 where log is true"),
-        ({"lr": [-0.1]}, "lr: should be greater than 0"),
-        ({"optimizer": ["Adm"]}, "'Adm' is not allowed; did you mean 'Adam'"),
-        ({"batch_size": {"low": 1.0, "high": 9.0}}, "batch_size: takes a list of choices"),
-        ({"layers": [2]}, "layers and width go together"),
-        ({"layers": [0], "width": [8]}, "hidden_sizes.0: should be greater than 0 \\(got 0\\)"),
-        ({"layers": [10**6], "width": [8]}, "hidden_sizes: should have at most 100 items"),
-        ({"lr": []}, "should not be empty"),
-        ({}, "space: should not be empty"),
-    ],
-)
+WRONG = [
+    ({"lerning_rate": [0.1]}, r"space\.lerning_rate: unknown key; did you mean 'lr'\?"),
+    ({"lr": {"low": 0.1, "high": 0.01}}, "low should be below high"),
+    ({"lr": {"low": 0.0, "high": 1.0, "log": True}}, "above 0 where log is true"),
+    ({"lr": [-0.1]}, "lr: should be greater than 0"),
+    ({"optimizer": ["Adm"]}, "'Adm' is not allowed; did you mean 'Adam'"),
+    ({"batch_size": {"low": 1.0, "high": 9.0}}, "batch_size: takes a list of choices"),
+    ({"layers": [2]}, "layers and width go together"),
+    ({"layers": [0], "width": [8]}, "hidden_sizes.0: should be greater than 0 \\(got 0\\)"),
+    ({"layers": [10**6], "width": [8]}, "hidden_sizes: should have at most 100 items"),
+    ({"lr": []}, "should not be empty"),
+    ({}, "space: should not be empty"),
+]
+
+
+@pytest.mark.parametrize(("space", "message"), WRONG)
 def test_a_wrong_space_is_one_clear_line(space, message):
     with pytest.raises(UserError, match=message) as error:
         Search({}, space, where="params/x/search.yaml")
@@ -105,17 +97,19 @@ def test_every_trial_comes_back_and_the_best_train_again_with_other_seeds(small,
     assert search.again(2, [7, 8]).configs == wanted
 
 
-def test_optuna_proposes_in_rounds_better_ones_and_the_same_again(monkeypatch):
-    asked = {}
+@pytest.fixture
+def asked(monkeypatch) -> dict[str, RunConfig]:
+    """What would be trained, in its order, by run id."""
+    asked: dict[str, RunConfig] = {}
+    monkeypatch.setattr("fmnist.search.train", lambda configs, *_: asked.update({c.run_id: c for c in configs}))
+    return asked
 
-    def train(configs, *_):
-        asked.update({config.run_id: config for config in configs})
 
+def test_optuna_proposes_in_rounds_better_ones_and_the_same_again(asked, monkeypatch):
     def load_run(run_id):  # a learning rate of 0.01 is best; Adam diverges
         accuracy = 0.9 - 0.2 * abs(math.log10(asked[run_id].lr) + 2)
         return SimpleNamespace(metrics={"val_accuracy": None if asked[run_id].optimizer == "Adam" else accuracy})
 
-    monkeypatch.setattr("fmnist.search.train", train)
     monkeypatch.setattr("fmnist.search.store.load_run", load_run)
     search = Search({}, SPACE, 80, "optuna")
     assert len(search.configs) == 32
@@ -124,19 +118,13 @@ def test_optuna_proposes_in_rounds_better_ones_and_the_same_again(monkeypatch):
     assert search.configs == Search({}, SPACE, 80, "optuna").run().configs
 
 
-def test_halving_gives_the_best_third_three_times_the_epochs(monkeypatch):
-    asked = {}
-
-    def train(configs, *_):
-        asked.update({config.run_id: config for config in configs})
-
+def test_halving_gives_the_best_third_three_times_the_epochs(asked, monkeypatch):
     def runs(study):  # the smaller the rate the better; the one that diverges would be best
         rows = [{"trial": trial, "epochs": config.epochs, "lr": config.lr, "momentum": config.momentum}
                 for trial, (_, (config,)) in study.trials.items()]  # fmt: skip
         frame = pd.DataFrame(rows)
         return frame.assign(val_accuracy=(1 - frame.lr).where(frame.lr > frame.lr.min()))
 
-    monkeypatch.setattr("fmnist.search.train", train)
     monkeypatch.setattr("fmnist.search.Study.runs", runs)
     space = {"lr": {"low": 0.1, "high": 0.9}, "momentum": [0.5]}
     search = Search({"epochs": 10, "momentum": 0.5}, space, 28, "halving")

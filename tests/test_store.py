@@ -5,10 +5,10 @@ import math
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,13 @@ import pandas as pd
 import pytest
 import torch
 from reference import TINY_RUN as CONFIG
+from reference import plain_evaluation
 
 from fmnist import ensemble, store, study
 from fmnist.config import RunConfig, UserError
-from fmnist.data import scaling, split
+from fmnist.data import split
 from fmnist.engine import workers
-from fmnist.engine.train import train_stack
+from fmnist.engine.train import Result, train_stack
 from fmnist.store import FILES
 
 # What another process does: train `runs` tiny runs on the first images, with more of its own around it.
@@ -46,43 +47,50 @@ def script(code: str, runs: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", SCRIPT + code], env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def seeded(result: Result, seed: int) -> Result:
+    return replace(result, config=CONFIG.model_copy(update={"seed": seed}))
+
+
 def folders(runs: Path) -> list[str]:
     """What a user sees in the store, without what begins with a dot."""
     return sorted(path.name for path in runs.glob("[!.]*"))
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "store.pd.DataFrame.to_parquet = die",  # nothing written yet
-        "store.Path.write_bytes = lambda path, _: path.touch() or path.name == 'run.json' and die()",  # all but that
-        "store.Path.replace = die",  # all, under another name
-        "store.load_run = die",  # renamed
-    ],
-)
-def test_a_process_killed_in_saving_leaves_a_whole_run_or_none(moment, runs, trained):
-    process = script(f"{moment}\nstudy.train(configs()[:1], 'cpu')", runs)
-    assert process.wait(60) == -signal.SIGKILL
-    process.stderr.close()
-    finished = "load_run" in moment
-    assert folders(runs) == [run.run_id for run in store.all_runs()] == [CONFIG.run_id] * finished
-    study.train([CONFIG], "cpu")
-    assert trained == [CONFIG] * (not finished)
-    assert store.load_run(CONFIG.run_id).predictions().shape == (1_000,)
+MOMENTS = {
+    "nothing written yet": "store.pd.DataFrame.to_parquet = die",
+    "all but run.json": "store.Path.write_bytes = lambda path, _: path.touch() or path.name == 'run.json' and die()",
+    "all, under another name": "store.Path.replace = die",
+    "renamed": "store.load_run = die",
+}
+AT_EACH = """
+for name, moment in {moments}.items():
+    if not (child := os.fork()):
+        os.environ["FMNIST_RUNS"] += "/" + name
+        exec(moment)
+        study.train(configs()[:1], "cpu")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, name
+"""
+
+
+def test_a_process_killed_in_saving_leaves_a_whole_run_or_none(runs, trained, monkeypatch):
+    process = script(AT_EACH.replace("{moments}", str(MOMENTS)), runs)
+    assert process.communicate(timeout=600) == (None, "")
+    for moment in MOMENTS:
+        monkeypatch.setenv("FMNIST_RUNS", str(runs / moment))
+        finished = moment == "renamed"
+        assert folders(runs / moment) == [run.run_id for run in store.all_runs()] == [CONFIG.run_id] * finished
+        trained.clear()
+        study.train([CONFIG], "cpu")
+        assert trained == [CONFIG] * (not finished)
+        assert store.load_run(CONFIG.run_id).predictions().shape == (1_000,)
 
 
 def test_whoever_comes_second_leaves_the_first_ones_run(runs, result):
     first = store.save(result)
-    mark = first.folder / "run.json"
-    before = mark.stat().st_mtime_ns
+    before = (first.folder / "run.json").stat().st_mtime_ns
     assert store.save(result).run_id == first.run_id
-    assert mark.stat().st_mtime_ns == before
+    assert (first.folder / "run.json").stat().st_mtime_ns == before
     assert [path.name for path in runs.iterdir()] == [first.run_id]
-
-
-def edit(folder: Path, **changes) -> None:
-    path = folder / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 DAMAGE = {
@@ -94,10 +102,6 @@ DAMAGE = {
     "run.json too great a number": lambda folder: (folder / "run.json").write_text("9" * 5_000),
     "run.json not text": lambda folder: (folder / "run.json").write_bytes(b"\xff\xfe"),
     "run.json a folder": lambda folder: [(folder / "run.json").unlink(), (folder / "run.json").mkdir()],
-    "metrics null": lambda folder: edit(folder, metrics=None),
-    "metrics lacking": lambda folder: edit(folder, metrics={"test_accuracy": 1.0}),
-    "config null": lambda folder: edit(folder, config=None),
-    "config of another run": lambda folder: edit(folder, config=RunConfig(seed=7).model_dump(mode="json")),
     "an empty folder": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
     "a file for a folder": lambda folder: [shutil.rmtree(folder), folder.write_text("mine")],
 }
@@ -107,16 +111,14 @@ DAMAGE = {
 def test_a_damaged_run_is_absent_and_trained_anew(damage, runs, result, monkeypatch):
     folder = store.save(result).folder
     damage(folder)
-    assert store.load(CONFIG.run_id) is None
-    assert store.all_runs() == [] and store.results().empty
+    assert store.load(CONFIG.run_id) is None and store.all_runs() == [] and store.results().empty
     with pytest.raises(UserError, match="no such finished run"):
         store.load_run(CONFIG.run_id)
 
     asked = []
     monkeypatch.setattr(workers, "train", lambda configs, finished, *_: [asked.extend(configs), finished(result)])
     (again,) = study.train([CONFIG], "cpu")
-    assert asked == [CONFIG]
-    assert again.config == CONFIG and len(again.predictions()) == 1_000
+    assert asked == [CONFIG] == [again.config] and len(again.predictions()) == 1_000
     assert folders(runs) == [CONFIG.run_id]
 
 
@@ -125,6 +127,7 @@ def test_what_is_not_a_run_is_ignored(runs, result):
     shutil.copytree(run.folder, runs / f".{run.run_id}.0123")  # left by a process that was killed
     shutil.copytree(run.folder, runs / f"{run.run_id} (copy)")
     shutil.copytree(run.folder, runs / f"{run.run_id}old")
+    shutil.copytree(run.folder, runs / run.run_id[::-1])  # the address of another run
     (runs / "notes.txt").write_text("not a run")
     (runs / "plots").mkdir()
     (runs / "0123456789abcdef").symlink_to("nowhere")
@@ -134,18 +137,11 @@ def test_what_is_not_a_run_is_ignored(runs, result):
 
 
 def test_a_run_is_found_by_the_beginning_of_its_id(runs, result):
-    # the fewest seeds of which two begin alike
-    configs = [CONFIG.model_copy(update={"seed": seed}) for seed in range(40)]
-    first = {config.run_id[0]: config for config in reversed(configs)}
-    one = next(config for config in configs if first[config.run_id[0]] is not config)
-    other = first[one.run_id[0]]
-    for config in (one, other):
-        store.save(replace(result, config=config))
-
-    alike = os.path.commonprefix([one.run_id, other.run_id])
-    assert store.load_run(one.run_id).config == one
-    assert store.load_run(one.run_id[: len(alike) + 1]).config == one
-    with pytest.raises(UserError, match=f"begins 2 runs: .*{max(one.run_id, other.run_id)}"):
+    ids = sorted(store.save(seeded(result, seed)).run_id for seed in range(17))  # so that two begin alike
+    one, other = next(pair for pair in pairwise(ids) if pair[0][0] == pair[1][0])
+    alike = os.path.commonprefix([one, other])
+    assert store.load_run(one).run_id == store.load_run(one[: len(alike) + 1]).run_id == one
+    with pytest.raises(UserError, match=f"begins \\d+ runs: .*{other}"):
         store.load_run(alike)
 
 
@@ -158,21 +154,19 @@ def test_what_is_no_id_finds_nothing(name, runs, result):
 
 
 def test_the_store_is_where_FMNIST_RUNS_says(tmp_path, monkeypatch, result):
+    project = tmp_path / "project"
     for folder in ("params", "notebooks"):
-        (tmp_path / "project" / folder).mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "project")
+        (project / folder).mkdir(parents=True)
+    monkeypatch.chdir(project)
     monkeypatch.delenv("FMNIST_RUNS", raising=False)
-    assert store.save(result).folder.parent == tmp_path / "project" / "runs"
-
+    assert store.save(result).folder.parent == project / "runs"
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "elsewhere"))
-    assert store.all_runs() == []
-    assert store.save(result).folder.parent == tmp_path / "elsewhere"
-
+    assert store.all_runs() == [] and store.save(result).folder.parent == tmp_path / "elsewhere"
     # a relative one counts from the project: the command and the notebooks' kernels share it
     monkeypatch.setenv("FMNIST_RUNS", "mine")
     run = store.save(result)
-    monkeypatch.chdir(tmp_path / "project" / "notebooks")
-    assert store.load_run(run.run_id).folder.parent == tmp_path / "project" / "mine"
+    monkeypatch.chdir(project / "notebooks")
+    assert store.load_run(run.run_id).folder.parent == project / "mine"
 
 
 @pytest.mark.parametrize("size", [100, 12_000, 20_000], ids=["history", "weights", "predictions"])
@@ -192,37 +186,23 @@ def test_a_full_disk_leaves_no_half_run(size, runs, result):
 @pytest.fixture(scope="module")
 def richer(small):
     """Two epochs with all that a state_dict may hold."""
-    config = RunConfig(
-        **{"hidden_sizes": (8, 6), "batch_norm": True, "dropout": 0.2, "optimizer": "Adam", "lr": 0.003, "epochs": 2},
-        **{"val_size": 500, "batch_size": 64, "input_scaling": "standardized", "seed": 3},
-    )
-    return train_stack([config], small)[0]
+    network = {"hidden_sizes": (8, 6), "batch_norm": True, "dropout": 0.2, "input_scaling": "standardized"}
+    training = {"optimizer": "Adam", "lr": 0.003, "epochs": 2, "seed": 3}
+    return train_stack([CONFIG.model_copy(update=network | training)], small)[0]
 
 
-def test_what_is_stored_comes_back(runs, richer, small):
+def test_what_is_stored_comes_back_and_the_network_with_it(runs, richer, small):
     store.save(richer)
     run = store.load_run(richer.config.run_id)
-    assert run.config == richer.config
+    assert run.config == richer.config and run.metrics == richer.metrics
     pd.testing.assert_frame_equal(run.history(), pd.DataFrame(richer.history))
-    assert run.history().epoch.tolist() == [0, 1, 2]
-    assert run.metrics == richer.metrics
-    for best in (False, True):
-        assert (run.predictions(best) == richer.predictions[int(best)]).all()
-        assert run.predictions(best).dtype == np.uint8
+    for best, part in enumerate(("test", "best_val_test")):
+        assert (run.predictions(best) == richer.predictions[best]).all() and run.predictions(best).dtype == np.uint8
         correct = (run.predictions(best) == small.test_labels.numpy()).mean()
-        assert math.isclose(correct, run.metrics["best_val_test_accuracy" if best else "test_accuracy"], abs_tol=1e-6)
-
-
-@pytest.mark.parametrize("best", [False, True])
-def test_the_network_comes_back(best, runs, richer, small):
-    run = store.save(richer)
-    train, _ = split(len(small.train_labels), run.config.val_size, run.config.seed)
-    scale, shift = scaling(small.train_images, train, run.config.input_scaling)
-    with torch.no_grad():
-        logits = run.model(best)(small.test_images.float() * scale + shift)
-    assert (logits.argmax(1).numpy() == run.predictions(best)).mean() > 0.998  # rounding decides near ties
-    loss = torch.nn.functional.cross_entropy(logits, small.test_labels).item()
-    assert math.isclose(loss, run.metrics["best_val_test_loss" if best else "test_loss"], rel_tol=1e-4)
+        assert math.isclose(correct, run.metrics[f"{part}_accuracy"], abs_tol=1e-6)
+        loss, _, predicted = plain_evaluation(run.model(best), run.config, small, "test")
+        assert (predicted.numpy() == run.predictions(best)).mean() > 0.998  # rounding decides near ties
+        assert math.isclose(loss, run.metrics[f"{part}_loss"], rel_tol=1e-4)
 
 
 def test_run_json_is_strict_json(runs, result):
@@ -239,16 +219,12 @@ def test_run_json_is_strict_json(runs, result):
 
 
 def test_results_have_a_row_a_run(runs, result):
-    configs = [CONFIG, CONFIG.model_copy(update={"hidden_sizes": (400, 400)}), RunConfig(hidden_sizes=())]
-    for config in configs:
-        store.save(replace(result, config=config))
+    wide = CONFIG.model_copy(update={"hidden_sizes": (400, 400)})
+    ids = [store.save(replace(result, config=each)).run_id for each in (CONFIG, wide, RunConfig(hidden_sizes=()))]
     table = store.results()
-    asked = ["val_accuracy", "test_accuracy", "test_loss", "best_val_test_accuracy", "diverged", "seconds", "device"]
-    assert {"run_id", *RunConfig.model_fields, *asked} <= set(table.columns)
+    assert {"run_id", *RunConfig.model_fields, *store.METRICS, "device"} <= set(table.columns)
     assert sorted(table.hidden_sizes) == ["4", "400-400", "none"]
-    assert sorted(table.run_id) == sorted(config.run_id for config in configs)
-    assert table.notna().all(axis=None)
-    assert list(table.columns) == list(store.results().columns)
+    assert sorted(table.run_id) == sorted(ids) and table.notna().all(axis=None)
     shutil.rmtree(runs)
     assert list(store.results().columns) == list(table.columns)
 
@@ -282,7 +258,7 @@ def test_every_field_is_part_of_the_address(field):
     assert (changed.trial_id != plain.trial_id) == (field != "seed")
 
 
-def test_an_ensembles_probabilities_are_the_mean_of_its_networks(runs, small, monkeypatch):
+def test_an_ensembles_probabilities_are_the_mean_of_its_networks(runs, small, result, monkeypatch):
     monkeypatch.setattr(ensemble, "load", lambda **_: small)
     kinds = {"none": (30,), "standardized": (40, 20), "symmetric": ()}
     configs = [CONFIG.model_copy(update={"hidden_sizes": h, "input_scaling": kind}) for kind, h in kinds.items()]
@@ -303,8 +279,20 @@ def test_an_ensembles_probabilities_are_the_mean_of_its_networks(runs, small, mo
     assert np.abs(both - plain).max() > 0.1
 
 
+def test_an_image_is_also_seen_mirrored_and_moved_and_what_comes_into_view_is_black(small):
+    images = small.test_images[:9].float() - 7
+    square = images.view(-1, 28, 28)
+    assert torch.equal(torch.stack(ensemble.views(images, False, 0)), images[None])
+    seen = [view.view(-1, 28, 28) for view in ensemble.views(images, True, 2)]
+    assert len(seen) == 10 and torch.equal(seen[0], square) and torch.equal(seen[5], square.flip(2))
+    up, down, left, right = seen[1:5]
+    assert torch.equal(up[:, :-2], square[:, 2:]) and torch.equal(down[:, 2:], square[:, :-2])
+    assert torch.equal(left[:, :, :-2], square[:, :, 2:]) and torch.equal(right[:, :, 2:], square[:, :, :-2])
+    assert all((edge == -7).all() for edge in (up[:, -2:], down[:, :2], left[:, :, -2:], right[:, :, :2]))
+
+
 def test_runs_that_validate_on_other_images_are_no_ensemble_there(runs, result):
-    ids = [store.save(replace(result, config=CONFIG.model_copy(update={"seed": i}))).run_id for i in range(2)]
+    ids = [store.save(seeded(result, seed)).run_id for seed in range(2)]
     with pytest.raises(UserError, match="ensemble: the runs differ in seed, so their val images are not the same"):
         ensemble.probabilities(ids, "val")
     with pytest.raises(UserError, match="ensemble: give it one run or more"):
@@ -314,7 +302,7 @@ def test_runs_that_validate_on_other_images_are_no_ensemble_there(runs, result):
 def test_runs_are_written_as_csv_once(runs, result, tmp_path):
     with pytest.raises(UserError, match="no finished runs"):
         store.export("csv", tmp_path / "csv")
-    ids = sorted(store.save(replace(result, config=CONFIG.model_copy(update={"seed": i}))).run_id for i in range(2))
+    ids = sorted(store.save(seeded(result, seed)).run_id for seed in (0, 1))
     store.export("csv", tmp_path / "csv")
     table, history = (pd.read_csv(tmp_path / "csv" / name) for name in ("runs.csv", "history.csv"))
     assert list(table.run_id) == ids and list(history.run_id) == [ids[0]] * 2 + [ids[1]] * 2

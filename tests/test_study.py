@@ -21,60 +21,36 @@ VARIANTS = {"SGD": {"optimizer": "SGD"}, "Adam": {"optimizer": "Adam"}}
 
 def test_trials_are_variants_times_grid_and_runs_are_trials_times_seeds():
     study = Study(TINY, VARIANTS, {"lr": [0.1, 0.01], "dropout": [0.0, 0.2]}, seeds=[3, 5])
-    assert list(study.trials) == [
-        *("SGD, lr 0.1, dropout 0", "SGD, lr 0.1, dropout 0.2", "SGD, lr 0.01, dropout 0", "SGD, lr 0.01, dropout 0.2"),
-        *("Adam, lr 0.1, dropout 0", "Adam, lr 0.1, dropout 0.2"),
-        *("Adam, lr 0.01, dropout 0", "Adam, lr 0.01, dropout 0.2"),
-    ]
+    points = ("lr 0.1, dropout 0", "lr 0.1, dropout 0.2", "lr 0.01, dropout 0", "lr 0.01, dropout 0.2")
+    assert list(study.trials) == [f"{variant}, {point}" for variant in VARIANTS for point in points]
     wanted = itertools.product(("SGD", "Adam"), (0.1, 0.01), (0.0, 0.2), (3, 5))
     assert study.configs == [RunConfig(**TINY, optimizer=o, lr=lr, dropout=d, seed=s) for o, lr, d, s in wanted]
-
-
-@pytest.mark.parametrize(
-    ("parts", "labels"),
-    [
-        ({"base": {"lr": 0.5}}, ["base"]),
-        ({"variants": {"wide": {"hidden_sizes": [400]}}}, ["wide"]),
-        ({"grid": {"hidden_sizes": [[], [128], [400, 400]]}}, ["none", "128", "400-400"]),
-        ({"grid": {"batch_norm": [False, True]}}, ["no batch norm", "batch norm"]),
-        ({"grid": {"optimizer": ["SGD", "Adam"]}}, ["SGD", "Adam"]),
-        ({"grid": {"epochs": [1, 10]}}, ["epochs 1", "epochs 10"]),
-        ({"grid": {"lr": [1e-4, 1.0]}}, ["lr 0.0001", "lr 1"]),
-        ({"grid": {"weight_decay": [1e-5], "init": ["zeros"]}}, ["weight decay 1e-05, zeros"]),
-        ({"variants": VARIANTS, "grid": {"lr": [1.0]}}, ["SGD, lr 1", "Adam, lr 1"]),
-    ],
-)
-def test_labels_read_well(parts, labels):
-    assert list(Study(**parts).trials) == labels
-
-
-def test_the_grid_overrides_variants_and_these_the_base():
     study = Study({"lr": 0.1, "epochs": 3, "dropout": 0.1}, {"v": {"lr": 0.2, "dropout": 0.2}}, {"lr": [0.3]})
-    (config,) = study.configs
-    assert (config.epochs, config.dropout, config.lr) == (3, 0.2, 0.3)
-
-
-def test_a_variant_may_have_fewer_seeds():
-    study = Study(TINY, VARIANTS | {"slow": {"batch_size": 1, "seeds": [0]}}, seeds=[0, 1])
+    assert study.configs == [RunConfig(epochs=3, dropout=0.2, lr=0.3)]  # the grid overrides variants, these the base
+    study = Study(TINY, VARIANTS | {"slow": {"batch_size": 1, "seeds": [0]}}, seeds=[0, 1])  # a variant may have fewer
     assert [len(runs) for _, runs in study.trials.values()] == [2, 2, 1]
     assert "each with two seeds (but slow with one), make five runs" in study.describe()
 
 
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        ({"variants": {"a": {}, "b": {"lr": 0.01}}}, "two trials have the same config: .*a.*b"),  # RunConfig's default
-        ({"grid": {"lr": [0.12345671, 0.12345672]}}, "two trials would have the same name: lr 0.123457"),
-        ({"grid": {"dropout": [0, 0.0]}}, "two trials would have the same name: dropout 0"),
-        ({"variants": {"a": {}, "a, lr 0.1": {}}, "grid": {"lr": [0.1]}}, "two trials have the same config"),
-    ],
-)
-def test_the_same_trial_twice_is_refused(parts, message):
-    with pytest.raises(UserError, match=message):
-        Study(**parts)
+LABELS = [
+    ({"base": {"lr": 0.5}}, ["base"]),
+    ({"variants": {"wide": {"hidden_sizes": [400]}}}, ["wide"]),
+    ({"grid": {"hidden_sizes": [[], [128], [400, 400]]}}, ["none", "128", "400-400"]),
+    ({"grid": {"batch_norm": [False, True]}}, ["no batch norm", "batch norm"]),
+    ({"grid": {"optimizer": ["SGD", "Adam"]}}, ["SGD", "Adam"]),
+    ({"grid": {"epochs": [1, 10]}}, ["epochs 1", "epochs 10"]),
+    ({"grid": {"lr": [1e-4, 1.0]}}, ["lr 0.0001", "lr 1"]),
+    ({"grid": {"weight_decay": [1e-5], "init": ["zeros"]}}, ["weight decay 1e-05, zeros"]),
+    ({"variants": VARIANTS, "grid": {"lr": [1.0]}}, ["SGD, lr 1", "Adam, lr 1"]),
+]
 
 
-def test_only_what_is_missing_is_trained(trained):
+@pytest.mark.parametrize(("parts", "labels"), LABELS)
+def test_labels_read_well(parts, labels):
+    assert list(Study(**parts).trials) == labels
+
+
+def test_only_what_is_missing_is_trained_and_progress_is_silent_where_nobody_looks(trained, capfd):
     Study(TINY, VARIANTS, seeds=[0, 1]).run("cpu")
     assert len(trained) == 4
 
@@ -84,6 +60,7 @@ def test_only_what_is_missing_is_trained(trained):
 
     Study(TINY, {**VARIANTS, "AdamW": {"optimizer": "AdamW"}}, seeds=[0, 1]).run("cpu")
     assert [(config.optimizer, config.seed) for config in trained] == [("AdamW", 0), ("AdamW", 1)]
+    assert capfd.readouterr() == ("", "")
 
     trained.clear()  # other names, another order, and one run is gone
     (store.runs_folder() / Study(TINY, VARIANTS).configs[1].run_id / "run.json").unlink()
@@ -105,9 +82,8 @@ def test_the_two_tables(trained):
 
     about = ["run_id", "trial", "variant", *RunConfig.model_fields]
     assert set(runs.columns) == {*about, "parameters", *METRICS, "device"}
-    assert len(runs) == len(study.configs) == 8
     assert runs.trial.tolist() == [trial for trial in study.trials for _ in range(2)]
-    assert runs.run_id.tolist() == [config.run_id for config in study.configs]
+    assert runs.run_id.tolist() == [config.run_id for config in study.configs] and len(runs) == 8
     assert set(runs.hidden_sizes) == {"4"} and set(runs.parameters) == {784 * 4 + 4 + 4 * 10 + 10}
     assert runs[["test_accuracy", "val_accuracy", "best_val_test_accuracy"]].stack().between(0, 1).all()
     assert runs.diverged.dtype == bool
@@ -122,26 +98,22 @@ def test_the_two_tables(trained):
 
 
 def test_rates_are_tuned_with_few_seeds_and_what_is_selected_has_all(trained):
-    variants = {"SGD": {}, "Adam": {"optimizer": "Adam"}}
-    tuned = Study(TINY, variants, {"lr": [1e-6, 0.01]}, [0]).run()
+    tuned = Study(TINY, VARIANTS, {"lr": [1e-6, 0.01]}, [0]).run()
     study = tuned.again([0, 1], "SGD, lr 1e-06").run()
     assert list(study.trials) == ["SGD", "Adam", "SGD, lr 1e-06"]
     assert {config.seed for config in study.configs} == {0, 1} and len(study.runs()) == 6
     assert {config.run_id for config in study.configs} & {config.run_id for config in tuned.configs}
 
 
-def test_tables_of_an_untrained_study_say_what_to_do(trained):
-    study = Study(TINY, VARIANTS)
-    for table in (study.runs, study.history):
-        with pytest.raises(UserError, match="trial 'SGD', seed 0 has not been trained; call study.run"):
-            table()
-
-
-def test_settings_need_no_training(trained):
-    settings = Study(TINY, VARIANTS, {"lr": [0.1, 0.2]}, seeds=[0, 1]).settings()
+def test_settings_need_no_training_and_tables_of_an_untrained_study_say_what_to_do(trained):
+    study = Study(TINY, VARIANTS, {"lr": [0.1, 0.2]}, seeds=[0, 1])
+    settings = study.settings()
     assert list(settings.columns) == ["trial", "variant", *TRIAL_FIELDS]
     assert settings.trial.tolist() == ["SGD, lr 0.1", "SGD, lr 0.2", "Adam, lr 0.1", "Adam, lr 0.2"]
     assert settings.lr.tolist() == [0.1, 0.2] * 2 and set(settings.hidden_sizes) == {"4"} and trained == []
+    for table in (study.runs, study.history):
+        with pytest.raises(UserError, match="trial 'SGD, lr 0.1', seed 0 has not been trained; call study.run"):
+            table()
 
 
 def test_the_notebooks_of_a_report_only_read(trained, monkeypatch):
@@ -187,6 +159,7 @@ def test_an_interrupt_keeps_finished_runs(trained, monkeypatch, request):
         return save(result)
 
     monkeypatch.setattr(store, "save", saving)
+    monkeypatch.setenv("FMNIST_YES", "1")  # on a busy machine the long one would take days
     study = Study(TINY, {"short": {}, "fast": {"lr": 0.5}, "long": {"epochs": 100_000}})
     monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(KeyboardInterrupt):
@@ -215,11 +188,6 @@ def test_a_run_that_fails_keeps_what_finished(trained, monkeypatch):
     with pytest.raises(RuntimeError, match="out of luck"):
         Study(TINY, grid={"batch_size": [64, 128]}).run("cpu")
     assert [run.config.batch_size for run in store.all_runs()] == [64]
-
-
-def test_progress_is_silent_where_nobody_looks(trained, capfd):
-    Study(TINY, VARIANTS).run("cpu")
-    assert capfd.readouterr() == ("", "")
 
 
 def test_an_unknown_device_is_refused_before_training(trained):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.functional import pad
 
 from fmnist import store
 from fmnist.config import OUTPUTS, RunConfig, UserError
@@ -12,14 +13,16 @@ from fmnist.data import SIDE, Data, load, run_scaling
 from fmnist.model import PARAMETER_DTYPE, images_and_labels
 
 CHUNK = 2_000  # images that a teacher is shown at a time
+Answers = tuple[np.ndarray, np.ndarray]  # probabilities and labels
 
 
 @torch.no_grad()
-def probabilities(run_ids: Sequence[str], part: str = "test", flip: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def probabilities(run_ids: Sequence[str], part: str = "test", flip: bool = False, shift: int = 0) -> Answers:
     """Mean probabilities of the runs' networks, after their last epoch, float64 [images, 10], and the images' labels.
 
-    `part` is "test" or "val". With `flip` a network's are the mean of those of the image and of its mirror image.
-    Raises UserError for runs that have different images, as those of two seeds have to validate on.
+    `part` is "test" or "val". With `flip` and `shift` a network's are the mean of those of an image's `views`: for
+    networks trained with augment_flip, augment_shift. Raises UserError for runs of other images: those of two seeds
+    validate on different ones, and each would be given images that the other was trained on.
     """
     if not (runs := [store.load_run(run_id) for run_id in run_ids]):
         raise UserError("ensemble: give it one run or more")
@@ -29,14 +32,24 @@ def probabilities(run_ids: Sequence[str], part: str = "test", flip: bool = False
     data, found = load(dataset=runs[0].config.dataset), []
     for run in runs:
         x, labels = images_and_labels(run.config, data, part)
-        views, model = [x, x.view(-1, SIDE, SIDE).flip(2).flatten(1)] if flip else [x], run.model()
-        found += [model(view).double().softmax(1) for view in views]
+        model = run.model()
+        found += [model(view).double().softmax(1) for view in views(x, flip, shift)]
     return torch.stack(found).mean(0).numpy(), labels.numpy()
 
 
-def accuracy(run_ids: Sequence[str], part: str = "test", flip: bool = False) -> float:
+def views(x: torch.Tensor, flip: bool, shift: int) -> list[torch.Tensor]:
+    """Scaled images [n, 784], with `flip` also mirrored; with `shift` each is also moved by it in four ways."""
+    seen = [x.view(-1, SIDE, SIDE)]
+    seen += [seen[0].flip(2)] * flip
+    wide = [pad(each, [shift] * 4, value=float(x.min())) for each in seen]  # what comes into view is black
+    ways = [(1, 1), (2, 1), (0, 1), (1, 2), (1, 0)] if shift else [(0, 0)]  # corners, in shifts
+    corners = [(shift * down, shift * right) for down, right in ways]
+    return [each[:, down : down + SIDE, right : right + SIDE].flatten(1) for each in wide for down, right in corners]
+
+
+def accuracy(run_ids: Sequence[str], part: str = "test", flip: bool = False, shift: int = 0) -> float:
     """Of `probabilities`: the share of images in [0, 1] whose most probable class is their label."""
-    p, labels = probabilities(run_ids, part, flip)
+    p, labels = probabilities(run_ids, part, flip, shift)
     return float((p.argmax(1) == labels).mean())
 
 

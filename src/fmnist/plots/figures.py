@@ -197,7 +197,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
     paint = {"cmap": "OrRd", "vmin": 0, "vmax": max(30**0.7, shade[~hits].max(initial=0)), "cbar": False}
     labels = {"annot": text, "fmt": "", "annot_kws": {"size": 6.5}, "xticklabels": names, "yticklabels": names}
     with style():
-        fig = figure(3.5, 4.2)
+        fig = figure(3.5, 5.0)
         ax = fig.subplots()
         sns.heatmap(shade, mask=hits, square=True, linewidths=0.8, ax=ax, **paint, **labels)
         middle = {"ha": "center", "va": "center", "fontsize": 7, "color": "#555555", "weight": "bold"}
