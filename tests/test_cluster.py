@@ -87,9 +87,10 @@ def train(where: str, runs: list[RunConfig], progress=lambda *_: None, done: lis
     return done
 
 
-def test_a_study_on_a_cluster_is_the_study(address, small):
+def test_a_study_on_a_cluster_is_the_study(address, two, small):
     study = Study(BASE | {"epochs": 1}, {}, {"hidden_sizes": [[4], [5]], "optimizer": ["SGD", "Adam"]}, [0, 1])
     assert len(study.run("auto", None, address).runs()) == 8
+    assert "2 × hidden sizes 4, Adam … 5, SGD" in " ".join(two.scheduler.task_prefixes)  # as the dashboard has it
     for config in study.configs:
         again = train_stack([config], small)[0]
         run = store.load_run(config.run_id)
@@ -104,7 +105,7 @@ def test_where_one_worker_has_no_gpu_stacks_are_those_of_a_cpu():
     assert list(map(len, workers.plan(runs, [(gpu, 1 << 36)] * 2))) == [100, 100]
 
 
-def test_a_killed_workers_stack_runs_again_elsewhere(address):
+def test_a_killed_workers_stack_runs_again_elsewhere(address, record_property):
     steps, killed = [], []
 
     def progress(*step):
@@ -119,6 +120,7 @@ def test_a_killed_workers_stack_runs_again_elsewhere(address):
     assert {result.config for result in train(address, runs, progress)} == {*runs} and killed
     assert sum(done for _, done, _ in steps) == pytest.approx(sum(map(workers.work, runs)))
     assert sum(epochs for epochs, _, _ in steps) == 120 < sum(epochs for epochs, _, _ in steps if epochs > 0)
+    record_property("fault", "kill of a cluster's worker: 1 of 1 survived")
 
 
 def test_ctrl_c_keeps_what_is_finished_and_frees_the_workers(address):
@@ -134,7 +136,7 @@ def test_ctrl_c_keeps_what_is_finished_and_frees_the_workers(address):
     assert len(train(address, configs(6, 7))) == 2  # on both workers
 
 
-def test_a_worker_of_other_code_torch_or_data_is_refused_and_named(address, tmp_path):
+def test_a_worker_of_other_code_torch_or_data_is_refused_and_named(address, tmp_path, record_property):
     """Also one that comes when the others are at work already."""
     shutil.copytree(Path(fmnist.__file__).parent, tmp_path / "fmnist")
     (tmp_path / "fmnist" / "words.py").open("a").write("# changed\n")
@@ -154,9 +156,10 @@ def test_a_worker_of_other_code_torch_or_data_is_refused_and_named(address, tmp_
             assert "\n" not in str(error.value)
     finally:
         end(*started)
+    record_property("fault", "worker of other code, torch and data: 2 of 2 survived")
 
 
-def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_path, monkeypatch):
+def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_path, monkeypatch, record_property):
     at = ("--scheduler-file", str(tmp_path / "scheduler.json"))
     scheduler = start("scheduler", *at, "--port", "0", "--host", "127.0.0.1")
     worker = start("worker", *at, "--nthreads", "2", "--preload", preload)  # two stacks at a time
@@ -176,6 +179,7 @@ def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_
             train(where, runs)
     finally:
         end(*(process for process in (scheduler, worker) if process.poll() is None))
+    record_property("fault", "lost scheduler: 1 of 1 survived")
 
 
 def test_jobs_of_a_file_train(preload, tmp_path):

@@ -177,7 +177,7 @@ def test_builds_at_once_train_no_run_twice(count, runs, survived):
 STUDY = """import fmnist as fm
 found = fm.Study(base, variants, grid, seeds).run(device).runs()
 fm.record(mean=repr(found.test_accuracy.mean()))"""
-BASE = {"hidden_sizes": [8], "epochs": 10, "batch_size": 100}
+BASE = {"hidden_sizes": [8], "epochs": 6, "batch_size": 20}  # enough for workers
 STAGES = [None, "to train on cpu", "executing 2 notebooks", "2 of 2"]  # a line after which a stage begins
 WAYS = ["kill of a whole report build", "kill of its parent alone", "Ctrl-C in a report build"]
 

@@ -169,8 +169,14 @@ def _fetched(fetch: Callable, target: Path, dataset: str) -> dict[str, bytes]:
 
 
 def _from_mirrors(place: Path, dataset: str) -> Path:
-    getattr(import_module("torchvision.datasets"), dataset)(place, download=True)
-    return place / dataset / "raw"
+    kind, problems = getattr(import_module("torchvision.datasets"), dataset), []
+    for mirror in kind.mirrors:  # each by itself: torchvision asks no other after one that is silent
+        try:
+            type(dataset, (kind,), {"mirrors": [mirror]})(place, download=True)
+            return place / dataset / "raw"
+        except (OSError, RuntimeError) as error:
+            problems.append(str(error))
+    raise ValueError("; ".join(problems))
 
 
 def _from_debian(place: Path, _: str) -> Path:

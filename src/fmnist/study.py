@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,8 +87,12 @@ class Study:
 
     def run(self, device: str = "auto", memory: int | None = None, cluster: str = "") -> "Study":
         """Train what the store lacks, with a progress bar; returns the study. All as for `train`."""
-        train(self.configs, device, memory, cluster)
+        train(self.configs, device, memory, cluster, self.names())
         return self
+
+    def names(self, of: str = "") -> dict[str, str]:
+        """Run id → trial, behind the name of what it is of."""
+        return {config.run_id: of + trial for trial, (_, configs) in self.trials.items() for config in configs}
 
     def again(self, seeds: Sequence[int], baseline: str = "") -> "Study":
         """With `seeds`: the trial that validation selects for each variant, by its name; and `baseline`, if a trial."""
@@ -171,14 +175,19 @@ def setting(key: str, value: Any) -> str:
 
 
 def train(
-    configs: Sequence[RunConfig], device: str = "auto", memory: int | None = None, cluster: str = ""
+    configs: Sequence[RunConfig],
+    device: str = "auto",
+    memory: int | None = None,
+    cluster: str = "",
+    names: dict[str, str] | None = None,
 ) -> list[store.Run]:
     """Train the runs that the store lacks, each once and after its teachers, and return all of them in the given order.
 
     `device` is "auto" (the accelerator if there is one), "cpu", "cuda", "cuda:1" or "mps", `memory` as for
     `workers.train`. Every run is stored as its stack ends, so an interrupt loses only what is in training. `cluster`,
-    the address of a Dask scheduler or a YAML file of jobs, trains on workers instead (docs/cluster.md). Raises
-    `UserError` for what is not there, cannot be written or does not fit, and where `FMNIST_READ_ONLY` forbids to train.
+    the address of a Dask scheduler or a YAML file of jobs, trains on workers instead (docs/cluster.md), whose dashboard
+    shows the runs' `names`, by id. Raises `UserError` for what is not there, cannot be written or does not fit, and
+    where `FMNIST_READ_ONLY` forbids to train.
     """
     wanted = {config.run_id: config for config in configs}
     stored = {run_id: run for run_id in wanted if (run := store.load(run_id, whole=True))}
@@ -189,13 +198,13 @@ def train(
     if teachers := [teacher for config in missing for teacher in config.teacher_configs]:
         train(teachers, device, memory, cluster)
     if missing:
-        _train(missing, device, memory, cluster)
+        _train(missing, device, memory, cluster, names or {})
     return [stored.get(config.run_id) or store.load_run(config.run_id) for config in configs]
 
 
-def _train(missing: list[RunConfig], device: str, memory: int | None, at: str) -> None:
+def _train(missing: list[RunConfig], device: str, memory: int | None, at: str, names: dict[str, str]) -> None:
     """Train and store what is missing; what another process is training is waited for."""
-    from fmnist.engine import workers
+    from fmnist.engine import cluster, workers
 
     on, waits = workers.resolve_device("auto" if at else device), False
     store.check_writable()
@@ -207,7 +216,7 @@ def _train(missing: list[RunConfig], device: str, memory: int | None, at: str) -
         own, other = store.claim(missing)
         try:
             if lacking := [config for config in own if not store.load(config.run_id)]:  # or just finished elsewhere
-                _train_own(lacking, device, memory, at)
+                _train_own(lacking, device, memory, partial(cluster.team, at, names=names) if at else workers.here)
         finally:
             store.release(own)
         missing = [config for config in missing if config not in own and not store.load(config.run_id)]
@@ -220,11 +229,10 @@ def _train(missing: list[RunConfig], device: str, memory: int | None, at: str) -
             time.sleep(1)
 
 
-def _train_own(missing: list[RunConfig], device: str, memory: int | None, at: str) -> None:
+def _train_own(missing: list[RunConfig], device: str, memory: int | None, team: Callable) -> None:
     """Under one bar in units of work, so that its ETA holds for all sizes of networks."""
-    from fmnist.engine import cluster, workers
+    from fmnist.engine import workers
 
-    team = partial(cluster.team, at) if at else workers.here
     seen = sys.stderr.isatty() or hasattr(get_ipython(), "kernel")  # at a terminal or in a notebook
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
     total, done = sum(map(workers.work, missing)), itertools.count(1)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from pydantic import PositiveInt
 
-from fmnist.config import RunConfig, Strict, UserError, read_yaml, validate
+from fmnist.config import RunConfig, Strict, UserError, read_yaml, sizes_text, validate
 from fmnist.engine import workers
 from fmnist.engine.train import Result
 
@@ -74,8 +74,12 @@ def connect(where: str) -> tuple[Any, int, int]:
 
 
 @contextmanager
-def team(where: str, configs: Sequence[RunConfig], device: str, memory: int | None) -> Iterator[workers.Team]:
-    """The workers of a scheduler's address or a YAML file's jobs, as `workers.here`; `memory` bounds each of them."""
+def team(
+    where: str, configs: Sequence[RunConfig], device: str, memory: int | None, names: dict[str, str] | None = None
+) -> Iterator[workers.Team]:
+    """The workers of a scheduler's address or a YAML file's jobs, as `workers.here`; `memory` bounds each of them.
+    Dask's dashboard shows the runs' `names`, by id.
+    """
     ours = fingerprint(tuple(dict.fromkeys(config.dataset for config in configs)))
     client, coming, patience = connect(where)
     with client:  # what is in training ends with it
@@ -98,17 +102,18 @@ def team(where: str, configs: Sequence[RunConfig], device: str, memory: int | No
             reports.put((epochs - before[0], work - before[1], accuracy))
 
         client.subscribe_topic(topic, hear)
-        yield slots, (Tasks(client, where), partial(train_there, ours, device, topic), reports, threading.Event())
+        tasks, task = Tasks(client, where, names or {}), partial(train_there, ours, device, topic)
+        yield slots, (tasks, task, reports, threading.Event())
 
 
 class Tasks(Executor):
     """Stacks as tasks of Dask under names that its dashboard can show."""
 
-    def __init__(self, client: Any, where: str):
-        self.client, self.where = client, where
+    def __init__(self, client: Any, where: str, names: dict[str, str]):
+        self.client, self.where, self.names = client, where, names
 
     def submit(self, task: Callable, stack: list[RunConfig]) -> Future:
-        ours, key = Future(), f"{title(stack)}-{uuid.uuid4().hex}"
+        ours, key = Future(), f"{title(stack, self.names)}-{uuid.uuid4().hex}"
         self.client.submit(task, stack, key=key, pure=False).add_done_callback(partial(self._settle, ours))
         return ours
 
@@ -129,11 +134,14 @@ class Tasks(Executor):
             ours.set_exception(error)
 
 
-def title(stack: list[RunConfig]) -> str:
-    """As "stack 784–128–10 × 16, Adam, seed 0"; Dask cuts a name at its first hyphen."""
-    sizes = [str(size) for size, _ in stack[0].layer_sizes] + ["10"]
-    shared = [{config.optimizer for config in stack}, {f"seed {config.seed}" for config in stack}]
-    return ", ".join([f"stack {'–'.join(sizes)} × {len(stack)}", *(min(s) for s in shared if len(s) == 1)])
+def title(stack: list[RunConfig], names: dict[str, str]) -> str:
+    """As "16 × optimizer: Adam, lr 0.1 … SGD, lr 1, seed 0": the first and the last trial, by layers where they have no
+    names. Dask cuts a name at its first hyphen.
+    """
+    named = [names.get(config.run_id, sizes_text(config.hidden_sizes)) for config in stack]
+    seeds = {config.seed for config in stack}
+    trials = " … ".join(dict.fromkeys([min(named), max(named)]))
+    return f"{len(stack)} × {trials}{f', seed {min(seeds)}' if len(seeds) == 1 else ''}".replace("-", "–")
 
 
 @cache

@@ -11,9 +11,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from html import escape
 from multiprocessing import get_context
@@ -40,6 +40,7 @@ from fmnist.words import joined
 KINDS = {"text": Strict, "replication": Strict, "search": SearchSpec}  # as metadata {"fmnist": {"kind": …}} say
 KINDS |= dict.fromkeys(["study", "recipe", "beyond"], StudySpec)
 Say = Callable[[str], None]
+LEFT = ".*.*.*.????????"  # names of what is written by `aside`
 
 
 class Author(Strict):
@@ -197,9 +198,15 @@ class Report:
         wanted, there = len(found), sum(run is not None for run in found)
         where, options = self.cluster or self.device, (self.device, memory, self.cluster)
         say(f"{self.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {where}")
-        train(configs, *options)
+        train(configs, *options, self._names())
         self.later = {chapter.name: study for chapter in chapters if (study := chapter.later(*options))}
-        train([config for study in self.later.values() for config in study.configs], *options)
+        train([config for study in self.later.values() for config in study.configs], *options, self._names())
+
+    def _names(self) -> dict[str, str]:
+        """Run id → what a cluster's dashboard calls it."""
+        studies = [*self.trained.items(), *self.later.items()]
+        named = [(name, getattr(each, "study", each)) for name, each in studies]  # a search has a study
+        return {run_id: trial for name, study in named for run_id, trial in study.names(f"{name}: ").items()}
 
     def execute(self, say: Say) -> dict[str, NotebookNode]:
         """Run every notebook, several at a time; those that fail are gaps, with what went wrong in their metadata."""
@@ -295,19 +302,37 @@ def build(names: Sequence[str], device: str, memory: int | None, keep_going: boo
         report.check_prose()
     incomplete = False
     for report in reports:
-        _write(report.built / "contents.json", "{}")  # where nothing can be written, nothing need be trained
+        _write(report.built / "kernels.log", "")  # where nothing can be written, nothing need be trained
         report.train(memory, say)
-        say(f"executing {len(report.chapters)} notebooks")
-        paper = report.merge(report.execute(say))
-        gaps = paper.metadata["fmnist"]["gaps"]
-        if gaps and not keep_going:
-            raise UserError("\n".join(f"notebook {name}: {problem}" for name, problem in sorted(gaps.items())))
-        for name, problem in gaps.items():
-            say(f"notebook {name} failed, and the paper has a gap: {problem}")
-        for path in report.render(paper):
-            say(f"wrote {path.relative_to(project_root())} ({path.stat().st_size / 1e6:.1f} MB)")
+        with _turn(report, say):
+            say(f"executing {len(report.chapters)} notebooks")
+            paper = report.merge(report.execute(say))
+            gaps = paper.metadata["fmnist"]["gaps"]
+            if gaps and not keep_going:
+                raise UserError("\n".join(f"notebook {name}: {problem}" for name, problem in sorted(gaps.items())))
+            for name, problem in gaps.items():
+                say(f"notebook {name} failed, and the paper has a gap: {problem}")
+            for path in report.render(paper):
+                say(f"wrote {path.relative_to(project_root())} ({path.stat().st_size / 1e6:.1f} MB)")
         incomplete |= bool(gaps)
     return incomplete
+
+
+@contextmanager
+def _turn(report: Report, say: Say) -> Iterator[None]:
+    """Builds of one report take turns, as each writes the same files; what killed ones have left there is removed."""
+    with open(report.built / ".lock", "w") as lock:
+        with suppress(ImportError):
+            from fcntl import LOCK_EX, LOCK_NB, flock  # not on Windows
+
+            try:
+                flock(lock, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                say(f"waiting for another build of {report.name}")
+                flock(lock, LOCK_EX)
+        for left in (*report.built.glob(LEFT), *report.built.parents[1].glob(f".{report.name}{LEFT}")):
+            left.unlink(missing_ok=True)
+        yield
 
 
 def index(folder: Path) -> str:
