@@ -36,7 +36,7 @@ ROOMS = {  # lines of Python that a room may have: one line in, one line out
     "config data store ensemble use study search cli __init__": 1_827,
     "model engine": 1_506,
     "words statistics replication tables": 914,
-    "plots": 504,
+    "plots": 503,
     "paper": 1_124,
     "lab": 640,
 }
@@ -127,8 +127,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 6_467
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_918
+    assert length(*PACKAGE.rglob("*.py")) <= 6_514
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_922
 
 
 @pytest.mark.parametrize("module", [*PACKAGES, *ORDER])
