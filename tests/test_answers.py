@@ -40,6 +40,7 @@ def report() -> NotebookNode:
         publish.show(figures.against(runs), "fig-against", "Against.", "Against.")
         publish.show(figures.confusion_matrix(np.eye(10) * 90 + 1, NAMES), "fig-heat", "Heat.", "Heat.")
         publish.show(figures.curves(history), "fig-other", "Others.", "Others.")
+        publish.show(figures.image_grid(np.zeros((8, 28, 28)), NAMES[:8]), "fig-grid", "Pictures.", "Pictures.")
     marks = {"role": "table", "label": "tbl-wide", "caption": "A wide table."}
     outputs.append(nbf.new_output("display_data", {"text/markdown": TABLE}, metadata={"fmnist": marks}))
     text = f"# A section whose title is as long as titles are {{#sec-one}}\n\n{WIDE}"
@@ -151,7 +152,7 @@ def test_a_phone_gets_figures_of_its_width_with_readable_text(drawn):
 
 def test_a_tap_enlarges_a_picture_to_its_natural_size_to_be_moved_about(drawn):
     page = drawn(width=390, has_touch=True)
-    page.locator("#fig-heat .enlarge").tap()
+    page.locator("#fig-grid .enlarge").tap()
     view, image = page.locator("dialog .view"), page.locator("dialog img")
     natural = image.evaluate("(image) => image.naturalWidth")
     assert image.bounding_box()["width"] == pytest.approx(natural, abs=1) and natural > 400
