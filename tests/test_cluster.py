@@ -90,7 +90,7 @@ def train(where: str, runs: list[RunConfig], progress=lambda *_: None, done: lis
 def test_a_study_on_a_cluster_is_the_study(address, two, small):
     study = Study(BASE | {"epochs": 1}, {}, {"hidden_sizes": [[4], [5]], "optimizer": ["SGD", "Adam"]}, [0, 1])
     assert len(study.run("auto", None, address).runs()) == 8
-    assert "2 × hidden sizes 4, Adam … 5, SGD" in " ".join(two.scheduler.task_prefixes)  # as the dashboard has it
+    assert "stack of 4: 4, Adam … 4, SGD" in " ".join(two.scheduler.task_prefixes)  # as the dashboard has it
     for config in study.configs:
         again = train_stack([config], small)[0]
         run = store.load_run(config.run_id)

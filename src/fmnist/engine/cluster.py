@@ -135,13 +135,13 @@ class Tasks(Executor):
 
 
 def title(stack: list[RunConfig], names: dict[str, str]) -> str:
-    """As "16 × optimizer: Adam, lr 0.1 … SGD, lr 1, seed 0": the first and the last trial, by layers where they have no
-    names. Dask cuts a name at its first hyphen.
+    """As "stack of 16: optimizer: Adam, lr 0.1 … SGD, lr 1, seed 0": the first and the last trial, by layers where they
+    have no names. Dask cuts a name at its first hyphen, and at its first comma if it begins with no letter.
     """
     named = [names.get(config.run_id, sizes_text(config.hidden_sizes)) for config in stack]
     seeds = {config.seed for config in stack}
     trials = " … ".join(dict.fromkeys([min(named), max(named)]))
-    return f"{len(stack)} × {trials}{f', seed {min(seeds)}' if len(seeds) == 1 else ''}".replace("-", "–")
+    return f"stack of {len(stack)}: {trials}{f', seed {min(seeds)}' if len(seeds) == 1 else ''}".replace("-", "–")
 
 
 @cache

@@ -195,7 +195,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
     text = np.where(share >= 0.05, np.char.mod("%.1f", share), np.where(np.asarray(matrix) > 0, "<0.1", "0"))
     hits, shade = np.eye(len(names), dtype=bool), share**0.7
     paint = {"cmap": "OrRd", "vmin": 0, "vmax": max(30**0.7, shade[~hits].max(initial=0)), "cbar": False}
-    labels = {"annot": text, "fmt": "", "annot_kws": {"size": 6.5}, "xticklabels": names, "yticklabels": names}
+    labels = {"annot": text, "fmt": "", "annot_kws": {"size": 7}, "xticklabels": names, "yticklabels": names}
     with style():
         fig = figure(3.5, 5.0)
         ax = fig.subplots()
