@@ -162,16 +162,6 @@ def test_a_tables_data_are_its_numbers_not_its_print(published):
     assert "87.7" in published[0].data["text/markdown"] and "0.8765" not in published[0].data["text/markdown"]
 
 
-def test_a_table_made_from_other_reports_says_so(published, tmp_path, monkeypatch):
-    monkeypatch.chdir(project(tmp_path, {"sums": []}))
-    (tmp_path / "report" / "karki.json").write_text('{"date": "May 4, 2026"}')
-    publish.table(pd.DataFrame({"x": [1]}), "tbl-x", "c", reports=["karki", "not-yet-written"])
-    cells = [nbf.new_code_cell("table()", id="sums", outputs=published)]
-    paper = Report("mine", "cpu").merge({"sums": nbf.new_notebook(cells=cells)})
-    note = paper.cells[0].outputs[0].metadata["fmnist"]["note"]
-    assert "It rests on the report `karki` of May 4, 2026 (SHA-256 `" in note and "not-yet" not in note
-
-
 def verified(about: Path, capsys, *words: str) -> tuple[int, list[str], str]:
     """The exit code of `fmnist verify`, its lines about runs, and its last line."""
     code = main(["verify", str(about), "--device", "cpu", *words])

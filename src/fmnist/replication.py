@@ -303,38 +303,38 @@ def crashed(runs: pd.DataFrame) -> pd.Series:
 
 def protocols(
     published: Published, studies: Mapping[str, Any], unsaid: dict[str, dict[str, Any]], place: str = "unsaid"
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
     """What to train to infer the `unsaid` fields, {field: {name: value}}: a row for each protocol and number.
 
     A protocol is a combination of their values, the first of each together is the first guess. All protocols have the
     numbers with `fit`, the first guess has all accuracies. `studies` are the report's, by notebook. For
     `times_weight_decay` the values are factors on the weight decay of a trial. Columns: protocol, number (its place
-    among all), published, fit, first, taken (these are the studies' own configs), variant (a name) and config (what it
-    has) of its run; of_variant and of_config for what a lead is over, or "" and None. Raises UserError for a field or a
-    value that is none.
+    among all), metric, published, fit, first, taken (these are the studies' own configs), and trial and over, names of
+    variants (over is "" where it is no lead). With it the variants that train all of it, each config once. Raises
+    UserError for a field or a value that is none.
     """
-    rows, names = [], {}
+    rows, names, variants = [], {}, {}
     for field, values in unsaid.items():
         _check_unsaid(field, values, f"{place}: unsaid")
     options = [[(field, name, value) for name, value in values.items()] for field, values in unsaid.items()]
+    numbers = [(table, row) for table in published.numbers for row in table.rows]
     for order, chosen in enumerate(product(*options)):
         protocol, fields = ", ".join(name for _, name, _ in chosen), {field: value for field, _, value in chosen}
-        numbers = [(table, row) for table in published.numbers for row in table.rows]
-        for place, (table, row) in enumerate(numbers):
-            if not (row.fit or order == 0) or metric_of(table.metric).unit != "points":
+        for number, (table, row) in enumerate(numbers):
+            if metric_of(table.metric).unit != "points" or not (row.fit or order == 0):
                 continue
-            study, found = studies[row.study or table.study], []
+            study, sides = studies[row.study or table.study], []
             for one in (row.of, row.over):
-                config, variant = None, ""
                 if one is not None:
                     (trial,) = select(study.settings(), table.of | one, several=False)
-                    config = _under(fields, study.trials[trial][1][0])
-                    variant = names.setdefault(config.trial_id, f"{protocol}: {trial}")
-                    same = config.trial_id == study.trials[trial][1][0].trial_id
-                found += [variant, config]
-            rows.append([protocol, place, row.value, row.fit, order == 0, same, table.metric, *found])
-    columns = ["protocol", "number", "published", "fit", "first", "taken", "metric"]
-    return pd.DataFrame(rows, columns=[*columns, "variant", "config", "of_variant", "of_config"])
+                    own = study.trials[trial][1][0]
+                    config = _under(fields, own)
+                    sides.append(names.setdefault(config.trial_id, f"{protocol}: {trial}"))
+                    variants[sides[-1]] = config.model_dump(exclude_defaults=True, exclude={"seed"})
+            taken, over = config.trial_id == own.trial_id, sides[1] if row.over is not None else ""
+            rows.append([protocol, number, table.metric, row.value, row.fit, order == 0, taken, sides[0], over])
+    columns = ["protocol", "number", "metric", "published", "fit", "first", "taken", "trial", "over"]
+    return pd.DataFrame(rows, columns=columns), variants
 
 
 def _under(fields: dict[str, Any], config: RunConfig) -> RunConfig:
@@ -351,38 +351,25 @@ def _check_unsaid(field: str, values: Any, place: str) -> None:
         validate_field("weight_decay" if field == "times_weight_decay" else field, value, place)
 
 
-def variants(plan: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Those of the study that trains what `protocols` plans."""
-    both = [*zip(plan.variant, plan.config, strict=True), *zip(plan.of_variant, plan.of_config, strict=True)]
-    return {name: config.model_dump(exclude_defaults=True, exclude={"seed"}) for name, config in both if name}
-
-
 def distances(plan: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`plan` with ours (a mean over seeds, percent or points) and difference; and a row a protocol, closest first.
+    """`plan` with difference (ours − published, a mean over seeds) and ours; and a row a protocol, closest first.
 
-    rms is the root mean square of ours − published over the numbers with `fit`, rms_other over the rest (of the first
-    guess; the others have none), least and most those of a single seed. A run that diverged guesses.
+    rms is the root mean square of the differences of the numbers with `fit`; least and most those of a single seed. In
+    percent or points; a run that diverged guesses.
     """
-    by_seed = {
-        metric: 100 * runs[metric].fillna(GUESS).groupby([runs["trial"], runs["seed"]]).mean().unstack()
-        for metric in plan["metric"].unique()
-    }
-    ours = pd.DataFrame(
-        [
-            by_seed[row.metric].loc[row.variant] - (by_seed[row.metric].loc[row.of_variant] if row.of_variant else 0)
-            for row in plan.itertuples()
-        ]
-    )  # [rows of plan, seeds]
-    off = ours.to_numpy() - plan[["published"]].to_numpy()
-    plan, rows = plan.assign(ours=ours.mean(axis=1).to_numpy(), difference=off.mean(axis=1)), []
-    for protocol, part in plan.groupby("protocol", sort=False):
-        fit = part.index[part["fit"]]
-        single = np.sqrt((off[fit] ** 2).mean(axis=0))
-        other = np.sqrt((part.loc[~part["fit"], "difference"] ** 2).mean())
-        rms = np.sqrt((part.loc[fit, "difference"] ** 2).mean())
-        rows.append([protocol, part["first"].all(), part["taken"].all(), rms, single.min(), single.max(), other])
-    columns = ["protocol", "first", "taken", "rms", "least", "most", "rms_other"]
-    return plan, pd.DataFrame(rows, columns=columns).sort_values("rms", kind="stable", ignore_index=True)
+    tables = {name: 100 * runs.pivot(index="trial", columns="seed", values=name) for name in plan["metric"].unique()}
+    tables = {name: table.fillna(100 * GUESS) for name, table in tables.items()}
+    off = np.array([  # [rows of plan, seeds]
+        tables[row.metric].loc[row.trial] - (tables[row.metric].loc[row.over] if row.over else 0) - row.published
+        for row in plan.itertuples()
+    ])  # fmt: skip
+    plan, rows = plan.assign(difference=off.mean(axis=1)), []
+    for protocol, part in plan[plan["fit"]].groupby("protocol", sort=False):
+        single, rms = np.sqrt((off[part.index] ** 2).mean(axis=0)), np.sqrt((part["difference"] ** 2).mean())
+        rows.append([protocol, part["first"].all(), part["taken"].all(), rms, single.min(), single.max()])
+    found = pd.DataFrame(rows, columns=["protocol", "first", "taken", "rms", "least", "most"])
+    plan = plan.assign(ours=plan["published"] + plan["difference"])
+    return plan, found.sort_values("rms", kind="stable", ignore_index=True)
 
 
 # ---- claims

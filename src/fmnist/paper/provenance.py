@@ -48,19 +48,17 @@ def appendix(cells: Iterable[NotebookNode]) -> str:
     intro = "Notebooks are in `notebooks/`, the data attached to this PDF, the runs' ids in the JSON file beside it."
     lines, codes, sets = ["| Shown | Made by | Parameters | Runs | Data |", "|:--|:--|:--|:--|:--|"], {}, {}
     for mark in _marks(cells):
-        source, others = mark["source"], [other["name"] for other in mark.get("reports", [])]
+        source = mark["source"]
         name, data = f"`{Path(source['notebook']).stem}`", f"`{mark['label']}.csv`" if mark["data"] else "–"
-        what = f"`{mark['digest']}`" if mark["facts"] else "other reports" if others else "none"
+        what = f"`{mark['digest']}`" if mark["facts"] else "none"
         made = f"{name}, cell {source['cell']} | `{source['parameters']}`"
         lines.append(f"| @{mark['label']} | {made} | {what} | {data} |")
         codes.setdefault(source["code"], {})[name] = None
         if facts := mark["facts"]:
             runs = f"{facts['count']} (`{mark['digest']}`, {facts['seconds'] / 60:.1f} minutes)"
             sets.setdefault(_same(facts), {})[runs] = None
-        elif others:
-            sets.setdefault(_rests(mark), {})
     said = [f"Package, notebook and parameters of {joined(list(names))}: commit {c}." for c, names in codes.items()]
-    said += [f"Runs {', '.join(found)}: {same}." if found else same for same, found in sets.items()]
+    said += [f"Runs {', '.join(found)}: {same}." for same, found in sets.items()]
     parts = ["# Provenance {#provenance .unnumbered}", intro, "\n".join(lines), *said]
     return _brief("\n\n".join(parts)) if codes else ""
 
@@ -71,8 +69,7 @@ def record(cells: Iterable[NotebookNode], trials: Mapping[str, Mapping[str, str]
     for mark in _marks(cells):
         data = mark["data"]
         about = {"rows": data.count("\n") - 1, "sha256": hashlib.sha256(data.encode()).hexdigest()} if data else None
-        others = {"reports": mark["reports"]} if mark.get("reports") else {}
-        shown.append({"label": mark["label"], **mark["source"], "runs": mark["digest"], "data": about, **others})
+        shown.append({"label": mark["label"], **mark["source"], "runs": mark["digest"], "data": about})
         sets[mark["digest"]] = {**mark["facts"], "ids": mark["runs"]}
     stored = {}
     for run_id in dict.fromkeys([*trials, *(run_id for found in sets.values() for run_id in found["ids"])]):
@@ -127,13 +124,11 @@ def _brief(text: str) -> str:
 
 
 def _rests(mark: dict) -> str:
-    """What a figure or table rests on: other reports, and what the records of its runs say (Markdown)."""
-    others = [f"`{r['name']}` of {r['date'] or 'no date'} (SHA-256 {r['sha256']})" for r in mark.get("reports", [])]
-    said = [f"It rests on the {'reports' if len(others) > 1 else 'report'} {joined(others)}."] if others else []
-    if facts := mark["facts"]:
-        about = f"{_same(facts)}; {facts['seconds'] / 60:.1f} minutes of training"
-        said += [f"{count(facts['count'], 'run').capitalize()} (`{mark['digest']}`): {about}."]
-    return " ".join(said) or "No trained run was read for it."
+    """What the records of the runs say that a figure or table rests on (Markdown)."""
+    if not (facts := mark["facts"]):
+        return "No trained run was read for it."
+    about = f"{_same(facts)}; {facts['seconds'] / 60:.1f} minutes of training"
+    return f"{count(facts['count'], 'run').capitalize()} (`{mark['digest']}`): {about}."
 
 
 def _same(facts: dict[str, Any]) -> str:

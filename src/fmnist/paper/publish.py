@@ -4,11 +4,9 @@ Each call is a rich display; `document` makes the paper of its metadata ``fmnist
 Captions, table cells and sentences are Pandoc Markdown: ``@fig-x`` refers, ``[@key]`` cites, ``$x$`` is mathematics.
 """
 
-import hashlib
 import io
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -16,7 +14,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from fmnist.config import UserError, project_root
+from fmnist.config import UserError
 from fmnist.plots.marks import redrawn
 from fmnist.tables import Table, run_ids
 
@@ -47,14 +45,12 @@ def svg(figure: Figure) -> str:
     return re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text.getvalue())
 
 
-def table(
-    frame: pd.DataFrame | Table, label: str, caption: str, formats: dict | None = None, runs: Runs = None, reports=()
-) -> None:
+def table(frame: pd.DataFrame | Table, label: str, caption: str, formats: dict | None = None, runs: Runs = None):
     """Publish a DataFrame, or a `Table`, which has its numbers and its print; cells may hold Markdown.
 
     `label` is ``tbl-…``; `formats` maps a column to a format string such as ``"{:.2f}"`` or to a function. A named
-    index becomes the first column or columns. `runs` is what the table rests on, by default its own column `run_id`;
-    `reports` names others of whose JSON files it is made. Raises UserError for a malformed label or an unknown column.
+    index becomes the first column or columns. `runs` is what the table rests on, by default its own column `run_id`.
+    Raises UserError for a malformed label or an unknown column.
     """
     if not isinstance(frame, Table):
         flat = frame.reset_index() if any(frame.index.names) else frame
@@ -66,7 +62,7 @@ def table(
     sides = ["left", *("right" if all(map(NUMBERS.fullmatch, texts)) else "left" for texts in others)]
     markdown = tabulate(cells, "keys", "pipe", disable_numparse=True, colalign=sides if first else None)
     forms, ids = {"text/markdown": markdown, "text/plain": markdown}, frame.run_ids if runs is None else run_ids(runs)
-    _numbered("table", forms, label, caption, frame.data, ids, reports=_reports(reports))
+    _numbered("table", forms, label, caption, frame.data, ids)
 
 
 def say(text: str) -> None:
@@ -103,12 +99,3 @@ def _cells(column: pd.Series, form) -> list[str]:
     write = form if callable(form) else form.format
     texts = ["–" if pd.isna(value) else str(write(value)) for value in column]
     return [re.sub(r"(?<!\\)\|", r"\|", text.replace("\n", " ")) for text in texts]
-
-
-def _reports(names: Sequence[str]) -> list[dict]:
-    """Name, date and SHA-256 of the JSON files of other reports, as they are now; none of those not yet written."""
-    bodies = {name: path.read_bytes() for name in names if (path := project_root() / f"report/{name}.json").is_file()}
-    return [
-        {"name": name, "date": json.loads(body).get("date", ""), "sha256": hashlib.sha256(body).hexdigest()}
-        for name, body in bodies.items()
-    ]

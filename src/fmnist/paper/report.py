@@ -159,7 +159,7 @@ class Report:
         for chapter in asking:
             place, unsaid = f"params/{self.name}/{chapter.name}.yaml", chapter.parameters["unsaid"]
             if unsaid:
-                variants = replication.variants(replication.protocols(published, studies, unsaid, place))
+                _, variants = replication.protocols(published, studies, unsaid, place)
                 chapter.study = Study({}, variants, {}, chapter.parameters["fit_seeds"], place)
                 self.trained[chapter.name] = chapter.study
 
