@@ -183,8 +183,6 @@ def test_tables_fit_a_page_and_carry_their_numbers():
     assert shown["Parameters"].tolist() == ["5", "101,770"] and table.run_ids == tuple(sorted(runs.run_id))
     assert data["mean"].tolist() == statistics.summary(runs)["mean"].tolist() and np.isnan(data.vs_difference[0])
     assert data.vs_difference[1] == statistics.compare(runs, "SGD, lr 0.01").difference[0]
-    loss = tables.summary_table(runs, metric="test_loss").printed["Test loss (nats) [95 %]"]
-    assert loss[0].startswith("0.15") and len(loss[0].split(" ")[0]) == 5  # three decimals
 
 
 def test_what_a_choice_is_worth_by_training_budget():

@@ -53,14 +53,14 @@ def accuracy(run_ids: Sequence[str], part: str = "test", flip: bool = False, shi
     return float((p.argmax(1) == labels).mean())
 
 
-def calibration(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[pd.DataFrame, float]:
-    """A row for each of the bins of equal width of the greatest probability in p [images, 10] that has images: mean
+def calibration(p: np.ndarray, labels: np.ndarray) -> tuple[pd.DataFrame, float]:
+    """A row for each of ten bins of equal width of the greatest probability in p [images, 10] that has images: mean
     confidence, accuracy and images; and the expected calibration error, the mean of |accuracy − confidence| over the
     bins, weighted by their images (Guo et al., ICML 2017).
     """
     sure = p.max(1)
     frame = pd.DataFrame({"confidence": sure, "accuracy": p.argmax(1) == labels, "images": 1})
-    each = frame.groupby(np.minimum(sure * bins, bins - 1).astype(int))
+    each = frame.groupby(np.minimum(10 * sure, 9).astype(int))
     table = each.agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
     return table, float(np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["images"]))
 

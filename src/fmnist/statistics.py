@@ -18,14 +18,14 @@ MIN_PAIRS = 6
 SELECTORS = ("val_accuracy", "best_val_accuracy", "val_loss")
 
 
-def interval(values: np.ndarray | Sequence[float], level: float = LEVEL) -> tuple:
-    """Mean, low and high of Student's t interval, mean ± t s/√n, of the finite `values` [..., seeds], or NaN."""
+def interval(values: np.ndarray | Sequence[float]) -> tuple:
+    """Mean, low and high of Student's 95 % t interval, mean ± t s/√n, of the finite `values` [..., seeds], or NaN."""
     values = np.where(np.isfinite(values), values, np.nan)
     n = np.isfinite(values).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.nansum(values, -1) / n
         squares = np.nansum((values - mean[..., None]) ** 2, -1)
-        half = stats.t.ppf((1 + level) / 2, n - 1) * np.sqrt(squares / (n - 1) / n)
+        half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.sqrt(squares / (n - 1) / n)
     return mean, mean - half, mean + half
 
 
@@ -121,11 +121,10 @@ def best(runs: pd.DataFrame, by: str = "trial", metric: str = "val_accuracy") ->
     return table.loc[row, by]
 
 
-def best_per(runs: pd.DataFrame, within: str = "variant", by: str = "trial", metric: str = "val_accuracy") -> pd.Series:
-    """Per value of `within`, the group best on validation; values whose runs all diverged are left out."""
-    groups = {name: group for name, group in runs.groupby(within, sort=False) if np.isfinite(group[metric]).any()}
-    found = {name: best(group, by, metric) for name, group in groups.items()}
-    return pd.Series(found, dtype=object, name=by).rename_axis(within)
+def best_per(runs: pd.DataFrame) -> pd.Series:
+    """Per variant the trial best on validation; variants whose runs all diverged are left out."""
+    groups = {name: group for name, group in runs.groupby("variant", sort=False) if group["val_accuracy"].notna().any()}
+    return pd.Series({name: best(group) for name, group in groups.items()}, dtype=object)
 
 
 def gains(runs: pd.DataFrame, history: pd.DataFrame, baseline: str, same: Sequence[str] = ()) -> pd.DataFrame:
@@ -143,9 +142,9 @@ def gains(runs: pd.DataFrame, history: pd.DataFrame, baseline: str, same: Sequen
     return both.assign(gain=both["val_accuracy"] - both["val_accuracy_base"])
 
 
-def overtakes(history: pd.DataFrame, baseline: str, by: str = "trial") -> pd.Series:
-    """Per group, the first epoch at which its mean validation accuracy is that of `baseline` at the end; NaN: none."""
-    means = history[history["epoch"] > 0].groupby(["epoch", by], sort=False)["val_accuracy"].mean().unstack()
+def overtakes(history: pd.DataFrame, baseline: str) -> pd.Series:
+    """Per trial, the first epoch at which its mean validation accuracy is that of `baseline` at the end; NaN: none."""
+    means = history[history["epoch"] > 0].groupby(["epoch", "trial"], sort=False)["val_accuracy"].mean().unstack()
     there = means >= means[baseline].iloc[-1]
     return there.idxmax().where(there.any())
 

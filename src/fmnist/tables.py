@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fmnist.statistics import best, compare, summary
-from fmnist.words import AXES, MISSING, diverged, metric_of, name_of, number, probability
+from fmnist.words import MISSING, diverged, name_of, number, probability
 from fmnist.words import metric as written
 
 
@@ -30,49 +30,43 @@ def run_ids(runs: pd.DataFrame | Iterable[pd.DataFrame] | None) -> tuple[str, ..
     return tuple(sorted({run_id for frame in frames if "run_id" in frame for run_id in frame["run_id"].dropna()}))
 
 
-def summary_table(
-    runs: pd.DataFrame, by: str = "trial", baseline: str | pd.DataFrame | None = None, metric: str = "test_accuracy"
-) -> Table:
-    """One row a group: what it has, what it reaches, and how it differs from `baseline` (paired by seed).
+def summary_table(runs: pd.DataFrame, baseline: str | pd.DataFrame | None = None) -> Table:
+    """One row a trial: what it has, what it reaches, and how it differs from `baseline` (paired by seed).
 
-    Printed: the group, Parameters (where they differ), Seeds, Validation (%; what it selects is marked "(best)"), the
-    metric with its 95 % interval, "± batches" (standard deviation of accuracy over test batches of 256), and with a
-    baseline, or comparisons made by `statistics.together`, Difference [95 %] (points or nats) and p (Holm).
+    Printed: the trial, Parameters (where they differ), Seeds, Validation (%; what it selects is marked "(best)"), test
+    accuracy with its 95 % interval, "± batches" (its standard deviation over test batches of 256), and with a baseline,
+    or comparisons made by `statistics.together`, Difference [95 %] (points) and p (Holm).
     """
-    data, val = summary(runs, by, metric), summary(runs, by, "val_accuracy")["mean"]
-    data, measure = data.assign(val=val), metric_of(metric)
-    chosen = best(runs, by) if val.notna().any() else None
-    printed = {_head(by): data[by].map(name_of)}
+    data, val = summary(runs), summary(runs, metric="val_accuracy")["mean"]
+    chosen = best(runs) if val.notna().any() else None
+    printed = {"Trial": data["trial"].map(name_of)}
     if "parameters" in runs and runs["parameters"].nunique() > 1:
-        data["parameters"] = runs.groupby(by, sort=False)["parameters"].first().to_numpy()
+        data["parameters"] = runs.groupby("trial", sort=False)["parameters"].first().to_numpy()
         printed["Parameters"] = [number(size, 0) for size in data["parameters"]]
-    lost = [diverged(row["diverged"], row["runs"]) for _, row in data.iterrows()]
-    printed["Seeds"] = [f"{n}; {gone}" if n and gone else str(n) for n, gone in zip(data["n"], lost, strict=True)]
-    marks = np.where(data[by] == chosen, " (best)", "")
-    printed["Validation (%)"] = [written(mean, "val_accuracy") + mark for mean, mark in zip(val, marks, strict=True)]
-    head = "Test (%)" if metric == "test_accuracy" else measure.axis.capitalize()
-    means = [written(row["mean"], metric, row["low"], row["high"]) for _, row in data.iterrows()]
-    printed[f"{head} [95 %]"] = np.where(data["n"] > 0, means, lost)
-    if measure.unit == "points" and data["batch_std"].notna().any():
-        printed["± batches"] = [written(spread, "test_accuracy") for spread in data["batch_std"]]
+    rows = list(data.assign(val=val).itertuples())
+    lost = [diverged(row.diverged, row.runs) for row in rows]
+    printed["Seeds"] = [
+        f"{row.n}; {gone}" if row.n and gone else str(row.n) for row, gone in zip(rows, lost, strict=True)
+    ]
+    printed["Validation (%)"] = [written(r.val, "val_accuracy") + " (best)" * (r.trial == chosen) for r in rows]
+    means = [written(row.mean, "test_accuracy", row.low, row.high) for row in rows]
+    printed["Test (%) [95 %]"] = np.where(data["n"] > 0, means, lost)
+    if data["batch_std"].notna().any():
+        printed["± batches"] = [written(row.batch_std, "test_accuracy") for row in rows]
+    data = data.assign(val=val)
     if baseline is not None:
-        compared = baseline if isinstance(baseline, pd.DataFrame) else compare(runs, baseline, by, metric)
-        rows = compared.set_index(by).reindex(data[by])
-        data = data.join(rows.drop(columns="metric").add_prefix("vs_"), on=by)
-        printed |= _differences(rows)
+        compared = baseline if isinstance(baseline, pd.DataFrame) else compare(runs, baseline)
+        against = compared.set_index("trial").reindex(data["trial"])
+        data = data.join(against.drop(columns="metric").add_prefix("vs_"), on="trial")
+        printed |= _differences(against)
     return Table(data, pd.DataFrame(printed), run_ids(runs))
 
 
 def comparison_table(comparison: pd.DataFrame) -> Table:
     """`statistics.together`: a row a comparison with its trial, baseline, seeds, difference and Holm's p."""
-    printed = {_head(comparison.columns[0]): comparison.iloc[:, 0].map(name_of)}
-    printed |= {"Baseline": comparison["baseline"].map(name_of), "Seeds": comparison["n"].astype(str)}
-    printed |= _differences(comparison)
+    printed = {"Trial": comparison["trial"].map(name_of), "Baseline": comparison["baseline"].map(name_of)}
+    printed |= {"Seeds": comparison["n"].astype(str)} | _differences(comparison)
     return Table(comparison, pd.DataFrame(printed))
-
-
-def _head(column: str) -> str:
-    return "lr" if column == "lr" else AXES.get(column, column.replace("_", " ")).capitalize()
 
 
 def _differences(compared: pd.DataFrame) -> dict[str, list[str]]:

@@ -9,7 +9,6 @@ from matplotlib.collections import Collection, LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator
 
 SCALES = {"function": "error"}  # of `style.percent_axis`: logarithmic in 100 % − accuracy
@@ -17,7 +16,7 @@ MOST = 20_000  # numbers; a figure of more stays a picture
 
 
 def redrawn(fig: Figure) -> str:
-    """The figure's axes, marks, legend and keys into its CSV as JSON; "" where it holds more than lines and texts."""
+    """The figure's axes, marks, legend and keys into its CSV as JSON; "" where it holds more than lines."""
     for ax in fig.axes:
         known = all(isinstance(part, LineCollection | PolyCollection) for part in ax.collections)
         if not known or ax.images or ax.patches or not ax.axison:
@@ -50,13 +49,7 @@ def _axes(ax: Axes, groups: dict) -> dict[str, Any]:
         about[name] |= {"limits": _numbers(getattr(ax, f"get_{name}lim")()), "ticks": ticks}
         about[name]["whole"] = bool(getattr(locator, "_integer", False))
     marks = [mark for part in (*ax.collections, *ax.lines) for mark in _marks(part, ax, groups)]
-    texts = []
-    for text in (text for text in ax.texts if not isinstance(text, Annotation)):
-        x, y = _numbers(text.get_position())
-        beside = text.get_transform() != ax.transData
-        look = {"text": text.get_text(), "color": to_hex(text.get_color()), "beside": beside}
-        texts.append({"x": x, "y": y} | look)
-    return about | {"marks": marks, "texts": texts}
+    return about | {"marks": marks}
 
 
 def _marks(part: Line2D | Collection, ax: Axes, groups: dict) -> list[dict[str, Any]]:
@@ -65,13 +58,10 @@ def _marks(part: Line2D | Collection, ax: Axes, groups: dict) -> list[dict[str, 
     look["group"] = _named(part) or groups.get(_key(look))
     if isinstance(part, Line2D):
         x, y = (np.atleast_1d(np.asarray(values, float)) for values in part.get_data(orig=False))
-        if part.get_drawstyle() == "steps-post":
-            x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
-        edge = part.get_transform() == ax.get_xaxis_transform()
-        across = part.get_transform() == ax.get_yaxis_transform()
+        edge = bool(part.get_transform() == ax.get_xaxis_transform())
         every, n = part.get_markevery(), len(x)
         start, step = every if isinstance(every, tuple) else (0, every if isinstance(every, int) else max(1, n // 5))
-        more = {"edge": "y" if edge else "x" if across else "", "every": [start, step if every else 1]}
+        more = {"edge": edge, "every": [start, step if every else 1]}
         return [look | more | {"x": _numbers(x), "y": _numbers(y)}]
     line = isinstance(part, LineCollection)
     look["kind"], colors = "line" if line else "band", part.get_edgecolor() if line else part.get_facecolor()

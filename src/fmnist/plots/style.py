@@ -75,8 +75,8 @@ def keyed(ax: Axes, column: str, **where: object) -> None:
     ax.fmnist_keys = {"values": column, "times": scale, "where": named}
 
 
-def percent_axis(ax: Axes, values: Sequence[float], metric: str, axis: str = "y", pad: float = 0.06) -> None:
-    """Label and scale an axis that shows `metric`, with `values` (as plotted: percent, nats) in view; logarithmic in
+def percent_axis(ax: Axes, values: Sequence[float], metric: str, pad: float = 0.06) -> None:
+    """Label and scale the y axis that shows `metric`, with `values` (as plotted: percent, nats) in view; logarithmic in
     the error, 100 % − accuracy, when accuracies lie far apart (below 60 % and above 75 %).
     """
     about, values = metric_of(metric), np.asarray(values, float)
@@ -86,10 +86,10 @@ def percent_axis(ax: Axes, values: Sequence[float], metric: str, axis: str = "y"
     if about.unit == "points" and about.level and ends[0] < 60 and ends[1] > 75:
         depths = _error_depth(ends)
         limits = _from_depth(depths + pad * np.ptp(depths) * OUTWARD)
-        getattr(ax, f"set_{axis}scale")("function", functions=(_error_depth, _from_depth))
-        getattr(ax, f"{axis}axis").set(major_locator=FixedLocator(_spread_ticks(limits)), major_formatter="{x:.0f}")
-        label += "\nlog error scale" if axis == "y" else ", log error scale"
-    ax.set(**{f"{axis}lim": limits, f"{axis}label": label})
+        ax.set_yscale("function", functions=(_error_depth, _from_depth))
+        ax.yaxis.set(major_locator=FixedLocator(_spread_ticks(limits)), major_formatter="{x:.0f}")
+        label += "\nlog error scale"
+    ax.set(ylim=limits, ylabel=label)
 
 
 def _spread_ticks(limits: np.ndarray) -> list[int]:

@@ -67,9 +67,8 @@
 
   function room(axis, width, left = 0) { // margins and heights: names stand beside their rows, or above them where it is narrow
     const rows = axis.y.ticks && axis.y.scale === "linear";
-    const beside = axis.texts.filter((text) => text.beside);
     const names = rows ? axis.y.ticks.map(([, text]) => text) : scaled(axis.y, [200, 0], 40).ticks.map(([, text]) => text);
-    const margin = { left: Math.max(left, longest(names) + 12), right: rows ? longest(beside.map((text) => text.text)) + 14 : 12, top: 8 };
+    const margin = { left: Math.max(left, longest(names) + 12), right: 12, top: 8 };
     const above = rows && margin.left + margin.right > 0.6 * width;
     if (above) Object.assign(margin, { left: 6, right: 6 });
     const inner = width - margin.left - margin.right;
@@ -77,11 +76,11 @@
     const turned = words.length * (longest(words) + 10) > inner;
     const bottom = turned ? 0.55 * longest(words) + 24 : 22;
     const height = rows ? names.length * (above ? 44 : 26) : Math.max(150, Math.min(270, 0.62 * inner));
-    return { rows, beside, margin, above, inner, turned, bottom, height };
+    return { rows, margin, above, inner, turned, bottom, height };
   }
 
   function panel(axis, width, left, ticked) {
-    const { rows, beside, margin, above, inner, turned, bottom, height } = room(axis, width, left);
+    const { rows, margin, above, inner, turned, bottom, height } = room(axis, width, left);
     const x = scaled(axis.x, [0, inner], 64);
     const y = scaled(axis.y, [height, 0], 40);
     const frame = svg("g", { transform: `translate(${margin.left},${margin.top})` });
@@ -101,22 +100,17 @@
     const points = [];
     const row = (value) => axis.y.ticks.reduce((a, b) => (Math.abs(b[0] - value) < Math.abs(a[0] - value) ? b : a))[1];
     for (const mark of axis.marks) {
-      const place = (i) => [mark.edge === "x" ? inner * mark.x[i] : x.at(mark.x[i]), mark.edge === "y" ? height * (1 - mark.y[i]) : y.at(mark.y[i])];
+      const place = (i) => [x.at(mark.x[i]), mark.edge ? height * (1 - mark.y[i]) : y.at(mark.y[i])];
       const made = drawn(mark, place);
       const group = rows ? row(mark.y[0]) : mark.group;
       if (group !== null) made.dataset.group = group;
       view.append(made);
       if (mark.kind || group === null) continue;
       mark.x.forEach((at, i) => {
-        if (at !== null && mark.y[i] !== null) points.push({ mark, group, x: at, y: mark.y[i], place: place(i), zero: mark.edge === "y" });
+        if (at !== null && mark.y[i] !== null) points.push({ mark, group, x: at, y: mark.y[i], place: place(i), zero: mark.edge });
       });
     }
     frame.append(view);
-    for (const note of axis.texts) {
-      const at = y.at(note.y);
-      if (note.beside) text({ x: above ? inner : inner + 10, y: above ? at - 14 : at + 4 }, { "text-anchor": above ? "end" : "start" }, note.text);
-      else text({ x: x.at(note.x), y: at + 4 }, { "text-anchor": "middle", class: "note", style: `--own: ${note.color}` }, note.text);
-    }
     const picture = svg("svg", { width, height: height + margin.top + bottom, tabindex: 0, role: "img" }, frame);
     return { picture, view, points, rows, axis, margin };
   }
