@@ -4,6 +4,7 @@ Modules come as attributes of `fmnist`, which imports one when it is first used,
 """
 
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -172,5 +173,12 @@ def data(dataset: str) -> None:
     print(fm.data.find(dataset)[0])
 
 
+def run() -> None:
+    """The command as a process, which Ctrl-C does not interrupt once its work is done."""
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -15,14 +15,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from itertools import groupby
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from types import ModuleType
 from typing import Any
 
 import psutil
 import torch
 
-from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError
+from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError, follow_parent
 from fmnist.data import load
 from fmnist.engine.optim import scheduled
 from fmnist.engine.train import CHUNK, Result, train_stack
@@ -275,7 +275,7 @@ def _join(task: Callable, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     keep_memory()
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    follow_parent()
 
 
 def _work(stack: list[RunConfig]) -> list[Result]:

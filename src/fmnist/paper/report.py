@@ -5,18 +5,16 @@ the notebooks run; and last the executed notebooks become one, which the exporte
 """
 
 import ast
-import ctypes
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from functools import partial
 from html import escape
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -28,7 +26,7 @@ from nbformat import NotebookNode, v4
 from pydantic import BeforeValidator, Field, create_model
 
 from fmnist import replication, store
-from fmnist.config import RunConfig, Strict, UserError, aside, nearest, project_root, read_yaml, validate
+from fmnist.config import RunConfig, Strict, UserError, aside, follow_parent, nearest, project_root, read_yaml, validate
 from fmnist.paper import prose, provenance
 from fmnist.paper.document import PAPER, Document, values
 from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF, write_page
@@ -383,13 +381,10 @@ def _notebook(path: Path) -> tuple[NotebookNode, dict[str, Any]]:
 
 
 def _begin(log: Path) -> None:
-    """For a process that executes notebooks: they may not train, and it ends when the command is killed (Linux)."""
+    """For a process that executes notebooks: they may not train; its kernel ends with it."""
+    follow_parent()
     os.environ["FMNIST_READ_ONLY"] = "1"
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())  # what kernels print
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; its kernel ends with it
-    if not parent_process().is_alive():  # killed before that
-        os._exit(1)
 
 
 def _execute(notebook: Path, parameters: dict[str, Any], target: Path) -> None:
