@@ -166,7 +166,7 @@ def test_the_figure_shows_every_number_and_leaves_pyplot_alone():
     figure.canvas.draw()
     (axes,) = figure.axes
     ours = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D"]
-    before = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    before = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "x"]
     assert ours == pytest.approx([1.5, 0.0], abs=0.2) and before == [-6.5, 0.0] and not plt.get_fignums()
     assert [line.get_marker() for line in axes.lines].count(">") == 2  # beyond the axis
 

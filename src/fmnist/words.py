@@ -71,7 +71,7 @@ def number(value: float, digits: int = 1, signed: bool = False) -> str:
 def count(n: int, noun: str = "") -> str:
     """ "six seeds", "one seed", "24 runs"."""
     text = WORDS[n] if 0 <= n < len(WORDS) else f"{n:,}"
-    return f"{text} {noun + 's' * (n != 1)}" if noun else text
+    return f"{text} {noun if n == 1 else noun + 's'}" if noun else text
 
 
 def significant(value: float, digits: int = 2) -> str:

@@ -14,7 +14,7 @@ FARTHEST = 20.0  # points; what lies beyond is drawn at the edge, as an arrow
 def forest(judged: pd.DataFrame, runs: pd.DataFrame | None = None) -> Figure:
     """A row for each accuracy of `replication.judge`, which rests on `runs`: ours − published, in points.
 
-    A diamond is the mean of our runs, its bar the 95 % interval of one run of ours; a circle is what we had under the
+    A diamond is the mean of our runs, its bar the 95 % interval of one run of ours; a cross is what we had under the
     first guess, a column `first`, if there is one. The line at zero is what was published.
     """
     rows, published = np.arange(len(judged)), judged["published"]
@@ -28,7 +28,7 @@ def forest(judged: pd.DataFrame, runs: pd.DataFrame | None = None) -> Figure:
         for y, (ours, color) in enumerate(zip(judged["difference"], colors, strict=True)):
             _mark(ax, ours, y, "D", color=color, mec="white", mew=0.6)
         for y, before in enumerate(judged["first"] - published if "first" in judged else ()):
-            _mark(ax, before, y, "o", color="none", mec=INK, mew=0.9)
+            _mark(ax, before, y, "x", color=INK, mew=1.1)
         ax.set_yticks(rows, judged["trial"] + [f" ({note})" if note else "" for note in judged["note"]])
         ax.set_ylim(len(judged) - 0.4, -0.6)
         ax.grid(axis="y", visible=False)
@@ -38,7 +38,8 @@ def forest(judged: pd.DataFrame, runs: pd.DataFrame | None = None) -> Figure:
         marks += [Line2D([], [], color=FAINT, alpha=0.6, lw=5)]
         names = [*VERDICTS, "one run of ours, 95 %"]
         if "first" in judged:
-            marks, names = [*marks, Line2D([], [], marker="o", ms=4.5, color="none", mec=INK)], [*names, "first guess"]
+            cross = Line2D([], [], marker="x", ms=4.5, color=INK, mew=1.1, ls="none")
+            marks, names = [*marks, cross], [*names, "first guess"]
         fold_legend(fig, marks, names)
     return drawn(fig, judged, runs=runs)
 

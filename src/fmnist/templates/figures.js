@@ -6,8 +6,8 @@
   "use strict";
   const LEAST = 200; // pixels a panel needs
   const REACH = 48; // pixels from a mark at which it still is what is pointed at
-  const SYMBOLS = { o: "Circle", s: "Square", "^": "Triangle", v: "Triangle", D: "Diamond", P: "Cross", X: "Cross", "*": "Star", x: "Times", 7: "Triangle" };
-  const TURNED = { v: 180, X: 45, 7: 180 };
+  const SYMBOLS = { o: "Circle", s: "Square", "^": "Triangle", v: "Triangle", D: "Diamond", P: "Cross", X: "Cross", "*": "Star", x: "Times", 7: "Triangle", "<": "Triangle", ">": "Triangle" };
+  const TURNED = { v: 180, X: 45, 7: 180, "<": -90, ">": 90 };
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const make = (tag, properties, ...children) => {
     const element = Object.assign(document.createElement(tag), properties);
