@@ -8,6 +8,7 @@ import ast
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -208,6 +209,8 @@ class Report:
 
     def execute(self, say: Say) -> dict[str, NotebookNode]:
         """Run every notebook, several at a time; those that fail are gaps, with what went wrong in their metadata."""
+        from fmnist.engine.workers import apart
+
         published = self.folder / "published.yaml"
         contents = {"report": self.name, "base": self.spec.base}
         contents["sections"] = [c.contents(self.later.get(c.name)) for c in self.chapters]
@@ -216,7 +219,8 @@ class Report:
         codes = {chapter.name: provenance.code(chapter.name, self.folder) for chapter in self.chapters}
         pool = ProcessPoolExecutor(None, get_context("spawn"), _begin, [self.built / "kernels.log"])
         try:
-            jobs = {pool.submit(_execute, c.path, c.parameters, self.built / c.path.name): c for c in self.chapters}
+            with apart():
+                jobs = {pool.submit(_execute, c.path, c.parameters, self.built / c.path.name): c for c in self.chapters}
             for done, job in enumerate(as_completed(jobs), 1):
                 say(f"  {done} of {len(jobs)}: {jobs[job].name}")
         finally:
@@ -224,6 +228,8 @@ class Report:
         executed = {}
         for job, chapter in jobs.items():
             target, error = self.built / chapter.path.name, job.exception()
+            if isinstance(error, OSError):  # such as a full disk, which no notebook can mend
+                raise UserError(f"{self.built}: notebooks cannot be kept here: {error.strerror or error}")
             executed[chapter.name] = _gap(chapter, target, error) if error else nbformat.read(target, as_version=4)
             executed[chapter.name].metadata["code"] = codes[chapter.name]
         return executed
@@ -381,8 +387,10 @@ def _notebook(path: Path) -> tuple[NotebookNode, dict[str, Any]]:
 
 
 def _begin(log: Path) -> None:
-    """For a process that executes notebooks: they may not train; its kernel ends with it."""
+    """For a process that executes notebooks: they may not train; its kernel ends with it, and it by Ctrl-C at once."""
     follow_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    getattr(signal, "pthread_sigmask", lambda *_: None)(getattr(signal, "SIG_UNBLOCK", 0), {signal.SIGINT})
     os.environ["FMNIST_READ_ONLY"] = "1"
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())  # what kernels print
 
