@@ -46,21 +46,27 @@ def onednn(a: Tensor, b: Tensor) -> Tensor:
 
 
 @functools.cache
+def made_by_amd() -> bool:
+    about = Path("/proc/cpuinfo")
+    return "AuthenticAMD" in (about.read_text() if about.exists() else platform.processor())
+
+
+@functools.cache
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself; elsewhere products in float32 of rounded numbers stand in."""
+    """Whether this processor's own products of bfloat16 are the faster ones: with AMX, or AMD's; Intel's others take
+    twice as long as float32's. Elsewhere products in float32 of rounded numbers stand in.
+    """
     if not torch.backends.mkldnn.is_available():
         return False
     if platform.machine() in ("x86_64", "AMD64"):
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() and made_by_amd()
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @functools.cache
 def onednn_leads() -> bool:
     """Whether oneDNN's float32 products are far faster than torch.bmm's, MKL's: on AMD's processors with AVX-512."""
-    about = Path("/proc/cpuinfo")
-    vendor = about.read_text() if about.exists() else platform.processor()
-    return "AuthenticAMD" in vendor and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_supported()
+    return made_by_amd() and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_supported()
 
 
 def round_bfloat16(x: Tensor, out: Tensor) -> Tensor:
