@@ -33,11 +33,11 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store ensemble use study search cli __init__": 1_842,
-    "model engine": 1_506,
+    "config data store ensemble use study search cli __init__": 1_841,
+    "model engine": 1_512,
     "words statistics replication tables": 894,
     "plots": 494,
-    "paper": 1_103,
+    "paper": 1_111,
     "lab": 640,
 }
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
@@ -127,8 +127,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 6_479
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_913
+    assert length(*PACKAGE.rglob("*.py")) <= 6_492
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_916
 
 
 @pytest.mark.parametrize("module", [*PACKAGES, *ORDER])

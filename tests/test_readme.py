@@ -72,6 +72,9 @@ def test_its_findings_are_those_of_the_committed_report():
     findings = re.search(r"worth\.png\).*?\n\n((?:- .*\n)+)", README)[1]
     assert findings.splitlines() == [f"- {line}" for line in about["found"]] and len(about["found"]) == 5
     assert f"{len({*about['runs']})} trainings of 50 epochs" in README
+    said = json.loads((ROOT / "report" / "record.json").read_text("utf-8"))["values"]["record"]
+    plain, augmented = (said[f"{kind}_accuracy"].partition(" [")[0] for kind in ("plain", "augmented"))
+    assert f"(report/record.pdf): {plain} plain, {augmented} augmented" in README
 
 
 def test_its_table_of_published_reports_is_that_of_the_papers():

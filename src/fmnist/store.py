@@ -51,7 +51,6 @@ PARSE: dict[str, Callable[[bytes], Any]] = {  # nothing is unpickled
     "weights.safetensors": safetensors.numpy.load,
     "best.safetensors": safetensors.numpy.load,
 }
-FILES = ("run.json", *PARSE)
 ID = "[0-9a-f]{16}"  # of a run, and the name of its folder
 DAY = 86_400.0  # seconds; what a process of another machine has left for so long counts as a dead one's
 
