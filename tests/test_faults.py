@@ -79,7 +79,8 @@ def test_no_corruption_is_used_as_it_is(times, runs, result, monkeypatch, capsys
     for i in range(times):
         run = store.save(result)
         before = {name: run.content(name) for name in store.PARSE}
-        damage(run.folder / at.choice(store.FILES), "zero" if i % 10 == 0 else "cut" if i % 10 == 1 else "flip", at)
+        how = {0: "zero", 1: "cut"}.get(i % 10, "flip")
+        damage(run.folder / at.choice(["run.json", *store.PARSE]), how, at)
         (again,) = study.train([CONFIG], "cpu")
         said = capsys.readouterr().err
         aside = list(runs.glob(f".{run.run_id}.damaged.*"))

@@ -23,7 +23,6 @@ from fmnist.config import RunConfig, UserError
 from fmnist.data import split
 from fmnist.engine import workers
 from fmnist.engine.train import Result, train_stack
-from fmnist.store import PARSE
 
 # What another process does: train `runs` tiny runs on the first images, with more of its own around it.
 SCRIPT = """
@@ -94,7 +93,7 @@ def test_whoever_comes_second_leaves_the_first_ones_run(runs, result):
 
 
 DAMAGE = {
-    **{f"no {name}": lambda folder, name=name: (folder / name).unlink() for name in ("run.json", *PARSE)},
+    **{f"no {name}": lambda folder, name=name: (folder / name).unlink() for name in ("run.json", *store.PARSE)},
     "history of no length": lambda folder: (folder / "history.parquet").write_bytes(b""),
     "run.json cut short": lambda folder: (folder / "run.json").write_bytes((folder / "run.json").read_bytes()[:500]),
     "run.json a list": lambda folder: (folder / "run.json").write_text("[]"),

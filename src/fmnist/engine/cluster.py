@@ -7,6 +7,7 @@ those of this machine refuses. Nothing of Dask is imported before it is asked fo
 import hashlib
 import queue
 import shutil
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,9 @@ class JobsSpec(Strict):
 def submit(file: str) -> tuple[Any, int, int]:
     """Hand the jobs of a file to their queue: dask-jobqueue's cluster, its slots, seconds to wait for the first."""
     spec = validate(JobsSpec, read_yaml(Path(file)), file)
+    interrupt = signal.getsignal(signal.SIGINT)
     kind = getattr(import_module(f"dask_jobqueue.{spec.system.lower()}"), f"{spec.system}Cluster")
+    signal.signal(signal.SIGINT, interrupt)  # which that import sets to end the process without a word
     command = kind.job_cls.submit_command or "sh"
     if shutil.which(command.split()[0]) is None:
         raise UserError(f"{file}: system: {command} is not on this machine; {spec.system} is asked where it is")
@@ -63,8 +66,7 @@ def connect(where: str) -> tuple[Any, int, int]:
     from distributed import Client
 
     if "://" not in where and not where.endswith((".yaml", ".yml")):
-        said = "neither a scheduler's address, as tcp://host:8786, nor a YAML file of jobs"
-        raise UserError(f"cluster: {where}: {said}")
+        raise UserError(f"cluster: {where}: neither a scheduler's address, as tcp://host:8786, nor a YAML file of jobs")
     scheduler, *about = (where, 0, PATIENCE) if "://" in where else submit(where)
     try:
         return Client(scheduler, timeout=PATIENCE, set_as_default=False), *about

@@ -53,9 +53,7 @@ def made_by_amd() -> bool:
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Whether this processor's own products of bfloat16 are the faster ones: with AMX, or AMD's; Intel's others take
-    twice as long as float32's. Elsewhere products in float32 of rounded numbers stand in.
-    """
+    """Whether bfloat16's products are faster here than float32's of rounded numbers: not on Intel's without AMX."""
     if not torch.backends.mkldnn.is_available():
         return False
     if platform.machine() in ("x86_64", "AMD64"):
