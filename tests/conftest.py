@@ -12,7 +12,7 @@ if sys.dont_write_bytecode:  # then each of a hundred processes would compile al
 
 import nbformat.v4 as nbf
 import pytest
-from reference import TINY_RUN
+from reference import TINY_RUN, subset
 
 from fmnist.config import UserError
 from fmnist.data import find, load
@@ -41,7 +41,7 @@ def data_set():
 @pytest.fixture(scope="session")
 def small(data_set):
     """The first 3,000 train and 1,000 test images."""
-    return load().subset(3_000, 1_000)
+    return subset(load(), 3_000, 1_000)
 
 
 @pytest.fixture(scope="session")

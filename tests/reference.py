@@ -1,5 +1,6 @@
 """What tests hold runs and papers to: optimizers, plain evaluation, simulated runs, a PDF's words and figures."""
 
+import hashlib
 import html
 import math
 import re
@@ -27,6 +28,12 @@ RULES = {
     "Adadelta": {"optimizer": "Adadelta", "lr": 0.5},
 }
 OPTIMIZERS = RULES | {f"{name}, weight decay": own | {"weight_decay": 0.02} for name, own in RULES.items()}
+
+
+def subset(data: Data, train: int, test: int) -> Data:
+    """The first `train` and the first `test` images, with a checksum of their own."""
+    few = (data.train_images[:train], data.train_labels[:train], data.test_images[:test], data.test_labels[:test])
+    return Data(*few, hashlib.sha256(f"{data.checksum} {train} {test}".encode()).hexdigest())
 
 
 @torch.no_grad()

@@ -25,12 +25,14 @@ from fmnist.study import Study
 
 BASE = {"val_size": 500, "batch_size": 64, "lr": 0.1}
 ENDLESS = 1_000_000  # epochs
-PRELOAD = """
-import torch
+PRELOAD = f"""
+import sys, torch
+sys.path.append({str(Path(__file__).parent)!r})
 from fmnist.data import load
 from fmnist.engine import workers
-few = load().subset(3_000, {test})
-workers.load, torch.__version__ = lambda *_: few, {version!r}
+from reference import subset
+few = subset(load(), 3_000, {{test}})
+workers.load, torch.__version__ = lambda *_: few, {{version!r}}
 """
 
 

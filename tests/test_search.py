@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from reference import subset
 
 from fmnist import store
 from fmnist.config import RunConfig, UserError
@@ -75,7 +76,7 @@ def test_a_wrong_space_is_one_clear_line(space, message):
 
 
 def test_every_trial_comes_back_and_the_best_train_again_with_other_seeds(small, tmp_path, monkeypatch):
-    trained, data = [], small.subset(300, 300)
+    trained, data = [], subset(small, 300, 300)
 
     def train(configs, device, memory, _):
         assert (device, memory) == ("cpu", 2**30)

@@ -25,13 +25,15 @@ from fmnist.engine import workers
 from fmnist.engine.train import Result, train_stack
 
 # What another process does: train `runs` tiny runs on the first images, with more of its own around it.
-SCRIPT = """
-import os, signal, sys
+SCRIPT = f"import sys; sys.path.append({str(Path(__file__).parent)!r})"
+SCRIPT += """
+import os, signal
 from fmnist.engine import workers
 from fmnist import ensemble, store, study
 from fmnist.config import RunConfig
 from fmnist.data import load
-small = load().subset(3_000, 1_000)
+from reference import subset
+small = subset(load(), 3_000, 1_000)
 workers.load = lambda *_: small
 def configs(**more):
     base = dict(hidden_sizes=(4,), epochs=1, val_size=500, batch_size=64, lr=0.1)

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from reference import plain_evaluation
+from reference import plain_evaluation, subset
 
 from fmnist import store
 from fmnist.config import RunConfig, UserError
@@ -44,7 +44,7 @@ def run_config(**overrides) -> RunConfig:
 @pytest.fixture(scope="session")
 def tiny(small) -> Data:
     """As many images as `run_config` is made for."""
-    return small.subset(1_000, 300)
+    return subset(small, 1_000, 300)
 
 
 def longer(**overrides) -> RunConfig:

@@ -9,12 +9,10 @@ import json
 import os
 import platform
 import shutil
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -51,11 +49,6 @@ def runs_folder() -> Path:
 def owner() -> str:
     """This machine and process, as "machine.123": who writes what is not finished."""
     return f"{platform.node().replace('.', '-')}.{os.getpid()}"
-
-
-def follow_parent() -> None:
-    """In a process of `multiprocessing`: it ends when its parent does, however that ends, and if it has before."""
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def beside(path: Path, mark: str = "") -> Path:

@@ -150,17 +150,9 @@ def overtakes(history: pd.DataFrame, baseline: str) -> pd.Series:
 
 
 def best_of(studies: Mapping[str, pd.DataFrame]) -> tuple[str, str]:
-    """The study, by its name, and in it the trial that validation selects over all `studies`.
-
-    Raises UserError when every run of all of them diverged.
-    """
-    trained = {name: runs for name, runs in studies.items() if np.isfinite(runs["val_accuracy"]).any()}
-    if not trained:
-        raise UserError("best_of: every run of every study diverged, so none can be selected; lower the learning rate.")
-    chosen = {name: best(runs) for name, runs in trained.items()}
-    means = {name: runs.loc[runs["trial"] == chosen[name], "val_accuracy"].mean() for name, runs in trained.items()}
-    study = max(means, key=means.get)
-    return study, chosen[study]
+    """The study, by its name, and in it the trial that validation selects over all `studies`, as `best` does."""
+    named = [runs.assign(both=[(name, trial) for trial in runs["trial"]]) for name, runs in studies.items()]
+    return best(pd.concat(named), "both")
 
 
 def confusion(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:

@@ -4,8 +4,6 @@ import ctypes
 import gc
 import os
 import queue
-import signal
-import sys
 import threading
 import timeit
 from collections import Counter
@@ -16,16 +14,16 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from itertools import groupby
 from multiprocessing import get_context
-from types import ModuleType
 from typing import Any
 
 import psutil
 import torch
 
-from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError, follow_parent
+from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError
 from fmnist.data import load
 from fmnist.engine.optim import scheduled
 from fmnist.engine.train import CHUNK, Result, train_stack
+from fmnist.processes import apart, follow_parent
 
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
 OVERHEAD = 450_000_000  # bytes of each worker on a CPU beside its stack: code, the data set, kernels, fragments
@@ -255,27 +253,13 @@ def processes(device: torch.device, workers: int) -> Crew:
     return ProcessPoolExecutor(workers, context, _join, given), _work, reports, stop
 
 
-@contextmanager
-def apart():
-    """Processes that start meanwhile do not run the caller's script again; Ctrl-C is for their parent alone."""
-    main, signals = sys.modules["__main__"], getattr(signal, "pthread_sigmask", lambda *_: set())
-    before = signals(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        signals(signal.SIG_SETMASK, before)
-
-
 def _join(task: Callable, threads: int) -> None:
     """In a process, at its start: it is to end with its parent."""
     global _work_here
     _work_here = task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     keep_memory()
-    follow_parent()
+    follow_parent(interrupted=False)
 
 
 def _work(stack: list[RunConfig]) -> list[Result]:

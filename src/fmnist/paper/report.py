@@ -8,7 +8,6 @@ import ast
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,14 +22,16 @@ from typing import Annotated, Any
 import nbformat
 import pandas as pd
 import papermill
+from filelock import FileLock, Timeout
 from nbformat import NotebookNode, v4
 from pydantic import BeforeValidator, Field, create_model
 
 from fmnist import replication, store
-from fmnist.config import RunConfig, Strict, UserError, aside, follow_parent, nearest, project_root, read_yaml, validate
+from fmnist.config import RunConfig, Strict, UserError, aside, nearest, project_root, read_yaml, validate
 from fmnist.paper import prose, provenance
 from fmnist.paper.document import PAPER, Document, values
 from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF, write_page
+from fmnist.processes import apart, follow_parent
 from fmnist.search import Search, SearchSpec
 from fmnist.statistics import best_per
 from fmnist.study import Study, StudySpec, train
@@ -197,20 +198,22 @@ class Report:
         wanted, there = len(found), sum(run is not None for run in found)
         where, options = self.cluster or self.device, (self.device, memory, self.cluster)
         say(f"{self.name}: {wanted} runs: {there} in the store, {wanted - there} to train on {where}")
-        train(configs, *options, self._names())
+        train(configs, *options, self._names)
         self.later = {chapter.name: study for chapter in chapters if (study := chapter.later(*options))}
-        train([config for study in self.later.values() for config in study.configs], *options, self._names())
+        train([config for study in self.later.values() for config in study.configs], *options, self._names)
 
+    @property
+    def _studies(self) -> list[tuple[str, Study]]:
+        """Each with its notebook's name; that of a search, where this is one."""
+        return [(n, getattr(each, "study", each)) for n, each in [*self.trained.items(), *self.later.items()]]
+
+    @property
     def _names(self) -> dict[str, str]:
         """Run id → what a cluster's dashboard calls it."""
-        studies = [*self.trained.items(), *self.later.items()]
-        named = [(name, getattr(each, "study", each)) for name, each in studies]  # a search has a study
-        return {run_id: trial for name, study in named for run_id, trial in study.names(f"{name}: ").items()}
+        return {run_id: trial for name, study in self._studies for run_id, trial in study.names(f"{name}: ").items()}
 
     def execute(self, say: Say) -> dict[str, NotebookNode]:
         """Run every notebook, several at a time; those that fail are gaps, with what went wrong in their metadata."""
-        from fmnist.engine.workers import apart
-
         published = self.folder / "published.yaml"
         contents = {"report": self.name, "base": self.spec.base}
         contents["sections"] = [c.contents(self.later.get(c.name)) for c in self.chapters]
@@ -264,8 +267,7 @@ class Report:
 
     def _told(self, name: str, cells: list[NotebookNode]) -> list[NotebookNode]:
         """The cells of a notebook that this report wants: none on a field it does not vary, and its remarks."""
-        studies = [*self.trained.values(), *self.later.values()]
-        settings = [getattr(study, "study", study).settings() for study in studies]  # a search has a study
+        settings = [study.settings() for _, study in self._studies]
         varied = {field for part in settings for field in part if part[field].nunique() > 1}
         about = [set(cell.metadata.get("fmnist", {}).get("varies", varied)) for cell in cells]
         kept = [cell for cell, fields in zip(cells, about, strict=True) if fields & varied or not varied]
@@ -286,7 +288,7 @@ class Report:
         """Write report/<name>.html, .pdf, .json and report/index.html, each whole or not at all; their paths."""
         folder, metadata = project_root() / "report", paper.metadata["fmnist"]
         trials: dict[str, dict[str, str]] = {}
-        for name, study in [*self.trained.items(), *self.later.items()]:
+        for name, study in self._studies:
             for trial, (_, configs) in study.trials.items():
                 for config in configs:
                     trials.setdefault(config.run_id, {})[name] = trial
@@ -325,15 +327,13 @@ def build(names: Sequence[str], device: str, memory: int | None, keep_going: boo
 @contextmanager
 def _turn(report: Report, say: Say) -> Iterator[None]:
     """Builds of one report take turns, as each writes the same files; what killed ones have left there is removed."""
-    with open(report.built / ".lock", "w") as lock:
-        with suppress(ImportError):
-            from fcntl import LOCK_EX, LOCK_NB, flock  # not on Windows
-
-            try:
-                flock(lock, LOCK_EX | LOCK_NB)
-            except BlockingIOError:
-                say(f"waiting for another build of {report.name}")
-                flock(lock, LOCK_EX)
+    lock = FileLock(report.built / ".lock")
+    try:
+        turn = lock.acquire(blocking=False)
+    except Timeout:
+        say(f"waiting for another build of {report.name}")
+        turn = lock.acquire()
+    with turn:
         for left in (*report.built.glob(LEFT), *report.built.parents[1].glob(f".{report.name}{LEFT}")):
             left.unlink(missing_ok=True)
         yield
@@ -388,9 +388,7 @@ def _notebook(path: Path) -> tuple[NotebookNode, dict[str, Any]]:
 
 def _begin(log: Path) -> None:
     """For a process that executes notebooks: they may not train; its kernel ends with it, and it by Ctrl-C at once."""
-    follow_parent()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    getattr(signal, "pthread_sigmask", lambda *_: None)(getattr(signal, "SIG_UNBLOCK", 0), {signal.SIGINT})
+    follow_parent(interrupted=True)
     os.environ["FMNIST_READ_ONLY"] = "1"
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())  # what kernels print
 

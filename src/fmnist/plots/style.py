@@ -58,7 +58,7 @@ def drawn(
 
 
 def look(index: int, group: object = None) -> dict[str, Any]:
-    """Colour, marker and line style of the `index`-th group, and its label; the combinations repeat after forty."""
+    """Colour, marker and line style of the `index`-th group, and its label; eight differ without lines, forty with."""
     choices = {"color": COLORS, "marker": MARKERS, "linestyle": LINES}
     named = {} if group is None else {"label": name_of(group)}
     return {name: of[index % len(of)] for name, of in choices.items()} | named
