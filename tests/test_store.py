@@ -25,9 +25,8 @@ from fmnist.engine import workers
 from fmnist.engine.train import Result, train_stack
 
 # What another process does: train `runs` tiny runs on the first images, with more of its own around it.
-SCRIPT = f"import sys; sys.path.append({str(Path(__file__).parent)!r})"
-SCRIPT += """
-import os, signal
+SCRIPT = """
+import os, signal, sys
 from fmnist.engine import workers
 from fmnist import ensemble, store, study
 from fmnist.config import RunConfig
@@ -44,7 +43,7 @@ def die(*_, **__):
 
 
 def script(code: str, runs: Path) -> subprocess.Popen:
-    environment = {**os.environ, "FMNIST_RUNS": str(runs)}
+    environment = {**os.environ, "FMNIST_RUNS": str(runs), "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen([sys.executable, "-c", SCRIPT + code], env=environment, stderr=subprocess.PIPE, text=True)
 
 
