@@ -41,6 +41,8 @@ def report() -> NotebookNode:
         publish.show(figures.confusion_matrix(np.eye(10) * 90 + 1, NAMES), "fig-heat", "Heat.", "Heat.")
         publish.show(figures.curves(history), "fig-other", "Others.", "Others.")
         publish.show(figures.image_grid(np.zeros((8, 28, 28)), NAMES[:8]), "fig-grid", "Pictures.", "Pictures.")
+        sizes = figures.log_lines(runs[:2].assign(n=[1e5, 7e5]), "n", "test_loss", "variant", "trial", "log")
+        publish.show(sizes, "fig-sizes", "Sizes.", "Sizes.")
     marks = {"role": "table", "label": "tbl-wide", "caption": "A wide table."}
     outputs.append(nbf.new_output("display_data", {"text/markdown": TABLE}, metadata={"fmnist": marks}))
     text = f"# A section whose title is as long as titles are {{#sec-one}}\n\n{WIDE}"
@@ -148,6 +150,9 @@ def test_a_phone_gets_figures_of_its_width_with_readable_text(drawn):
     assert min(sizes) >= 13
     wide = page.locator("#fig-dots text").evaluate_all("all => all.map((t) => t.getBoundingClientRect().right)")
     assert max(wide) <= 390
+    ends = "all => all.map((t) => t.getBoundingClientRect()).map((box) => [box.left, box.right])"
+    ticks = page.locator("#fig-sizes .plot g > text[text-anchor=middle]").evaluate_all(ends)
+    assert len(ticks) > 2 and all(a[1] < b[0] for a, b in zip(ticks, ticks[1:], strict=False))
 
 
 def test_a_tap_enlarges_a_picture_to_its_natural_size_to_be_moved_about(drawn):

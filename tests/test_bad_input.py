@@ -177,7 +177,7 @@ def test_parameters_of_other_notebooks(name, text, message, project, refused):
 ARGUMENTS = [
     ("report smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\? Allowed: smoke"),
     ("report", "params/homework/report.yaml: no such report"),
-    ("report smoke --device nonsense", "device: nonsense: this machine has no such device. Allowed"),
+    ("report smoke --device cuda:99", "device: cuda:99: this machine has no such device. Allowed here: auto, cpu"),
     ("train params/smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\?"),
     ("train params/smoke --memory 4x", "--memory 4x: not a size; write it as 4GB or 800MB"),
     ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),

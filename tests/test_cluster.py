@@ -26,8 +26,7 @@ from fmnist.study import Study
 BASE = {"val_size": 500, "batch_size": 64, "lr": 0.1}
 ENDLESS = 1_000_000  # epochs
 PRELOAD = f"""
-import sys, torch
-sys.path.append({str(Path(__file__).parent)!r})
+import sys, torch; sys.path.append({str(Path(__file__).parent)!r})
 from fmnist.data import load
 from fmnist.engine import workers
 from reference import subset

@@ -89,6 +89,9 @@ def test_one_seed_is_enough_to_draw():
     for lost in (False, True):
         for figure in every_figure(seeds=1, lost=lost).values():
             figure.draw_without_rendering()
+    runs = simulated_study(seeds=2, lost=False)[0]  # of two a bar shows what they reach
+    bar, two = figures.against(runs).axes[0].collections[0].get_segments()[0], runs[runs.trial == "SGD, lr 0.01"]
+    assert bar[:, 1] == pytest.approx(100 * np.sort(two.test_accuracy))
 
 
 def test_diverged_runs_are_shown(drawn):

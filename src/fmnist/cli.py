@@ -125,18 +125,13 @@ def card(run: str) -> None:
 
 
 @commands.command()
-@click.option("--format", default="table", type=click.Choice(["table", "csv", "json"]), show_default=True)
-def results(format: str) -> None:
-    """Print one row per finished run."""
+def results() -> None:
+    """Print one row per finished run; `export csv` has all that is known of them."""
     columns = ["run_id", "hidden_sizes", "optimizer", "lr", "seed", "epochs", "val_accuracy", "test_accuracy"]
-    table = fm.store.results()
-    if format == "table":
-        text = table[columns].round(4).astype(str)
-        parts = [[name, *text[name].to_list()] for name in text]
-        wide = [[cell.rjust(width) for cell in part] for part in parts for width in [max(map(len, part))]]
-        print("\n".join(map(" ".join, zip(*wide, strict=True))))  # to_string takes seconds for many runs
-    else:
-        print(table.to_csv(index=False) if format == "csv" else table.to_json(orient="records", indent=1))
+    text = fm.store.results()[columns].round(4).astype(str)
+    parts = [[name, *text[name].to_list()] for name in text]
+    wide = [[cell.rjust(width) for cell in part] for part in parts for width in [max(map(len, part))]]
+    print("\n".join(map(" ".join, zip(*wide, strict=True))))  # to_string takes seconds for many runs
 
 
 @commands.group()

@@ -44,8 +44,6 @@ METRICS = {
     "test_loss": Metric("test loss", "in test loss", *NATS),
     "best_val_test_loss": Metric("test loss at the best epoch", "in test loss at the best epoch", *NATS),
     "weight_norm": Metric("weight norm", "in the norm of the weights", 1.0, "Euclidean", False, 1),
-    "seconds": Metric("share of the stack's wall time", "in wall time", 1.0, "s", False, 1),
-    "seconds_per_epoch": Metric("wall time of an epoch", "in wall time of an epoch", 1.0, "s", False, 3),
 }
 AXES = {  # fields whose own name is no English
     "lr": "learning rate", "dropout": "dropout probability", "batch_size": "batch size", "weight_decay": "weight decay",

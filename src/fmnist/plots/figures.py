@@ -1,6 +1,7 @@
 """The figures of a study: DataFrames of runs in, Matplotlib Figures for `publish.show` out.
 
-Bars and bands are 95 % t intervals over seeds. Diverged runs are shown where they ended, or counted beside their group.
+Bars and bands are 95 % t intervals over seeds; a bar of two, what they reach. Diverged runs are shown where they ended,
+or counted beside their group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -141,8 +142,8 @@ def log_lines(frame: pd.DataFrame, x: str, y: str, by: str, panels: str, xscale:
 def against(
     runs: pd.DataFrame, x: str = "lr", by: str = "variant", metrics: Sequence[str] = ("test_accuracy",)
 ) -> Figure:
-    """Mean and 95 % interval against the field `x`, a line a group, a panel a metric; crosses where runs diverged."""
-    table = pd.concat([summary(runs, [by, x], metric).assign(metric=metric) for metric in metrics])
+    """Means against the field `x`, a line a group, a panel a metric; crosses where runs diverged."""
+    table = pd.concat([_bars(runs, [by, x], metric) for metric in metrics])
     groups, values = table[by].unique(), table[x].unique()
     values = np.sort(values) if pd.api.types.is_numeric_dtype(table[x]) else values
     table["place"] = table[x].map(dict(zip(values, _places(values), strict=True)))
@@ -158,6 +159,13 @@ def against(
             ax.set(xlabel=AXES.get(x, x), xlim=np.array(ends) + 0.07 * (ends[1] - ends[0] or 1) * np.array([-1, 1]))
         fold_legend(fig, [*map(key, range(len(groups)), groups)], labels, by)
     return drawn(fig, runs, "run_id", by, x, "seed", *metrics, "diverged", by=by, x=x)
+
+
+def _bars(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFrame:
+    """`summary`, with low and high of what one or two runs reach, whose t interval would be of no use."""
+    table, reached = summary(runs, keys, metric).assign(metric=metric), runs.groupby(keys, sort=False)[metric]
+    ends = np.where(table[["n"]] < 3, np.c_[reached.min(), reached.max()], table[["low", "high"]])
+    return table.assign(low=ends[:, 0], high=ends[:, 1])
 
 
 def _places(values: Sequence) -> np.ndarray:

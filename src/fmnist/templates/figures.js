@@ -33,7 +33,7 @@
     const place = (scale === "linear" ? d3.scaleLinear : d3.scaleLog)(limits.map(of), range);
     const count = Math.max(2, Math.floor(Math.abs(range[1] - range[0]) / apart));
     const [least, most] = [Math.min(...limits), Math.max(...limits)];
-    const format = place.tickFormat(count, scale === "linear" ? undefined : "~g");
+    const format = place.tickFormat(count, scale === "linear" ? undefined : ",~g");
     const text = (value) => (scale === "log" && value < 1e-3 && format(value) ? value.toExponential(0).replace("-", "−") : format(value));
     const own = () => place.ticks(count).filter((value) => !whole || Number.isInteger(value)).map((value) => [value, text(value)]).filter((tick) => tick[1]);
     return { at: (value) => place(of(value)), ticks: (ticks ?? own()).filter(([value]) => value >= least && value <= most) };
@@ -85,10 +85,13 @@
     const y = scaled(axis.y, [height, 0], 40);
     const frame = svg("g", { transform: `translate(${margin.left},${margin.top})` });
     const text = (at, attributes, words) => frame.append(svg("text", { ...at, ...attributes }, words));
+    let free = -Infinity; // on a logarithmic axis words come closer and closer
     for (const [value, words] of x.ticks) {
-      const [at, turn] = [x.at(value), turned ? ` rotate(-30)` : ""];
+      const [at, turn, half] = [x.at(value), turned ? ` rotate(-30)` : "", turned ? 0 : longest([words]) / 2];
       frame.append(svg("path", { class: "grid", d: `M${at},0V${height}` }));
-      if (ticked) text({}, { transform: `translate(${at},${height + 16})${turn}`, "text-anchor": turned ? "end" : "middle" }, words);
+      if (!ticked || at - half < free) continue;
+      text({}, { transform: `translate(${at},${height + 16})${turn}`, "text-anchor": turned ? "end" : "middle" }, words);
+      free = at + half + 8;
     }
     for (const [value, words] of y.ticks) {
       const at = y.at(value);
