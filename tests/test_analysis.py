@@ -157,7 +157,7 @@ def test_a_finding_counts_every_comparison_and_names_the_extremes():
 
 def test_numbers_are_printed_one_way_and_a_rate_at_the_edge_of_the_grid_is_named():
     runs = pd.DataFrame({"variant": ["SGD", "Adam"], "lr": [1.0, 0.01]})
-    assert words.edge(runs, [1.0, 0.1, 0.01, 0.001]) == "SGD may want a rate above 1, the largest we tried."
+    assert words.edge(runs, [1.0, 0.1, 0.01, 0.001]) == "*SGD* may want a rate above 1, the largest we tried."
     assert words.edge(runs, [0.001, 10.0]) == ""
     assert words.percent(0.889, 0.886, 0.892) == "88.9 % [88.6, 89.2]"
     assert words.percent(0.889) == "88.9 %" and words.percent(np.nan) == words.MISSING

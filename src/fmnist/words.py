@@ -156,13 +156,11 @@ def joined(parts: list[str]) -> str:
 
 def edge(selected: pd.DataFrame, tried: Sequence[float]) -> str:
     """Which variants of the `selected` runs have the least or greatest rate `tried`: their best may lie beyond it."""
-    ends = {"below": (min(tried), "smallest"), "above": (max(tried), "largest")}
-    found = {side: list(selected.loc[selected["lr"] == end, "variant"].unique()) for side, (end, _) in ends.items()}
-    return " ".join(
-        f"{joined(names)} may want a rate {side} {ends[side][0]:g}, the {ends[side][1]} we tried."
-        for side, names in found.items()
-        if names
-    )
+    said = []
+    for side, which, end in (("below", "smallest", min(tried)), ("above", "largest", max(tried))):
+        names = [f"*{name}*" for name in selected.loc[selected["lr"] == end, "variant"].unique()]  # some have commas
+        said += [f"{joined(names)} may want a rate {side} {end:g}, the {which} we tried."] * bool(names)
+    return " ".join(said)
 
 
 def name_of(group: object) -> str:
