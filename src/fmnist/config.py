@@ -19,8 +19,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.composer import ComposerError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.events import AliasEvent, CollectionStartEvent
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 RESULTS_VERSION = 2  # raised when the same config gives other results; part of every run's address
 TRAIN_IMAGES, TEST_IMAGES, INPUTS, OUTPUTS = 60_000, 10_000, 784, 10
@@ -296,19 +297,30 @@ def nearest(name: str, allowed: list[str]) -> str:
     return (f"; did you mean '{folded[close[0]]}'?" if close else ".") + f" Allowed: {', '.join(allowed)}"
 
 
-SIZE, LEVELS = 50_000, 20  # most bytes of a YAML file, and nested levels
+SIZE, LEVELS = 20_000, 20  # most bytes of a YAML file, which are read in a second, and nested levels
+UNREADABLE = (YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
-def _loaded(text: str) -> Any:
+class _Bounded(Composer):
     """Refuses what is nested beyond all use, aliases, by which a few lines can stand for a billion values, and tags."""
-    yaml, level = YAML(typ="safe", pure=True), 0
-    for event in yaml.parse(text):
-        level += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        tagged = getattr(event, "tag", None)
-        if level > LEVELS or tagged or isinstance(event, AliasEvent):
-            said = f"more than {LEVELS} levels" if level > LEVELS else "an alias (*) or a tag (!!); write the value out"
+
+    level = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event, self.level = self.parser.peek_event(), self.level + 1
+        deep = self.level > LEVELS and isinstance(event, CollectionStartEvent)
+        if deep or getattr(event, "tag", None) or isinstance(event, AliasEvent):
+            said = f"more than {LEVELS} levels" if deep else "an alias (*) or a tag (!!); write the value out"
             raise ComposerError(problem=said, problem_mark=event.start_mark)
-    return yaml.load(text)
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _Bounded
+    return yaml
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -319,8 +331,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > SIZE:
             raise UserError(f"{path}: {size:,} bytes; parameters are read from files of at most {SIZE:,}")
-        values = _loaded(path.read_text(encoding="utf-8")) or {}
-    except (YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        values = _yaml().load(path.read_text(encoding="utf-8")) or {}
+    except UNREADABLE as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(problem.split(" with value")[0].split())
@@ -337,15 +349,16 @@ def located(message: str) -> str:
     file, _, said = message.partition(": ")
     path = project_root() / file
     try:
-        node = path.suffix == ".yaml" and read_yaml(path) and YAML().load(path)  # this one knows the lines
-    except (UserError, OSError):  # that is what the message says
+        node = _yaml().compose(path) if path.suffix == ".yaml" and path.stat().st_size <= SIZE else None
+    except UNREADABLE:  # that is what the message says
         return message
     line, rest = 0, said
-    while isinstance(node, dict | list):
-        keys = {str(key): key for key in (node if isinstance(node, dict) else range(len(node)))}
-        here = max((name for name in keys if rest.startswith((f"{name}.", f"{name}:"))), key=len, default=None)
+    while isinstance(node, MappingNode | SequenceNode):
+        pairs = node.value if isinstance(node, MappingNode) else [(each, each) for each in node.value]
+        parts = {str(i if key is part else key.value): (key, part) for i, (key, part) in enumerate(pairs)}
+        here = max((name for name in parts if rest.startswith((f"{name}.", f"{name}:"))), key=len, default=None)
         if here is None:
             break
-        line, rest = node.lc.data[keys[here]][0] + 1, rest[len(here) + 1 :].lstrip()
-        node = node[keys[here]]
+        (key, node), rest = parts[here], rest[len(here) + 1 :].lstrip()
+        line = key.start_mark.line + 1
     return f"{file}, line {line}: {said}" if line else message

@@ -214,6 +214,9 @@ class Report:
 
     def execute(self, say: Say) -> dict[str, NotebookNode]:
         """Run every notebook, several at a time; those that fail are gaps, with what went wrong in their metadata."""
+        from fmnist.engine import workers
+
+        workers.processes.cache_clear()  # they end, and with them a gigabyte is free
         published = self.folder / "published.yaml"
         contents = {"report": self.name, "base": self.spec.base}
         contents["sections"] = [c.contents(self.later.get(c.name)) for c in self.chapters]
