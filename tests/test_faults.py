@@ -521,8 +521,8 @@ def test_a_hundred_thousand_runs_are_looked_through_in_two_seconds(runs, result,
     tasks = {"index": store.index, "results": lambda: cli.main(["results"]), "look-up": wanted.run, "panel": Browse}
     spent = {}
     for name, task in tasks.items():
-        begin = time.process_time()
-        task()
+        begin, _ = time.process_time(), task()
         spent[name] = time.process_time() - begin
+    capsys.readouterr()  # a hundred thousand lines
     assert len(store.results()) == 100_000 and max(list(spent.values())[1:]) < 2, spent
     record_property("fault", f"100,000 runs: {', '.join(f'{name} {spent[name]:.1f} s' for name in spent)}")

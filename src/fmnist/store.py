@@ -290,11 +290,13 @@ def index() -> pd.DataFrame:
 
 def _changed() -> dict[str, int]:
     """When each folder that may be a run has last got or lost a file, in nanoseconds, by its name."""
-    found = {}
+    found, named = {}, re.compile(ID).fullmatch
     with contextlib.suppress(OSError), os.scandir(runs_folder()) as entries:  # else there is none
-        for entry in (entry for entry in entries if re.fullmatch(ID, entry.name)):
-            with contextlib.suppress(FileNotFoundError):
+        for entry in (entry for entry in entries if named(entry.name)):
+            try:  # which is faster than `suppress`, a hundred thousand times
                 found[entry.name] = entry.stat().st_mtime_ns
+            except FileNotFoundError:
+                continue
     return found
 
 
