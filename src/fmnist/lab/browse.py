@@ -28,6 +28,7 @@ GROUPED |= {f"{TEST}, {name}": (TEST, name) for name in ("std", "min", "max")}
 FIRST = ["ids", "run_id", MEAN, TEST, VAL]  # stay in view
 LOOK = {  # of DataTables: with a search by words and one by conditions; sorting, search and page outlast an update
     "layout": {"topStart": "pageLength", "topEnd": "search", "top2Start": "searchBuilder"}, "scrollX": True,
+    "language": {"searchBuilder": {"title": {"0": "Conditions", "_": "Conditions (%d)"}}},
     "select": True, "order": [], "showIndex": False, "maxBytes": 0, "style": "width:100%;margin:0",
     "text_in_header_can_be_selected": False, "stateSave": True, "stateDuration": -1,
     "stateLoadParams": JavascriptFunction("function (settings, state) { delete state.select; }"),  # `refresh` picks

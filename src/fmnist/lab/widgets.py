@@ -78,8 +78,9 @@ class CopyAsStudy(anywidget.AnyWidget):
 
 
 def picture(value: bytes = b"") -> ipywidgets.Image:
-    """A figure as a widget, whose `value`, an SVG, may be replaced in place."""
-    return ipywidgets.Image(value=value, format="svg+xml", layout={"width": "100%", "max_width": "620px"})
+    """A figure as a widget, whose `value`, an SVG, may be replaced in place; hidden while there is none."""
+    layout = {"width": "100%", "max_width": "620px", "display": None if value else "none"}
+    return ipywidgets.Image(value=value, format="svg+xml", layout=layout)
 
 
 def differing(configs: list[RunConfig]) -> list[str]:
