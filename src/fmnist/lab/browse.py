@@ -113,7 +113,8 @@ class Browse(Panel):
         """Read the store again; rows whose runs were all picked stay so, and those of the runs `also` with them."""
         picked, new = ({run.run_id for run in runs} for runs in (self.picked, also))
         self.runs = store.index().sort_values("finished", ascending=False, kind="stable")
-        frame, before = overview(self.runs, self.group.value)[:NEWEST], [*self.table.selected_rows]
+        by, before = self.group.value, [*self.table.selected_rows]
+        frame = overview(self.runs[: None if by else NEWEST], by)[:NEWEST]
         self._rows = [*frame.pop("ids")]
         rows = [row for row, ids in enumerate(self._rows) if picked >= {*ids} or new & {*ids}]
         fixed = {"start": sum(name.replace(" ", "_") in FIRST or name in FIRST for name in frame)}
