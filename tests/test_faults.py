@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
 
 def often(few, many):
     """A test's arguments: a few in `make test`, many in `make test-faults`."""
-    return [few, pytest.param(many, marks=pytest.mark.faults)]
+    return [few, pytest.param(many, marks=[pytest.mark.faults, pytest.mark.timeout(3_600)])]
 
 
 @pytest.fixture
@@ -225,7 +225,6 @@ def made(tmp_path_factory, data_set):
     return folder, papers(folder), [end - begin for begin, end in itertools.pairwise(moments)]
 
 
-@pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("times", often(3, 45))
 def test_a_report_build_may_be_stopped_at_any_moment(times, made, monkeypatch, survived):
     """Nothing stays that runs, nothing half; the same command then gives the same numbers."""
