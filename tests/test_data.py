@@ -144,7 +144,6 @@ def zipped_digits(digits, tmp_path) -> Path:
 
 
 def test_a_mirror_without_the_files_or_with_others_leaves_nothing(house, gz_folder, zipped_digits, mirrors, tmp_path):
-    """The others hash as torchvision is told: our SHA-256 is another."""
     for files, folder, reason in [(gz_folder, tmp_path, "404"), (*[zipped_digits] * 2, "gz is not FashionMNIST's")]:
         mirrors(FashionMNIST, files, folder)
         with pytest.raises(UserError, match=f"torchvision's mirrors: .*{reason}"):

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,7 +31,7 @@ import psutil
 import pypdf
 import pytest
 from test_report import environment, make_project, project
-from test_store import CONFIG, folders, script
+from test_store import CONFIG, folders, script, seeded
 from torchvision.datasets import FashionMNIST
 
 from fmnist import cli, data, store, study
@@ -54,10 +53,6 @@ def often(few, many):
 def survived(record_property):
     """survived("kill", 30) has the summary say so; conftest prints it."""
     return lambda fault, times: record_property("fault", f"{fault}: {times} of {times} survived")
-
-
-def seeded(result, seed: int):
-    return replace(result, config=CONFIG.model_copy(update={"seed": seed}))
 
 
 def damage(path: Path, way: str, at: random.Random) -> None:

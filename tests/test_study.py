@@ -116,6 +116,13 @@ def test_settings_need_no_training_and_tables_of_an_untrained_study_say_what_to_
             table()
 
 
+def test_an_unknown_device_is_refused_before_training(trained):
+    for device in ("nonsense", "cuda:99", "gpu", ""):
+        with pytest.raises(UserError, match=f"device: {device}: .*Allowed here: auto, cpu"):
+            Study(TINY).run(device)
+    assert trained == [] and not store.runs_folder().exists()
+
+
 def test_the_notebooks_of_a_report_only_read(trained, monkeypatch):
     monkeypatch.setenv("FMNIST_READ_ONLY", "1")
     with pytest.raises(UserError, match="^three runs not in the store. .*only read"):

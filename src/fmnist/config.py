@@ -9,11 +9,16 @@ import json
 import os
 import platform
 import shutil
+import signal
+import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from multiprocessing import parent_process
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -50,6 +55,26 @@ def runs_folder() -> Path:
 def owner() -> str:
     """This machine and process, as "machine.123": who writes what is not finished."""
     return f"{platform.node().replace('.', '-')}.{os.getpid()}"
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Processes that start meanwhile do not run the caller's script again, and keep still at Ctrl-C."""
+    main, signals = sys.modules["__main__"], getattr(signal, "pthread_sigmask", lambda *_: set())
+    before = signals(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        signals(signal.SIG_SETMASK, before)
+
+
+def follow_parent(interrupted: bool) -> None:
+    """In a process begun `apart`: it ends when its parent does, or has before, and by Ctrl-C if `interrupted`."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL if interrupted else signal.SIG_IGN)
+    getattr(signal, "pthread_sigmask", lambda *_: None)(getattr(signal, "SIG_UNBLOCK", 0), {signal.SIGINT})
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def beside(path: Path, mark: str = "") -> Path:

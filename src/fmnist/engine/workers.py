@@ -19,11 +19,10 @@ from typing import Any
 import psutil
 import torch
 
-from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError
+from fmnist.config import AUGMENTATIONS, TRAIN_IMAGES, RunConfig, UserError, apart, follow_parent
 from fmnist.data import load
 from fmnist.engine.optim import scheduled
 from fmnist.engine.train import CHUNK, Result, train_stack
-from fmnist.processes import apart, follow_parent
 
 STACK_RUNS = {"cpu": 16, "accelerator": 1024}  # most runs of a stack; measured on the CPU: beyond 16 nothing is gained
 OVERHEAD = 450_000_000  # bytes of each worker on a CPU beside its stack: code, the data set, kernels, fragments

@@ -27,11 +27,10 @@ from nbformat import NotebookNode, v4
 from pydantic import BeforeValidator, Field, create_model
 
 from fmnist import replication, store
-from fmnist.config import RunConfig, Strict, UserError, aside, nearest, project_root, read_yaml, validate
+from fmnist.config import Strict, UserError, apart, aside, follow_parent, nearest, project_root, read_yaml, validate
 from fmnist.paper import prose, provenance
 from fmnist.paper.document import PAPER, Document, values
 from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF, write_page
-from fmnist.processes import apart, follow_parent
 from fmnist.search import Search, SearchSpec
 from fmnist.statistics import best_per
 from fmnist.study import Study, StudySpec, train
@@ -173,11 +172,6 @@ class Report:
         ours["seeds"] = given.get("seeds", self.spec.seeds)
         return defaults | given | {key: value for key, value in ours.items() if key in defaults}
 
-    @property
-    def configs(self) -> list[RunConfig]:
-        """Every run that some study or search wants and that is known beforehand, once."""
-        return list({c.run_id: c for study in self.trained.values() for c in study.configs}.values())
-
     def check_prose(self) -> None:
         """Raises `UserError` that names every notebook and cell with a number typed in (the rule is in `prose`)."""
         texts = {"abstract": self.spec.abstract, "notice": self.spec.notice, "found": "\n\n".join(self.spec.found)}
@@ -253,7 +247,7 @@ class Report:
                     cell.id, cell.metadata["fmnist"] = f"{name}-{cell.id}"[:64], where
                     paper.cells.append(cell)
         about = self.spec.model_dump(include={"title", "authors", "date", "notice", "acknowledgements"})
-        stored = map(store.load, {*(config.run_id for config in self.configs), *provenance.runs([paper])})
+        stored = map(store.load, {*self._names, *provenance.runs([paper])})
         if finished := [run.record["finished"] for run in stored if run]:
             newest = pd.Timestamp(max(finished))
             about |= {"timestamp": int(newest.timestamp()), "date": self.spec.date or f"{newest:%B %-d, %Y}"}
