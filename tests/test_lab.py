@@ -102,8 +102,8 @@ def run_all(page, seconds: int = 120) -> None:
 
 def colors(page) -> set[str]:
     """Of the lines in the plot."""
-    source = shown(page).locator("img.widget-image").first.get_attribute("src")
-    svg = page.evaluate("(url) => fetch(url).then((answer) => answer.text())", source)
+    plot = shown(page).locator("img.widget-image").first  # its address ends when it is drawn anew: one step reads both
+    svg = plot.evaluate("(image) => fetch(image.src).then((answer) => answer.text())")
     return {color for color in COLORS if color.lower() in svg.lower()}
 
 
