@@ -5,6 +5,7 @@ run of theirs, ours are a distribution over seeds. A run that diverged, or ended
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -256,7 +257,7 @@ def judge(published: Published, runs: pd.DataFrame) -> pd.DataFrame:
     mean is over the n runs that did not crash; one_low, one_high is the 95 % prediction interval of one run of ours,
     for an accuracy on the logit scale, so that it stays within 0 and 100 %; difference is ours − published. A number at
     chance, in an unknown unit, or fitted to is shown, and its verdict says so; the others agree, differ, or cannot
-    tell.
+    tell. That a number was rounded, and that a lead may be printed as a range, is allowed for.
     """
     return pd.DataFrame([_judged(table, row, runs) for table in published.numbers for row in table.rows])
 
@@ -275,7 +276,7 @@ def _judged(table: NumberTable, row: Number, runs: pd.DataFrame) -> dict[str, An
     else:
         one_low, one_high = prediction(values)
     low, high = factor * one_low, factor * one_high
-    printed = row.pm if row.over is not None and row.pm else 0.0  # a lead may be printed as a range
+    printed = 0.5 * 10.0 ** Decimal(str(row.value)).as_tuple().exponent + (row.pm or 0.0) * (row.over is not None)
     verdict = "agrees" if low <= row.value + printed and row.value - printed <= high else "differs"
     if n < MIN_SEEDS or high - low > WIDEST[measure.unit]:
         verdict = "cannot tell"

@@ -130,11 +130,11 @@ def best_per(runs: pd.DataFrame) -> pd.Series:
 def gains(runs: pd.DataFrame, history: pd.DataFrame, baseline: str, same: Sequence[str] = ()) -> pd.DataFrame:
     """What a choice is worth by training budget: epochs of the best alternative to the trial `baseline`, on validation.
 
-    Of the trials that have the baseline's values of the fields `same`, validation selects one at the end. Its rows of
-    `history` after epoch 0, with gain: its validation accuracy minus that of the baseline's run of the same seed.
+    Of the other variants' trials with the baseline's values of `same` fields, validation selects one at the end. Its
+    rows of `history` after epoch 0, with gain: its validation accuracy minus that of the baseline's run of that seed.
     """
-    base = runs[runs["trial"] == baseline]
-    others = runs[(runs[list(same)] == base[list(same)].iloc[0]).all(axis=1) & (runs["trial"] != baseline)]
+    base = runs[runs["trial"] == baseline].iloc[0]
+    others = runs[(runs[list(same)] == base[list(same)]).all(axis=1) & (runs["variant"] != base["variant"])]
     after = history[history["epoch"] > 0]
     chosen = after[after["trial"] == best(others)]
     paired = after.loc[after["trial"] == baseline, ["seed", "epoch", "val_accuracy"]]

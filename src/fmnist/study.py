@@ -251,7 +251,7 @@ def _train_own(missing: list[RunConfig], device: str, memory: int | None, team: 
 
 def contents(path: str) -> dict[str, Any]:
     """What a report tells its notebooks of itself: report, folder, base, published, and sections in order, each with
-    notebook, title, label, kind, question and study, a `Study`'s parts or None. "" gives an example.
+    notebook, title, label, kind, question, baseline, same (of `gains`), and a `Study`'s parts or None. "": an example.
     """
     example = Path(__file__).with_name("templates") / "contents.json"
     return json.loads(Path(path or example).read_text(encoding="utf-8"))

@@ -37,13 +37,13 @@ def summary_table(runs: pd.DataFrame, baseline: str | pd.DataFrame | None = None
     accuracy with its 95 % interval, "± batches" (its standard deviation over test batches of 256), and with a baseline,
     or comparisons made by `statistics.together`, Difference [95 %] (points) and p (Holm).
     """
-    data, val = summary(runs), summary(runs, metric="val_accuracy")["mean"]
-    chosen = best(runs) if val.notna().any() else None
+    data = summary(runs).assign(val=summary(runs, metric="val_accuracy")["mean"])
+    chosen = best(runs) if data["val"].notna().any() else None
     printed = {"Trial": data["trial"].map(name_of)}
     if "parameters" in runs and runs["parameters"].nunique() > 1:
         data["parameters"] = runs.groupby("trial", sort=False)["parameters"].first().to_numpy()
         printed["Parameters"] = [number(size, 0) for size in data["parameters"]]
-    rows = list(data.assign(val=val).itertuples())
+    rows = list(data.itertuples())
     lost = [diverged(row.diverged, row.runs) for row in rows]
     printed["Seeds"] = [
         f"{row.n}; {gone}" if row.n and gone else str(row.n) for row, gone in zip(rows, lost, strict=True)
@@ -53,7 +53,6 @@ def summary_table(runs: pd.DataFrame, baseline: str | pd.DataFrame | None = None
     printed["Test (%) [95 %]"] = np.where(data["n"] > 0, means, lost)
     if data["batch_std"].notna().any():
         printed["± batches"] = [written(row.batch_std, "test_accuracy") for row in rows]
-    data = data.assign(val=val)
     if baseline is not None:
         compared = baseline if isinstance(baseline, pd.DataFrame) else compare(runs, baseline)
         against = compared.set_index("trial").reindex(data["trial"])

@@ -114,15 +114,15 @@ class Chapter:
         first, about = PAPER.sub(r" \1", self.source.cells[0].source), self.source.metadata.get("fmnist", {})
         title, label = re.match(r"#* *(.*?) *(?:\{#([\w-]+).*\})?$", first, re.M).groups("")
         study = getattr(self.study, "study", self.study) if self.kind != "beyond" else None  # a search has one
-        tuning, baseline = None, self.parameters.get("baseline", "")
+        tuning, baseline, same = None, self.parameters.get("baseline", ""), []
         if self.kind in ("study", "recipe"):
             tuning, study = (study, later) if later else (None, study)
-            if baseline not in study.trials:  # a variant stands for its selected trial
-                baseline = best_per(study.runs()).get(baseline, baseline)
-        studies = {"study": study, "tuning": tuning}
+            same = list(study.spec.grid) if study.spec.variants else []
+            if baseline not in study.trials:  # a variant stands for its selected trial, and so do the others
+                baseline, same = best_per(study.runs()).get(baseline, baseline), []
         contents = {"notebook": self.name, "title": title, "label": label, "kind": self.kind, "baseline": baseline}
-        contents |= {name: each and each.spec.model_dump(mode="json") for name, each in studies.items()}
-        return contents | {"question": about.get("question", "")}
+        study, tuning = (each and each.spec.model_dump(mode="json") for each in (study, tuning))
+        return contents | {"study": study, "tuning": tuning, "same": same, "question": about.get("question", "")}
 
 
 class Report:
