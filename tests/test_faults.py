@@ -165,7 +165,7 @@ def test_builds_at_once_train_no_run_twice(count, runs, survived):
     said = "".join(process.communicate(timeout=300)[1] for process in together)
     assert [process.returncode for process in together] == [0] * count, said
     assert sum(map(int, re.findall("training (\\d+)\n", said))) == 3
-    left = re.sub(r"training \d+\n|waiting for three runs that process \d+ on \S+ trains\n", "", said)
+    left = re.sub(r"training \d+\n|waiting for three runs of process \d+ on \S+\n", "", said)
     assert left == "" and len(store.all_runs()) == len(list(runs.iterdir())) == 3, "nothing is left lying about"
     survived("builds at once", count)
 

@@ -223,20 +223,20 @@ def _train(missing: list[RunConfig], device: str, memory: int | None, at: str, n
         if missing and not own:
             if not waits:
                 machine, _, process = other.rpartition(".")
-                said = f"waiting for {count(len(missing), 'run')} that process {process} on {machine} trains"
-                print(said, file=sys.stderr)
+                print(f"waiting for {count(len(missing), 'run')} of process {process} on {machine}", file=sys.stderr)
             waits = True
             time.sleep(1)
 
 
 def _train_own(missing: list[RunConfig], device: str, memory: int | None, team: Callable) -> None:
-    """Under one bar in units of work, so that its ETA holds for all sizes of networks."""
+    """Under one bar in units of work, so that its ETA holds for all sizes of networks; in a log, once a minute."""
     from fmnist.engine import workers
 
     seen = sys.stderr.isatty() or hasattr(get_ipython(), "kernel")  # at a terminal or in a notebook
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
     total, done = sum(map(workers.work, missing)), itertools.count(1)
-    with tqdm(desc=f"{len(missing)} runs", total=total, bar_format=form, disable=not seen, leave=False) as bar:
+    pace = dict.fromkeys(("delay", "mininterval", "maxinterval"), 0.1 if seen else 60.0)  # seconds
+    with tqdm(desc=f"{len(missing)} runs", total=total, bar_format=form, leave=False, **pace) as bar:
 
         def finished(result) -> None:
             store.save(result)
