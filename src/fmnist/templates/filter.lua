@@ -89,15 +89,15 @@ local ROOM, LETTER, BETWEEN, FEW = 439, 4.7, 10, 24  -- points: the text's width
 -- In a table that is too wide, columns of few letters get what they need, and the others share the rest.
 local function share(element)
   local needs, wide, rest, long = {}, 0, ROOM, 0
-  local function see(rows)
+  local function see(rows, lines)
     for _, row in ipairs(rows) do
       for i, cell in ipairs(row.cells) do
-        needs[i] = math.max(needs[i] or 0, LETTER * utf8.len(pandoc.utils.stringify(cell.contents)) + BETWEEN)
+        needs[i] = math.max(needs[i] or 0, LETTER * utf8.len(pandoc.utils.stringify(cell.contents)) / lines + BETWEEN)
       end
     end
   end
-  see(element.head.rows)
-  for _, body in ipairs(element.bodies) do see(body.body) end
+  see(element.head.rows, 2)  -- names of columns may break
+  for _, body in ipairs(element.bodies) do see(body.body, 1) end
   for _, need in ipairs(needs) do
     wide = wide + need
     if need <= LETTER * FEW + BETWEEN then rest = rest - need else long = long + need end
