@@ -92,7 +92,10 @@ local function share(element)
   local function see(rows, lines)
     for _, row in ipairs(rows) do
       for i, cell in ipairs(row.cells) do
-        needs[i] = math.max(needs[i] or 0, LETTER * utf8.len(pandoc.utils.stringify(cell.contents)) / lines + BETWEEN)
+        local text = pandoc.utils.stringify(cell.contents)
+        local letters = utf8.len(text) / lines
+        for word in text:gmatch("%S+") do letters = math.max(letters, utf8.len(word)) end
+        needs[i] = math.max(needs[i] or 0, LETTER * letters + BETWEEN)
       end
     end
   end
