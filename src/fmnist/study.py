@@ -120,8 +120,8 @@ class Study:
             raise UserError(f"no run of trial {trial!r} with seed {seed}{nearest(trial, list(self.trials))}")
         return store.load_run(ids[seed])
 
-    def describe(self) -> str:
-        """What all runs share and what varies, as sentences (Markdown)."""
+    def describe(self, selected: "Study | None" = None) -> str:
+        """What all runs share and what varies, as sentences (Markdown); and the seeds of what came of it `again`."""
         settings, usual, first = self.settings(), RunConfig().row(), self.configs[0]
         names = settings.columns.drop(["trial", "variant"])
         varied = [name for name in names if settings[name].nunique() > 1]
@@ -135,10 +135,10 @@ class Study:
         few = [f"{label} with {count(n)}" for label, n in sizes.items() if n < most]
         trials, seeds = count(len(sizes), "trial"), count(most, "seed") + (f" (but {joined(few)})" if few else "")
         varies += " varies" if len(varied) < 2 else " vary"
-        return (
-            f"{trials.capitalize()} ({varies}), each with {seeds}, make {count(sum(sizes.values()), 'run')}; "
-            f"all have {same} (@tbl-config)."
-        )
+        again = max(len(runs) for _, runs in (selected or self).trials.values())
+        made = f"{trials.capitalize()} ({varies}), each with {seeds}, make {count(sum(sizes.values()), 'run')}"
+        more = f" What validation selects is trained with {count(again, 'seed')}." * (again > most)
+        return f"{made}; all have {same} (@tbl-config).{more}"
 
     def _stored(self) -> Iterable[tuple[dict[str, str], store.Run]]:
         for label, (name, configs) in self.trials.items():

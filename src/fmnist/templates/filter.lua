@@ -84,34 +84,6 @@ local function figure(element)
   return blocks
 end
 
-local ROOM, LETTER, BETWEEN, FEW = 439, 4.7, 10, 24  -- points: the text's width, a letter, two columns; letters that stay on a line
-
--- In a table that is too wide, columns of few letters get what they need, and the others share the rest.
-local function share(element)
-  local needs, wide, rest, long = {}, 0, ROOM, 0
-  local function see(rows, lines)
-    for _, row in ipairs(rows) do
-      for i, cell in ipairs(row.cells) do
-        local text = pandoc.utils.stringify(cell.contents)
-        local letters = utf8.len(text) / lines
-        for word in text:gmatch("%S+") do letters = math.max(letters, utf8.len(word)) end
-        needs[i] = math.max(needs[i] or 0, LETTER * letters + BETWEEN)
-      end
-    end
-  end
-  see(element.head.rows, 2)  -- names of columns may break
-  for _, body in ipairs(element.bodies) do see(body.body, 1) end
-  for _, need in ipairs(needs) do
-    wide = wide + need
-    if need <= LETTER * FEW + BETWEEN then rest = rest - need else long = long + need end
-  end
-  if 0.79 * wide <= ROOM or rest < ROOM / 4 then return end  -- set smaller, it fits; or there is no rest
-  for i, need in ipairs(needs) do
-    local width = need <= LETTER * FEW + BETWEEN and need or rest * need / long
-    element.colspecs[i] = { element.colspecs[i][1], width / ROOM }
-  end
-end
-
 local function data_table(element)
   local label = element.identifier
   local numbered = label:match("^tbl%-")
@@ -136,7 +108,6 @@ local function data_table(element)
   local rows = 0
   for _, body in ipairs(element.bodies) do rows = rows + #body.body end
   element.classes:insert("typst:no-figure")
-  if numbered then share(element) end
   local fitted = "#fitted(columns: " .. #element.colspecs .. ")"
   local blocks = pandoc.Blocks {}
   if numbered then
