@@ -129,7 +129,7 @@ def test_a_finding_says_what_its_table_says():
     below = {"difference": -0.021, "low": -0.024, "high": -0.018}
     assert said(**below, verdict="lower") == "Adam lies below SGD on the test set, by 2.1 points."
     same = said(difference=0.001, low=-0.002, high=0.004, verdict="no difference detectable")
-    assert same == "Adam cannot be told from SGD on the test set (0.1 points)."
+    assert same == "Adam cannot be told from SGD on the test set (0.1 points apart)."
     few = said(n=3, p_holm=np.nan, verdict="too few seeds")
     assert few == "Adam lies above SGD on the test set, by 2.1 points (provisional, n = 3)."
     assert said(n=0, difference=np.nan) == "There is nothing to compare."
@@ -139,9 +139,9 @@ def test_a_finding_counts_every_comparison_and_names_the_extremes():
     means = {"a": 0.85, "b": 0.9, "c": 0.8, "d": 0.85, "e": 0.95}
     text = words.finding(statistics.compare(simulated_runs(means), "a"))
     assert re.fullmatch(
-        r"Two of four lie above a on the test set, by \d\.\d \(b\) to \d+\.\d points \(e\); "
+        r"Two of four alternatives lie above a on the test set, by \d\.\d \(b\) to \d+\.\d points \(e\); "
         r"c lies below a on the test set, by \d\.\d points; "
-        r"d cannot be told from a on the test set \(\d\.\d points\)\.",
+        r"d cannot be told from a on the test set \(\d\.\d points apart\)\.",
         text,
     )
     every = words.finding(statistics.compare(simulated_runs({"a": 0.85, "b": 0.9, "c": 0.95}), "a"))
@@ -149,7 +149,7 @@ def test_a_finding_counts_every_comparison_and_names_the_extremes():
     none = words.finding(statistics.compare(simulated_runs(dict.fromkeys("abcd", 0.85)), "a"))
     assert none.startswith("No alternative can be told from a on the test set")
     several = statistics.together([statistics.compare(simulated_runs(means), name) for name in ("a", "c")])
-    assert words.finding(several).startswith("Six of eight lie above its baseline on the test set, by ")
+    assert words.finding(several).startswith("Six of eight alternatives lie above its baseline on the test set, by ")
     shown = tables.comparison_table(several).printed
     assert list(shown.Baseline) == ["a"] * 4 + ["c"] * 4 and shown["p (Holm)"][0] == "< 0.001"
     assert tables.summary_table(simulated_runs(means), baseline=several[:4]).printed["p (Holm)"][1] == "< 0.001"
@@ -177,7 +177,7 @@ def test_tables_fit_a_page_and_carry_their_numbers():
     table = tables.summary_table(runs, baseline="SGD, lr 0.01")
     shown, data = table.printed, table.data
     assert len(shown.columns) <= 8 and shown.map(lambda cell: isinstance(cell, str)).all(axis=None)
-    assert shown["Difference [95 %]"][0] == words.MISSING and shown["Validation (%)"][1].endswith("(best)")
+    assert shown["Difference [95 %]"][0] == words.MISSING and shown["Validation (%)"][1].startswith("(best) ")
     assert shown["Parameters"].tolist() == ["5", "101,770"] and table.run_ids == tuple(sorted(runs.run_id))
     assert data["mean"].tolist() == statistics.summary(runs)["mean"].tolist() and np.isnan(data.vs_difference[0])
     assert data.vs_difference[1] == statistics.compare(runs, "SGD, lr 0.01").difference[0]

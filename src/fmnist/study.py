@@ -129,12 +129,12 @@ class Study:
         said = {"hidden_sizes", "optimizer", "lr", "batch_size", "epochs", *unusual}.difference(varied)
         of = {"hidden_sizes": "hidden layers ", "bias_init": "initial biases "}
         same = ", ".join(of.get(name, "") + setting(name, getattr(first, name)) for name in names if name in said)
-        varies = joined([f"`{name}`" for name in varied]) or "the seed"
+        varies = (joined([f"`{name}`" for name in varied]) or "the seed") + (" varies" if len(varied) < 2 else " vary")
         sizes = {label: len(runs) for label, (_, runs) in self.trials.items()}
         most = max(sizes.values())
-        few = [f"{label} with {count(n)}" for label, n in sizes.items() if n < most]
+        fewer = {n: [label for label in sizes if sizes[label] == n] for n in sizes.values() if n < most}
+        few = [f"{joined(some) if len(some) < 3 else count(len(some))} with {count(n)}" for n, some in fewer.items()]
         trials, seeds = count(len(sizes), "trial"), count(most, "seed") + (f" (but {joined(few)})" if few else "")
-        varies += " varies" if len(varied) < 2 else " vary"
         again = max(len(runs) for _, runs in (selected or self).trials.values())
         made = f"{trials.capitalize()} ({varies}), each with {seeds}, make {count(sum(sizes.values()), 'run')}"
         more = f" What validation selects is trained with {count(again, 'seed')}." * (again > most)

@@ -48,7 +48,7 @@ def summary_table(runs: pd.DataFrame, baseline: str | pd.DataFrame | None = None
     printed["Seeds"] = [
         f"{row.n}; {gone}" if row.n and gone else str(row.n) for row, gone in zip(rows, lost, strict=True)
     ]
-    printed["Validation (%)"] = [written(r.val, "val_accuracy") + " (best)" * (r.trial == chosen) for r in rows]
+    printed["Validation (%)"] = ["(best) " * (r.trial == chosen) + written(r.val, "val_accuracy") for r in rows]
     means = [written(row.mean, "test_accuracy", row.low, row.high) for row in rows]
     printed["Test (%) [95 %]"] = np.where(data["n"] > 0, means, lost)
     if data["batch_std"].notna().any():

@@ -124,20 +124,19 @@ def finding(comparison: pd.DataFrame, noun: str = "alternative") -> str:
     parts = []
     for verdict, side in {"higher": "above", "lower": "below", "no difference detectable": ""}.items():
         some = sizes[(verdicts == verdict).to_numpy()].sort_values()
-        who, lie = (some.index[0], "lies") if len(some) == 1 else (f"{count(len(some))} of {count(len(sizes))}", "lie")
+        every = count(len(sizes), noun * (" of " not in "".join(parts)))  # of what is said once
+        who, lie = (some.index[0], "lies") if len(some) == 1 else (f"{count(len(some))} of {every}", "lie")
         if 1 < len(some) == len(sizes):
             who, lie = ("every" if side else "no") + f" {noun}", "lies"
         if len(some) and side:
             parts.append(f"{who} {lie} {side} {base} {about.place}, by {_span(some, about)}")
         elif len(some):
             can = "can" if who == f"no {noun}" else "cannot"
-            most = f"{number(some.iloc[-1], about.digits)} {about.unit}{' at most' * (len(some) > 1)}"
+            most = f"{'up to ' * (len(some) > 1)}{number(some.iloc[-1], about.digits)} {about.unit} apart"
             parts.append(f"{who} {can} be told from {base} {about.place} ({most})")
-    lost, notes = int(table["diverged"].sum()), []
-    if few.any():
-        notes.append(f"provisional, n = {table['n'].min()}")
-    if lost:
-        notes.append(f"{count(lost, 'pair')} lost to divergence")
+    lost = int(table["diverged"].sum())
+    notes = [f"provisional, n = {table['n'].min()}"] * bool(few.any())
+    notes += [f"{count(lost, 'pair')} lost to divergence"] * bool(lost)
     return sentence("; ".join(parts) + (f" ({'; '.join(notes)})" if notes else ""))
 
 

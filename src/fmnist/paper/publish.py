@@ -18,7 +18,7 @@ from fmnist.config import UserError
 from fmnist.plots.marks import redrawn
 from fmnist.tables import Table, run_ids
 
-NUMBERS = re.compile(r"[\s\d.,+\-−±×%*$~<>=–—e()\[\]]*|nan|\$10\^.*")  # "1 234", "+0.3 ± 0.1", "97 %", "–"
+NUMBERS = re.compile(r"(\(best\))?[\s\d.,+\-−±×%*$~<>=–—e()\[\]]*|nan|\$10\^.*")  # "1 234", "+0.3 ± 0.1", "97 %", "–"
 REFERENCE = re.compile(r" ?(\((?:@(?:fig|tbl|sec|eq)-[\w-]+(?:, | and )?)+\)|\[@[^]]*\])")  # a notebook hides it
 Runs = pd.DataFrame | Iterable[pd.DataFrame] | None  # frames with a column `run_id`
 
