@@ -59,7 +59,7 @@ def curves(
         runs = history.drop_duplicates("run_id")
         lost = runs["run_id"].isin(ended.index).groupby(runs[by]).agg(["sum", "size"])
         if len(groups) > 1 or len(ended):
-            labels = [" × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
+            labels = ["; × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
             fold_legend(fig, [key(looks[group], group) for group in groups], labels, by)
     return drawn(fig, history, "run_id", panels, by, "seed", "epoch", *metrics, by=by, x="epoch")
 
@@ -97,7 +97,8 @@ def _curve(
     ax.plot(whole.index, mean, markevery=(2 * index % every, every), mec="white", mew=0.5, **wear)
     ax.fill_between(whole.index, low, high, alpha=0.2, linewidth=0, **thin)
     first = 1 if until and metric.endswith("loss") and whole.index.max() > 1 else 0
-    return mean[whole.index > first]
+    ends = [] if metric_of(metric).level else [low[-1], high[-1]]  # of a difference the last interval, too
+    return np.r_[mean[whole.index > first], ends]
 
 
 def _limit(axes: Sequence[Axes], values: np.ndarray, metric: str, until: int) -> None:
@@ -149,7 +150,7 @@ def against(
     table["place"] = table[x].map(dict(zip(values, _places(values), strict=True)))
     ends = table["place"].min(), table["place"].max()
     lost = table.drop_duplicates([by, x]).groupby(by, sort=False)[["diverged", "runs"]].sum()
-    labels = [" × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
+    labels = ["; × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
     with style():
         fig = figure(2.4)
         for ax, metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
@@ -223,10 +224,9 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
 def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> Figure:
     """Images [n, 28, 28] in rows of `columns`, each below its title."""
     n, height, width = images.shape
-    lines = max(title.count("\n") + 1 for title in titles)
     columns = min(columns, n)
     inch = min(WIDTH / columns, 1.1) / (width + GAP)  # inches a pixel
-    head = lines * 0.14 / inch  # pixels of a title
+    head = max(title.count("\n") + 1 for title in titles) * 0.14 / inch  # pixels of a title
     rows, step = -(-n // columns), height + GAP + head
     with style():
         fig = figure(rows * step * inch, columns * (width + GAP) * inch, layout=None)
