@@ -23,27 +23,25 @@ def forest(judged: pd.DataFrame, runs: pd.DataFrame | None = None) -> Figure:
         ax = fig.subplots()
         colors = [VERDICTS.get(verdict, FAINT) for verdict in judged["verdict"]]
         ax.axvline(0, color=INK, lw=0.9)
-        bars = judged[["one_low", "one_high"]].sub(published, axis=0).clip(-FARTHEST, FARTHEST)
-        ax.hlines(rows, *bars.to_numpy(float).T, color=colors, lw=5, alpha=0.35)
+        bars = judged[["one_low", "one_high"]].sub(published, axis=0).to_numpy(float)
+        guesses = judged["first"] - published if "first" in judged else published[:0]
+        reach = min(FARTHEST, np.nanmax(np.abs([*bars.ravel(), *judged["difference"], *guesses])))
+        ax.hlines(rows, *bars.clip(-reach, reach).T, color=colors, lw=5, alpha=0.35)
         for y, (ours, color) in enumerate(zip(judged["difference"], colors, strict=True)):
-            _mark(ax, ours, y, "D", color=color, mec="white", mew=0.6)
-        for y, before in enumerate(judged["first"] - published if "first" in judged else ()):
-            _mark(ax, before, y, "x", color=INK, mew=1.1)
+            _mark(ax, ours, y, "D", reach, color=color, mec="white", mew=0.6)
+        for y, before in enumerate(guesses):
+            _mark(ax, before, y, "x", reach, color=INK, mew=1.1)
         ax.set_yticks(rows, judged["trial"] + [f" ({note})" if note else "" for note in judged["note"]])
-        ax.set_ylim(len(judged) - 0.4, -0.6)
         ax.grid(axis="y", visible=False)
-        ax.set_xlim(-FARTHEST * 1.05, FARTHEST * 1.05)
-        ax.set_xlabel("ours − published (points)".replace("−", "\N{MINUS SIGN}"))
+        ends = {"ylim": (len(judged) - 0.4, -0.6), "xlim": (-1.05 * reach, 1.05 * reach)}
+        ax.set(xlabel="ours \N{MINUS SIGN} published (points)", **ends)
         marks = [Line2D([], [], marker="D", ms=4.5, color=color, mec="white", ls="none") for color in VERDICTS.values()]
         marks += [Line2D([], [], color=FAINT, alpha=0.6, lw=5)]
-        names = [*VERDICTS, "one run of ours, 95 %"]
-        if "first" in judged:
-            cross = Line2D([], [], marker="x", ms=4.5, color=INK, mew=1.1, ls="none")
-            marks, names = [*marks, cross], [*names, "first guess"]
-        fold_legend(fig, marks, names)
+        marks += [Line2D([], [], marker="x", ms=4.5, color=INK, mew=1.1, ls="none")] * ("first" in judged)
+        fold_legend(fig, marks, [*VERDICTS, "one run of ours, 95 %", "first guess"][: len(marks)])
     return drawn(fig, judged, runs=runs)
 
 
-def _mark(ax, x: float, y: int, marker: str, **options) -> None:
-    beyond = "<" if x < -FARTHEST else ">" if x > FARTHEST else marker
-    ax.plot(np.clip(x, -FARTHEST, FARTHEST), y, beyond, ms=4.5, ls="none", **options)
+def _mark(ax, x: float, y: int, marker: str, reach: float, **options) -> None:
+    beyond = "<" if x < -reach else ">" if x > reach else marker
+    ax.plot(np.clip(x, -reach, reach), y, beyond, ms=4.5, ls="none", **options)
