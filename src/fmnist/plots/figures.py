@@ -104,10 +104,11 @@ def _curve(
 def _limit(axes: Sequence[Axes], values: np.ndarray, metric: str, until: int) -> None:
     """Label and limits of one metric's axes; a cross beyond the limits is put on the border."""
     values = values[np.isfinite(values)]
+    values = values if len(values) or not until else metric_of(metric).scale * np.arange(2.0)  # before the first epoch
     for ax in axes:
         percent_axis(ax, values, metric)
         ax.yaxis.label.set_visible(ax is axes[0])
-    if until and len(values):
+    if until:
         step = 5 if metric_of(metric).unit == "points" else 0.25
         low, high = (step * turn(end / step) for turn, end in ((np.floor, values.min()), (np.ceil, values.max())))
         low = 0 if metric.endswith("loss") else low
