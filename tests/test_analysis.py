@@ -139,9 +139,8 @@ def test_a_finding_counts_every_comparison_and_names_the_extremes():
     means = {"a": 0.85, "b": 0.9, "c": 0.8, "d": 0.85, "e": 0.95}
     text = words.finding(statistics.compare(simulated_runs(means), "a"))
     assert re.fullmatch(
-        r"Two of four alternatives lie above a on the test set, by \d\.\d \(b\) to \d+\.\d points \(e\); "
-        r"c lies below a on the test set, by \d\.\d points; "
-        r"d cannot be told from a on the test set \(\d\.\d points apart\)\.",
+        r"B and e lie above a on the test set, by \d\.\d \(b\) to \d+\.\d points \(e\); "
+        r"c lies below it, by \d\.\d points; d cannot be told from it \(\d\.\d points apart\)\.",
         text,
     )
     every = words.finding(statistics.compare(simulated_runs({"a": 0.85, "b": 0.9, "c": 0.95}), "a"))

@@ -171,6 +171,7 @@ def data(dataset: str) -> None:
 def run() -> None:
     """The command as a process, which Ctrl-C does not interrupt once its work is done."""
     code = main()
+    exec("")  # clears what CPython, run by -m, keeps of an interrupt in an `exec`, such as a dataclass's: it dies by it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
 

@@ -91,8 +91,7 @@ def aside(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        if part.is_file():
-            part.unlink()
+        part.unlink(missing_ok=True)
 
 
 Model = TypeVar("Model", bound=BaseModel)

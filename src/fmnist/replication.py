@@ -255,9 +255,9 @@ def judge(published: Published, runs: pd.DataFrame) -> pd.DataFrame:
     """Every published number beside ours, in the unit of print: a row each.
 
     mean is over the n runs that did not crash; one_low, one_high is the 95 % prediction interval of one run of ours,
-    for an accuracy on the logit scale, so that it stays within 0 and 100 %; difference is ours − published. A number at
-    chance, in an unknown unit, or fitted to is shown, and its verdict says so; the others agree, differ, or cannot
-    tell. That a number was rounded, and that a lead may be printed as a range, is allowed for.
+    for an accuracy on the logit scale, so that it stays within 0 and 100 %; batch_std is the mean of the runs'
+    `test_accuracy_std`; difference is ours − published. A number at chance, in an unknown unit, or fitted to is shown,
+    and its verdict says so; the others agree, differ, or cannot tell. Rounding, and a lead's range, are allowed for.
     """
     return pd.DataFrame([_judged(table, row, runs) for table in published.numbers for row in table.rows])
 
@@ -269,6 +269,7 @@ def _judged(table: NumberTable, row: Number, runs: pd.DataFrame) -> dict[str, An
     kept = [side.loc[~crashed(side), table.metric].astype(float) for side in sides]
     factor, accuracy = table.scale * measure.scale, measure.unit == "points" and row.over is None
     values = (kept[0] - kept[1]).to_numpy() if row.over is not None else kept[0].to_numpy()
+    spread = sides[0].loc[kept[0].index, "test_accuracy_std"].mean() if table.metric == "test_accuracy" else np.nan
     mean, n = float(np.mean(values)) if len(values) else np.nan, int(np.isfinite(values).sum())
     if accuracy:
         extra = averaging(mean, table.test_batch) / (mean * (1 - mean)) if table.test_batch and n else 0.0
@@ -289,8 +290,8 @@ def _judged(table: NumberTable, row: Number, runs: pd.DataFrame) -> dict[str, An
     return {
         "study": row.study or table.study, "trial": " − ".join(trials), "metric": table.metric, "unit": measure.unit,
         "published": row.value, "pm": np.nan if row.pm is None else row.pm, "note": row.note, "n": n,
-        "crashed": int(crashed(sides[0]).sum()), "runs": len(sides[0]), "mean": factor * mean, "one_low": low,
-        "one_high": high, "difference": factor * mean - row.value, "verdict": verdict,
+        "runs": len(sides[0]), "batch_std": factor * spread if row.over is None else np.nan, "mean": factor * mean,
+        "one_low": low, "one_high": high, "difference": factor * mean - row.value, "verdict": verdict,
     }  # fmt: skip
 
 

@@ -129,16 +129,16 @@ class Study:
         said = {"hidden_sizes", "optimizer", "lr", "batch_size", "epochs", *unusual}.difference(varied)
         of = {"hidden_sizes": "hidden layers ", "bias_init": "initial biases "}
         same = ", ".join(of.get(name, "") + setting(name, getattr(first, name)) for name in names if name in said)
-        varies = (joined([f"`{name}`" for name in varied]) or "the seed") + (" varies" if len(varied) < 2 else " vary")
+        vary = joined([f"`{name}`" for name in varied]) or "the seed alone"
         sizes = {label: len(runs) for label, (_, runs) in self.trials.items()}
         most = max(sizes.values())
         fewer = {n: [label for label in sizes if sizes[label] == n] for n in sizes.values() if n < most}
         few = [f"{joined(some) if len(some) < 3 else count(len(some))} with {count(n)}" for n, some in fewer.items()]
         trials, seeds = count(len(sizes), "trial"), count(most, "seed") + (f" (but {joined(few)})" if few else "")
         again = max(len(runs) for _, runs in (selected or self).trials.values())
-        made = f"{trials.capitalize()} ({varies}), each with {seeds}, make {count(sum(sizes.values()), 'run')}"
+        made = f"We vary {vary}: {trials}, each with {seeds}, {count(sum(sizes.values()), 'run')} in all"
         more = f" What validation selects is trained with {count(again, 'seed')}." * (again > most)
-        return f"{made}; all have {same} (@tbl-config).{more}"
+        return f"{made}. They have in common: {same} (@tbl-config).{more}"
 
     def _stored(self) -> Iterable[tuple[dict[str, str], store.Run]]:
         for label, (name, configs) in self.trials.items():

@@ -34,8 +34,8 @@ def summary_table(runs: pd.DataFrame, baseline: str | pd.DataFrame | None = None
     """One row a trial: what it has, what it reaches, and how it differs from `baseline` (paired by seed).
 
     Printed: the trial, Parameters (where they differ), Seeds, Validation (%; what it selects is marked "(best)"), test
-    accuracy with its 95 % interval, "± batches" (its standard deviation over test batches of 256), and with a baseline,
-    or comparisons made by `statistics.together`, Difference [95 %] (points) and p (Holm).
+    accuracy with its 95 % interval, and with a baseline, or comparisons made by `statistics.together`, Difference
+    [95 %] (points) and p (Holm).
     """
     data = summary(runs).assign(val=summary(runs, metric="val_accuracy")["mean"])
     chosen = best(runs) if data["val"].notna().any() else None
@@ -51,8 +51,6 @@ def summary_table(runs: pd.DataFrame, baseline: str | pd.DataFrame | None = None
     printed["Validation (%)"] = ["(best) " * (r.trial == chosen) + written(r.val, "val_accuracy") for r in rows]
     means = [written(row.mean, "test_accuracy", row.low, row.high) for row in rows]
     printed["Test (%) [95 %]"] = np.where(data["n"] > 0, means, lost)
-    if data["batch_std"].notna().any():
-        printed["± batches"] = [written(row.batch_std, "test_accuracy") for row in rows]
     if baseline is not None:
         compared = baseline if isinstance(baseline, pd.DataFrame) else compare(runs, baseline)
         against = compared.set_index("trial").reindex(data["trial"])

@@ -109,7 +109,7 @@ def sentence(text: str) -> str:
 
 
 def finding(comparison: pd.DataFrame, noun: str = "alternative") -> str:
-    """A table of `statistics.compare` or `together` in one sentence; names in brackets are the extremes.
+    """A table of `statistics.compare` or `together` in one sentence; more than two are counted, their extremes named.
 
     With two to five pairs a difference is told by its interval alone, and said to be provisional.
     """
@@ -125,15 +125,17 @@ def finding(comparison: pd.DataFrame, noun: str = "alternative") -> str:
     for verdict, side in {"higher": "above", "lower": "below", "no difference detectable": ""}.items():
         some = sizes[(verdicts == verdict).to_numpy()].sort_values()
         every = count(len(sizes), noun * (" of " not in "".join(parts)))  # of what is said once
-        who, lie = (some.index[0], "lies") if len(some) == 1 else (f"{count(len(some))} of {every}", "lie")
+        who = joined(list(some.index)) if len(some) < 3 else f"{count(len(some))} of {every}"
         if 1 < len(some) == len(sizes):
-            who, lie = ("every" if side else "no") + f" {noun}", "lies"
+            who = ("every" if side else "no") + f" {noun}"
+        of = f"{base} {about.place}" if not parts or base == "its baseline" else "it"
         if len(some) and side:
-            parts.append(f"{who} {lie} {side} {base} {about.place}, by {_span(some, about)}")
+            lie = "lie" if len(some) > 1 and len(some) < len(sizes) else "lies"
+            parts.append(f"{who} {lie} {side} {of}, by {_span(some, about)}")
         elif len(some):
             can = "can" if who == f"no {noun}" else "cannot"
             most = f"{'up to ' * (len(some) > 1)}{number(some.iloc[-1], about.digits)} {about.unit} apart"
-            parts.append(f"{who} {can} be told from {base} {about.place} ({most})")
+            parts.append(f"{who} {can} be told from {of} ({most})")
     lost = int(table["diverged"].sum())
     notes = [f"provisional, n = {table['n'].min()}"] * bool(few.any())
     notes += [f"{count(lost, 'pair')} lost to divergence"] * bool(lost)

@@ -63,9 +63,7 @@ def has_bfloat16() -> bool:
 
 @functools.cache
 def onednn_leads() -> bool:
-    """Whether oneDNN's float32 products are far faster than torch.bmm's, MKL's: on AMD's processors with AVX-512. On one
-    without (Zen 3), MKL's are a tenth faster.
-    """
+    """Whether oneDNN's float32 products are far faster than MKL's: on AMD's with AVX-512; on Zen 3 a tenth slower."""
     return made_by_amd() and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_supported()
 
 

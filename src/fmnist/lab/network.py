@@ -68,7 +68,7 @@ class Network:
                 ax.set_axis_off()
             for ax, index in zip(axes.flat, order, strict=False):
                 shown = ax.imshow(weight[index].reshape(28, 28), cmap="RdBu_r", vmin=-reach, vmax=reach)
-                ax.set_title(titles[index], loc="center", weight="normal", fontsize=7, pad=2)
+                ax.set_title(titles[index], loc="center", weight="normal", fontsize=8, pad=2)
             fig.colorbar(shown, ax=axes, location="bottom", fraction=0.04, aspect=60, pad=0.02, label="weight")
         return fig
 

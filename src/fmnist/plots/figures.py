@@ -205,12 +205,12 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
     text = np.where(share >= 0.05, np.char.mod("%.1f", share), np.where(np.asarray(matrix) > 0, "<0.1", "0"))
     hits, shade = np.eye(len(names), dtype=bool), share**0.7
     paint = {"cmap": "OrRd", "vmin": 0, "vmax": max(30**0.7, shade[~hits].max(initial=0)), "cbar": False}
-    labels = {"annot": text, "fmt": "", "annot_kws": {"size": 7}, "xticklabels": names, "yticklabels": names}
+    labels = {"annot": text, "fmt": "", "annot_kws": {"size": 8}, "xticklabels": names, "yticklabels": names}
     with style():
         fig = figure(3.5, 5.0)
         ax = fig.subplots()
         sns.heatmap(shade, mask=hits, square=True, linewidths=0.8, ax=ax, **paint, **labels)
-        middle = {"ha": "center", "va": "center", "fontsize": 7, "color": "#555555", "weight": "bold"}
+        middle = {"ha": "center", "va": "center", "fontsize": 8, "color": "#555555", "weight": "bold"}
         for k in range(len(names)):
             ax.text(k + 0.5, k + 0.5, text[k, k], **middle)
         ax.set_facecolor("#ececec")
@@ -236,7 +236,7 @@ def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> F
             x, y = (i % columns) * (width + GAP) + GAP / 2, (i // columns) * step + head + GAP / 2
             sharp = np.repeat(np.repeat(image, SHARP, axis=0), SHARP, axis=1)
             ax.imshow(sharp, cmap="gray_r", vmin=0, vmax=255, extent=(x, x + width, y + height, y))
-            ax.text(x + width / 2, y - 0.045 / inch, titles[i], ha="center", va="baseline", fontsize=7)
+            ax.text(x + width / 2, y - 0.045 / inch, titles[i], ha="center", va="baseline", fontsize=8)
         ax.set(xlim=(0, columns * (width + GAP)), ylim=(rows * step, 0))
         ax.set_axis_off()
     return drawn(fig, pd.DataFrame({"picture": range(1, n + 1), "title": titles}))
