@@ -124,7 +124,7 @@ def test_a_killed_workers_stack_runs_again_elsewhere(address, record_property):
     record_property("fault", "kill of a cluster's worker: 1 of 1 survived")
 
 
-def test_ctrl_c_keeps_what_is_finished_and_frees_the_workers(address):
+def test_ctrl_c_keeps_what_is_finished_and_frees_the_workers_as_a_kill_does(address, preload, record_property):
     runs, done = configs(4, epochs=ENDLESS) + configs(5, epochs=1), []
 
     def progress(*_):
@@ -134,7 +134,14 @@ def test_ctrl_c_keeps_what_is_finished_and_frees_the_workers(address):
     with pytest.raises(KeyboardInterrupt):
         train(address, runs, progress, done)
     assert [result.config for result in done] == runs[1:]
-    assert len(train(address, configs(6, 7))) == 2  # on both workers
+    asks = f"import test_cluster as t; t.train({address!r}, t.configs(4, 5, epochs=t.ENDLESS))"
+    with Client(address, set_as_default=False) as client:
+        killed = subprocess.Popen([sys.executable, "-c", f"{Path(preload).read_text()}\n{asks}"])
+        while sum(map(len, client.processing().values())) < 2:
+            assert not time.sleep(0.1) and killed.poll() is None
+    killed.kill()
+    assert killed.wait() == -9 and len(train(address, configs(6, 7))) == 2  # on both workers
+    record_property("fault", "kill of the process that asked a cluster: 1 of 1 survived")
 
 
 def test_a_worker_of_other_code_torch_or_data_is_refused_and_named(address, tmp_path, record_property):
@@ -184,9 +191,8 @@ def test_a_lost_scheduler_is_one_line_and_what_is_finished_is_kept(preload, tmp_
 
 
 def test_jobs_of_a_file_train(preload, tmp_path):
-    options = f"cores: 1, processes: 1, memory: 3GB, worker_extra_args: [--preload, {preload}]"
-    options += ", scheduler_options: {dashboard_address: ':0'}"
-    (tmp_path / "jobs.yaml").write_text(f"system: Local\njobs: 1\noptions: {{{options}}}\n")
+    options = "{cores: 1, processes: 1, memory: 3GB, scheduler_options: {dashboard_address: ':0'}, worker_extra_args: "
+    (tmp_path / "jobs.yaml").write_text(f"system: Local\njobs: 1\noptions: {options}[--preload, {preload}]}}\n")
     runs = configs(4, 5)
     assert {result.config for result in train(str(tmp_path / "jobs.yaml"), runs)} == {*runs}
     cluster.submit(str(tmp_path / "jobs.yaml"))[0].close()

@@ -446,9 +446,8 @@ def test_a_mutated_yaml_is_read_or_refused(times, tmp_path, monkeypatch, survive
             text = text[:a] + at.choice([*NASTY, text[a : a + 20] * 3, ""]) + text[min(b, a + 8) :]
         Path("some.yaml").write_text(text)
         try:
-            values = read_yaml(Path("some.yaml"))
-            parts = {key: values[key] for key in ("base", "variants", "grid", "seeds") if key in values}
-            Study(**parts, where="some.yaml")
+            given, known = read_yaml(Path("some.yaml")).items(), ("base", "variants", "grid", "seeds")
+            Study(**{key: part for key, part in given if key in known}, where="some.yaml")
         except UserError as error:
             assert str(error).startswith("some.yaml")
             refused += 1
