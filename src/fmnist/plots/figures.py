@@ -159,7 +159,8 @@ def against(
             _means(ax, table[table["metric"] == metric].sort_values("place"), by, groups, 0.012 * (ends[1] - ends[0]))
             ax.set_xticks(_places(values), map(name_of, values))
             ax.set(xlabel=AXES.get(x, x), xlim=np.array(ends) + 0.07 * (ends[1] - ends[0] or 1) * np.array([-1, 1]))
-        fold_legend(fig, [*map(key, range(len(groups)), groups)], labels, by)
+        if len(groups) > 1 or table["diverged"].any():
+            fold_legend(fig, [*map(key, range(len(groups)), groups)], labels, by)
     return drawn(fig, runs, "run_id", by, x, "seed", *metrics, "diverged", by=by, x=x)
 
 
