@@ -158,7 +158,7 @@ class RunConfig(Strict):
     augment_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability that a rectangle is blackened
     mixup: Annotated[float, Field(ge=0)] = 0.0  # α of the Beta distribution of an image's share in a mixture
 
-    input_scaling: Literal["none", "symmetric", "standardized"] = "none"  # pixels in [0, 1]; [-1, 1]; mean 0 and std 1
+    input_scaling: Literal["none", "symmetric", "standardized", "mnist"] = "none"  # pixels in [0, 1]; see data.scaling
     val_size: Annotated[int, Field(gt=0, lt=TRAIN_IMAGES)] = 6_000  # of the 60,000; the rest is trained on
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["float64", "float32", "bfloat16"] = "float32"  # weights, loss and updates are never bfloat16

@@ -42,6 +42,7 @@ SHA256 = {  # of Fashion-MNIST's uncompressed files, as in Debian's package and 
 PACKAGE = "dataset-fashion-mnist"  # Debian's
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")  # where PACKAGE installs its four .gz files
 SIDE = 28  # pixels of an image's height and width
+FIXED = {"none": (1 / 255, 0.0), "symmetric": (2 / 255, -1.0), "mnist": (1 / (255 * 0.3081), -0.1307 / 0.3081)}
 TIMEOUT = 10.0  # seconds a mirror may be silent
 PATIENCE = 900.0  # seconds apt-get may take: 26 MB at 30 kB/s
 
@@ -253,8 +254,8 @@ def mixup_shares(config: RunConfig, epoch: int, batches: int) -> torch.Tensor:
 
 def run_scaling(config: RunConfig, data: Data | None) -> tuple[float, float]:
     """`scaling` of a run; `data` may be left out where its pixels are not standardized."""
-    if config.input_scaling != "standardized":
-        return scaling(torch.empty(0), torch.empty(0), config.input_scaling)
+    if config.input_scaling in FIXED:
+        return FIXED[config.input_scaling]
     train, _ = split(len(data.train_labels), config.val_size, config.seed)
     return scaling(data.train_images, train, config.input_scaling)
 
@@ -262,12 +263,10 @@ def run_scaling(config: RunConfig, data: Data | None) -> tuple[float, float]:
 def scaling(images_uint8: torch.Tensor, train_idx: torch.Tensor, kind: str) -> tuple[float, float]:
     """(scale, shift) such that input = pixel * scale + shift, for uint8 pixels: "none" to [0, 1], "symmetric" to
     [-1, 1], "standardized" to mean 0 and (population) standard deviation 1 over all pixels of the train split, from
-    exact integer sums, so the same on every device.
+    exact integer sums, so the same on every device, "mnist" by MNIST's mean and deviation, as in PyTorch's example.
     """
-    if kind == "none":
-        return 1 / 255, 0.0
-    if kind == "symmetric":
-        return 2 / 255, -1.0
+    if kind in FIXED:
+        return FIXED[kind]
     histogram = images_uint8[train_idx.to(images_uint8.device)].flatten().bincount(minlength=256).tolist()
     n, total = sum(histogram), sum(pixel * times for pixel, times in enumerate(histogram))
     squares = sum(pixel * pixel * times for pixel, times in enumerate(histogram))
