@@ -65,7 +65,7 @@ test: $(TESTING)  ## run the tests
 test-slow: $(TESTING)  ## run the slow tests: each notebook alone with its defaults (about nine minutes)
 	@$(BIN)/python -m pytest -m slow
 
-test-faults: $(TESTING)  ## try every fault as often as README says, and print the counts (about an hour)
+test-faults: $(TESTING)  ## try every fault as often as README says, and print the counts (half an hour on two cores)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow" -k "test_faults or test_cluster or workers_start"
 
 bench: $(TIMING)  ## time training against five other ways to do it, and against the machine's limit (half an hour, nothing else running)
