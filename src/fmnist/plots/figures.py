@@ -19,7 +19,7 @@ from fmnist.statistics import interval, require_replications, summary
 from fmnist.words import AXES, diverged, metric_of, name_of
 
 GAP = 4  # pixels between images
-SHARP = 4  # every pixel is embedded as SHARP x SHARP, since some viewers smooth what they enlarge
+SHARP = np.ones((4, 4), np.uint8)  # every pixel is embedded as 4 × 4, since some viewers smooth what they enlarge
 
 
 def curves(
@@ -214,9 +214,8 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
         middle = {"ha": "center", "va": "center", "fontsize": 8, "color": "#555555", "weight": "bold"}
         for k in range(len(names)):
             ax.text(k + 0.5, k + 0.5, text[k, k], **middle)
-        ax.set_facecolor("#ececec")
         ax.set_xticklabels(names, rotation=40, ha="right", rotation_mode="anchor")
-        ax.set(xlabel="predicted class", ylabel="true class", title="Share of each true class (%)")
+        ax.set(xlabel="predicted class", ylabel="true class", title="Share of each true class (%)", facecolor="#ececec")
         ax.grid(visible=False)
         ax.tick_params(length=0)
     frame = pd.DataFrame(matrix, columns=names).assign(true=names)[["true", *names]]
@@ -235,8 +234,7 @@ def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> F
         ax = fig.add_axes((0, 0, 1, 1))
         for i, image in enumerate(images):
             x, y = (i % columns) * (width + GAP) + GAP / 2, (i // columns) * step + head + GAP / 2
-            sharp = np.repeat(np.repeat(image, SHARP, axis=0), SHARP, axis=1)
-            ax.imshow(sharp, cmap="gray_r", vmin=0, vmax=255, extent=(x, x + width, y + height, y))
+            ax.imshow(np.kron(image, SHARP), "gray_r", vmin=0, vmax=255, extent=(x, x + width, y + height, y))
             ax.text(x + width / 2, y - 0.045 / inch, titles[i], ha="center", va="baseline", fontsize=8)
         ax.set(xlim=(0, columns * (width + GAP)), ylim=(rows * step, 0))
         ax.set_axis_off()

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fmnist.plots.style import COLORS, FAINT, INK, drawn, figure, fold_legend, style
+from fmnist.plots.style import COLORS, FAINT, INK, OUTWARD, drawn, figure, fold_legend, style
 
 VERDICTS = {"agrees": COLORS[0], "differs": COLORS[1]}
 FARTHEST = 20.0  # points; what lies beyond is drawn at the edge, as an arrow
@@ -33,8 +33,7 @@ def forest(judged: pd.DataFrame, runs: pd.DataFrame | None = None) -> Figure:
             _mark(ax, before, y, "x", reach, color=INK, mew=1.1)
         ax.set_yticks(rows, judged["trial"] + [f" ({note})" if note else "" for note in judged["note"]])
         ax.grid(axis="y", visible=False)
-        ends = {"ylim": (len(judged) - 0.4, -0.6), "xlim": (-1.05 * reach, 1.05 * reach)}
-        ax.set(xlabel="ours \N{MINUS SIGN} published (points)", **ends)
+        ax.set(xlabel="ours \N{MINUS SIGN} published (points)", xlim=1.05 * reach * OUTWARD, ylim=(len(rows), -1))
         marks = [Line2D([], [], marker="D", ms=4.5, color=color, mec="white", ls="none") for color in VERDICTS.values()]
         marks += [Line2D([], [], color=FAINT, alpha=0.6, lw=5)]
         marks += [Line2D([], [], marker="x", ms=4.5, color=INK, mew=1.1, ls="none")] * ("first" in judged)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
@@ -26,8 +27,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 OUTWARD = np.array([-1, 1])
 PERCENT_TICKS = np.array([99, 98, 97, 96, 95, 94, 92, 90, 88, 85, 80, 75, 70, 60, 50, 30, 10, 0])
-RC = mpl.rc_params_from_file(Path(__file__).parents[1] / "templates" / "figures.mplstyle", use_default_template=False)
-
+TEMPLATES = Path(__file__).parents[1] / "templates"
+RC = mpl.rc_params_from_file(TEMPLATES / "figures.mplstyle", use_default_template=False)
+for font in TEMPLATES.glob("fonts/*.otf"):
+    fontManager.addfont(font)
 
 style = partial(mpl.rc_context, RC)  # the rcParams of the report, for the length of a `with` block
 
