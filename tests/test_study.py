@@ -98,7 +98,7 @@ def test_the_two_tables(trained):
 
 
 def test_rates_are_tuned_with_few_seeds_and_what_is_selected_has_all(trained):
-    tuned = Study(TINY, VARIANTS, {"lr": [1e-6, 0.01]}, [0]).run()
+    tuned = Study(TINY, VARIANTS, {"lr": [1e-6, 0.01]}, [1]).run()
     study = tuned.again([0, 1], "SGD, lr 1e-06").run()
     assert list(study.trials) == ["SGD", "Adam", "SGD, lr 1e-06"]
     assert {config.seed for config in study.configs} == {0, 1} and len(study.runs()) == 6

@@ -98,15 +98,15 @@ class Study:
         """With `seeds`: the trial that validation selects for each variant, by its name; and `baseline`, if a trial."""
         chosen = {trial: variant for variant, trial in best_per(self.runs()).items()}
         chosen |= {baseline: baseline} if baseline in self.trials else {}
-        configs = {name: self.trials[trial][1][0].model_dump(exclude_defaults=True) for trial, name in chosen.items()}
+        first = {name: self.trials[trial][1][0] for trial, name in chosen.items()}
+        configs = {name: run.model_dump(exclude_defaults=True, exclude={"seed"}) for name, run in first.items()}
         return Study({}, configs, {}, seeds)
 
     def runs(self) -> pd.DataFrame:
         """One row per run: run_id, trial, variant, config fields, parameters, metrics, device; see `store.METRICS`.
         Accuracies are in [0, 1], losses in nats, times in seconds. Raises `UserError` if a run is not in the store.
         """
-        parts = [(about, {"parameters": run.config.parameters}, run.row()) for about, run in self._stored()]
-        return pd.DataFrame([about | size | row for about, size, row in parts])
+        return pd.DataFrame([a | {"parameters": run.config.parameters} | run.row() for a, run in self._stored()])
 
     def history(self) -> pd.DataFrame:
         """One row per run and epoch: run_id, trial, variant, config fields, and the columns of `Run.history`."""
