@@ -340,7 +340,7 @@ LIMITS = {
     ),
     "a: !!int x": "line 1: not readable as YAML: .*tag",
     "a: " + "9" * 5_000: "not readable as YAML: Exceeds the limit",
-    "a: " + "{a: " * 4_000: "line 1: not readable as YAML: more than 20 levels",
+    "a: " + "{a: " * 4_000: "line 1: not readable as YAML: maximum depth",
     "a: [" + "1," * 5_000_000 + "]": "10,000,005 bytes; parameters are read from files of at most 20,000",
     BOMB: "line \\d: not readable as YAML: an alias",
 }

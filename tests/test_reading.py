@@ -16,14 +16,14 @@ import pytest
 from nbformat import NotebookNode
 from reference import page_text, pdf_figures, pdf_text
 
-from fmnist.config import UserError
+from fmnist.config import TEMPLATES, UserError
 from fmnist.paper import publish
 from fmnist.paper.document import PAPER
-from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
+from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
 from fmnist.paper.report import index
 
 THEMES = ["light", "dark"]
-REFERENCES = "See @fig-curve, @tbl-scores, @eq-loss, @sec-second and [@kingma].\n\n$$L = \\sum_i x_i$$ {#eq-loss}"
+REFERENCES = "See @fig-curve, @tbl-scores, @eq-loss, @sec-second and [@bishop2006].\n\n$$L = \\sum_i x_i$$ {#eq-loss}"
 SCORES = """| Trial | Test (%) [95 %] | p | Steps |
 |:--|--:|--:|--:|
 | 3 × 42 | 87.7 [87.2, 88.1] | < 0.001 | 1,200 |
@@ -38,7 +38,7 @@ def marked(form: str, data: str, **mark) -> NotebookNode:
     return nbf.new_output("display_data", data={form: data}, metadata={"fmnist": mark})
 
 
-def paper(folder: Path) -> NotebookNode:
+def paper() -> NotebookNode:
     """A small report of ours: two notebooks merged."""
     about = {"label": "fig-curve", "caption": "A *curve*.", "alt": "It falls, then rises."}
     curve = marked("image/svg+xml", foreign.picture("svg"), role="figure", **about)
@@ -55,26 +55,28 @@ def paper(folder: Path) -> NotebookNode:
     for cell in cells:
         notebook, name = cell.id.split("-")
         cell.metadata["fmnist"] = {"shift": 0, "notebook": notebook, "cell": name}
-    (folder / "some.bib").write_text("@book{kingma, author={Ann Other}, title={Steps}, year={2014}}")
     authors = [{"name": "Ann Author", "email": "ann@example.org"}]
     about = {"title": "A Paper", "authors": authors, "abstract": "Short, see @fig-curve."}
     about |= {"date": "May 4, 2026", "timestamp": 1777852800}
-    return nbf.new_notebook(cells=cells, metadata={"fmnist": about | {"bibliography": str(folder / "some.bib")}})
+    return nbf.new_notebook(cells=cells, metadata={"fmnist": about})
+
+
+PLACE = {"metadata": {"path": Path(__file__).parents[1] / "notebooks"}}  # report/references.bib is near
 
 
 def html(nb: NotebookNode) -> str:
-    return HomeworkHTML().from_notebook_node(nb)[0]
+    return HomeworkHTML().from_notebook_node(nb, PLACE)[0]
 
 
 def pdf(nb: NotebookNode) -> pypdf.PdfReader:
-    return pypdf.PdfReader(io.BytesIO(HomeworkPDF().from_notebook_node(nb)[0]))
+    return pypdf.PdfReader(io.BytesIO(HomeworkPDF().from_notebook_node(nb, PLACE)[0]))
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
     """Pages on disk by name: the paper, the foreign notebooks, and the page that lists reports."""
     folder = tmp_path_factory.mktemp("pages")
-    notebooks = {"paper": paper(folder)} | {name: make() for name, make in foreign.NOTEBOOKS.items()}
+    notebooks = {"paper": paper()} | {name: make() for name, make in foreign.NOTEBOOKS.items()}
     for name, notebook in notebooks.items():
         (folder / f"{name}.html").write_text(html(notebook), "utf-8")
     (folder / "paper.pdf").write_bytes(b"%PDF")
@@ -229,7 +231,7 @@ SHOWN = {
     "tbl-scores": "87.7 [87.2, 88.1]",
     "eq-loss": "(1)",
     "sec-second": "The second section.",
-    "ref-kingma": "Steps",
+    "ref-bishop2006": "Pattern",
 }
 
 
@@ -323,21 +325,21 @@ SCRIPTS = [f"<script>{(TEMPLATES / name).read_text('utf-8')}</script>" for name 
 
 
 @pytest.fixture
-def report(tmp_path):
-    return paper(tmp_path)
+def report():
+    return paper()
 
 
 def test_references_and_citations_say_the_same_in_html_and_pdf(report):
     for text in (page_text(html(report), between=""), pdf_text(pdf(report))):
         assert "See Figure 1, Table 1, Equation (1), Section 2 and [1]." in text
-        assert re.search(r"\[1\] ?A\. Other, Steps, 2014\.", text)
+        assert re.search(r"\[1\] ?C\. M\. Bishop, Pattern recognition and machine learning, Springer, 2006\.", text)
 
     def links() -> int:
         return sum(len(page.get("/Annots") or []) for page in pdf(report).pages)
 
-    assert 'href="#ref-kingma"' in html(report)
+    assert 'href="#ref-bishop2006"' in html(report)
     cited = links()
-    report.cells[0].source = report.cells[0].source.replace("[@kingma]", "a book")
+    report.cells[0].source = report.cells[0].source.replace("[@bishop2006]", "a book")
     assert links() == cited - 1
 
 
@@ -357,12 +359,9 @@ def test_no_line_ends_within_a_number_and_its_sign(report):
     assert "Of 95~% it is p~&lt;~0.05, for 28~×~28 pixels; lr~=~0.1 and not so." in shown
 
 
-def test_a_label_that_stands_twice_and_a_missing_bibliography_are_named(report):
+def test_a_label_that_stands_twice_is_named(report):
     report.cells.append(copy.deepcopy(next(cell for cell in report.cells if "fig-curve" in str(cell.get("outputs")))))
     with pytest.raises(UserError, match="twice.*fig-curve"):
-        html(report)
-    report.metadata["fmnist"]["bibliography"] = "nowhere.bib"
-    with pytest.raises(UserError, match="nowhere.bib"):
         html(report)
 
 
@@ -375,7 +374,7 @@ def test_a_notebook_hides_references_and_its_paper_has_them(monkeypatch):
 
 
 def test_html_is_one_file_that_loads_nothing(report, tmp_path):
-    (drawn := paper(tmp_path)).cells[3].outputs[0].metadata["fmnist"]["drawing"] = "{}"
+    (drawn := paper()).cells[3].outputs[0].metadata["fmnist"]["drawing"] = "{}"
     for nb, needed in ((drawn, 3), (report, 1), (foreign.hostile(), 1)):  # nothing to draw: nothing that draws
         page = html(nb)
         assert [page.count(script) for script in SCRIPTS] == [1, 1, 1][:needed] + [0, 0][: 3 - needed]

@@ -138,7 +138,7 @@ def test_what_a_report_tells_its_notebooks_of_itself(tmp_path):
     (tmp_path / "contents.json").write_text('{"base": {"lr": 0.5}, "sections": []}')
     assert contents(str(tmp_path / "contents.json")) == {"base": {"lr": 0.5}, "sections": []}
     example = contents("")
-    assert example.keys() == {"report", "folder", "base", "sections", "published"} and len(example["sections"]) == 2
+    assert example.keys() == {"base", "sections", "published"} and len(example["sections"]) == 2
     assert all(len(Study(**part["study"]).configs) == 2 for part in example["sections"])
 
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.composer import Composer, ComposerError
-from ruamel.yaml.events import AliasEvent, CollectionStartEvent
+from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 RESULTS_VERSION = 2  # raised when the same config gives other results; part of every run's address
@@ -33,6 +33,7 @@ TRAIN_IMAGES, TEST_IMAGES, INPUTS, OUTPUTS = 60_000, 10_000, 784, 10
 FASHION = "FashionMNIST"  # the data set of every run that does not say otherwise
 GUESS = 1 / OUTPUTS  # accuracy of guessing
 DEEPEST, LARGEST, LONGEST = 100, 10**9, 10**6  # most hidden layers, weights and epochs of a run: beyond is a slip
+TEMPLATES = Path(__file__).with_name("templates")
 TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
 
 
@@ -113,16 +114,6 @@ class Strict(BaseModel):
         return values
 
 
-class Teacher(dict[str, Any]):
-    """What a run's teacher has otherwise than the run; hashable, as nobody changes it."""
-
-    def __hash__(self) -> int:
-        return hash(json.dumps(self, sort_keys=True))
-
-
-Teachers = tuple[Annotated[dict[str, Any], AfterValidator(Teacher)], ...]
-
-
 class RunConfig(Strict):
     """Every hyperparameter of one training. Names and meanings are PyTorch's. `validate` makes errors readable."""
 
@@ -149,7 +140,7 @@ class RunConfig(Strict):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # in which the rate rises linearly, before its schedule
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of a target that all classes have alike
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # above 0, the network is its weights' moving average
-    teachers: Annotated[Teachers, Field(strict=False)] = ()  # networks to learn from: what each has otherwise
+    teachers: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()  # to learn from: what each has otherwise
     distill_weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of the loss that their mean probabilities have
 
     augment_shift: Annotated[int, Field(ge=0, lt=28)] = 0  # most pixels by which an image moves, along either axis
@@ -202,6 +193,9 @@ class RunConfig(Strict):
     @property
     def trial_id(self) -> str:  # the same for runs that differ in seed alone
         return self._address("seed")
+
+    def __hash__(self) -> int:  # pydantic's would hash the teachers, which are dicts
+        return hash(self.run_id)
 
     def _address(self, *but: str) -> str:
         unused = [name for name in ADDED_FIELDS if getattr(self, name) == DEFAULTS[name]]
@@ -325,25 +319,20 @@ SIZE, LEVELS = 20_000, 20  # most bytes of a YAML file, which are read in a seco
 UNREADABLE = (YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
-class _Bounded(Composer):
-    """Refuses what is nested beyond all use, aliases, by which a few lines can stand for a billion values, and tags."""
-
-    level = 0
+class _Plain(Composer):
+    """Refuses aliases, by which a few lines can stand for a billion values, and tags."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event, self.level = self.parser.peek_event(), self.level + 1
-        deep = self.level > LEVELS and isinstance(event, CollectionStartEvent)
-        if deep or getattr(event, "tag", None) or isinstance(event, AliasEvent):
-            said = f"more than {LEVELS} levels" if deep else "an alias (*) or a tag (!!); write the value out"
+        event = self.parser.peek_event()
+        if getattr(event, "tag", None) or isinstance(event, AliasEvent):
+            said = "an alias (*) or a tag (!!); write the value out"
             raise ComposerError(problem=said, problem_mark=event.start_mark)
-        node = super().compose_node(parent, index)
-        self.level -= 1
-        return node
+        return super().compose_node(parent, index)
 
 
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
-    yaml.Composer = _Bounded
+    yaml.Composer, yaml.max_depth = _Plain, LEVELS
     return yaml
 
 
@@ -359,12 +348,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UNREADABLE as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = " ".join(problem.split(" with value")[0].split())
+        problem = " ".join(problem.split(" with value")[0].split(", if necessary")[0].split())
         raise UserError(f"{path}{line}: not readable as YAML: {problem}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys with values, got {values!r:.60}")
-    if odd := [key for key in values if not isinstance(key, str)]:
-        raise UserError(f"{path}: {odd[0]!r:.60}: a key should be text; put it in quotes")
     return values
 
 

@@ -91,9 +91,10 @@ def find(dataset: str = FASHION) -> tuple[Path, dict[str, bytes]]:
     root, chosen, fashion, tried = project_root(), os.environ.get("FMNIST_DATA"), dataset == FASHION, []
     for place in [*([root / Path(chosen).expanduser()] if chosen else []), root / "data", *[SYSTEM] * fashion]:
         for folder in (place / dataset / "raw", place if fashion else place / dataset):  # torchvision's layout, ours
-            payloads, problem = _read(folder, dataset)
-            if not problem:
-                return folder, payloads
+            try:
+                return folder, _read(folder, dataset)
+            except (OSError, ValueError) as error:
+                problem = str(error)
         if chosen and fashion:
             raise UserError(f"FMNIST_DATA is set to {chosen}, but {problem}; unset it, and the data set is fetched")
         tried.append(problem)
@@ -112,17 +113,14 @@ def find(dataset: str = FASHION) -> tuple[Path, dict[str, bytes]]:
     raise UserError("\n  - ".join(lines) + "\n  - ".join(["\nWhat was tried:", *tried]))
 
 
-def _read(folder: Path, dataset: str) -> tuple[dict[str, bytes], str]:
-    """The verified payloads in a folder by name, and what is wrong with the first of the others."""
-    payloads, problems = {}, []
+def _read(folder: Path, dataset: str) -> dict[str, bytes]:
+    """The verified payloads in a folder by name. OSError or ValueError for the first that is absent or wrong."""
+    payloads = {}
     for name in SHA256:
         zipped = folder / f"{name}.gz"
         file = zipped if os.path.isfile(zipped) else folder / name
-        try:
-            payloads[name] = _payload(file, file.read_bytes(), dataset)
-        except (OSError, ValueError) as error:
-            problems.append(str(error))
-    return payloads, problems[0] if problems else ""
+        payloads[name] = _payload(file, file.read_bytes(), dataset)
+    return payloads
 
 
 def _payload(file: Path, content: bytes, dataset: str) -> bytes:
@@ -153,9 +151,7 @@ def _fetched(fetch: Callable, target: Path, dataset: str) -> dict[str, bytes]:
             folder = fetch(Path(place), dataset)
         finally:
             socket.setdefaulttimeout(patience)
-        payloads, problem = _read(folder, dataset)
-        if problem:
-            raise ValueError(problem)
+        payloads = _read(folder, dataset)
         target.mkdir(parents=True, exist_ok=True)
         for name in SHA256:
             with aside(target / f"{name}.gz") as part:

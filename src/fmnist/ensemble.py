@@ -47,12 +47,6 @@ def views(x: torch.Tensor, flip: bool, shift: int) -> list[torch.Tensor]:
     return [each[:, down : down + SIDE, right : right + SIDE].flatten(1) for each in wide for down, right in corners]
 
 
-def accuracy(run_ids: Sequence[str], part: str = "test", flip: bool = False, shift: int = 0) -> float:
-    """Of `probabilities`: the share of images in [0, 1] whose most probable class is their label."""
-    p, labels = probabilities(run_ids, part, flip, shift)
-    return float((p.argmax(1) == labels).mean())
-
-
 def calibration(p: np.ndarray, labels: np.ndarray) -> tuple[pd.DataFrame, float]:
     """A row for each of ten bins of equal width of the greatest probability in p [images, 10] that has images: mean
     confidence, accuracy and images; and the expected calibration error, the mean of |accuracy − confidence| over the

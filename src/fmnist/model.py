@@ -40,18 +40,23 @@ class MLP(nn.Module):
         norm = nn.BatchNorm1d if config.batch_norm else nn.LayerNorm if config.layer_norm else None
         self.norms = nn.ModuleList(norm(width, dtype=dtype) for width in config.hidden_sizes if norm)
         self.activation, self.adds_input = ACTIVATIONS[config.activation](), adds_input(config)
-        layers = range(len(config.hidden_sizes))
-        self.dropouts = nn.ModuleList(SeededDropout(config.dropout, config.seed, layer) for layer in layers)
+        self.dropout, self.seed, self.step = config.dropout, config.seed, 0
         for linear in self.linears:
             initialize(linear, config, draw)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer, linear in enumerate(self.linears[:-1]):
             z = linear(x)
-            z = self.norms[layer](z) if self.norms else z
-            h = self.dropouts[layer](self.activation(z))
+            h = self.activation(self.norms[layer](z) if self.norms else z)
+            h = h * self.mask(layer, h) if self.training and self.dropout else h
             x = x + h if self.adds_input[layer] else h
+        self.step += self.training
         return self.linears[-1](x)
+
+    def mask(self, layer: int, h: Tensor) -> Tensor:
+        """Inverted dropout: masks depend on seed, layer and step alone, so that any stack can draw the same ones."""
+        keys, p = dropout_keys([self.seed], layer, self.step, 1)[0], torch.tensor([self.dropout], dtype=h.dtype)
+        return dropout_mask(keys.to(h.device), p.to(h.device), *h.shape[::-1])[0].t()
 
 
 @dataclass(frozen=True)
@@ -183,30 +188,13 @@ def initialize(linear: nn.Linear, config: RunConfig, draw: torch.Generator) -> N
         match init:
             case "default":
                 exact.uniform_(-bound, bound, generator=draw)
-            case "normal":
-                exact.normal_(0, config.init_std, generator=draw)
             case "zeros":
                 exact.zero_()
             case _:
                 options = {"nonlinearity": "relu"} if init.startswith("kaiming") else {}
+                options |= {"std": config.init_std} if init == "normal" else {}
                 getattr(nn.init, f"{init}_")(exact, generator=draw, **options)
         parameter.copy_(exact)
-
-
-class SeededDropout(nn.Module):
-    """Inverted dropout whose masks depend on seed, layer and step alone, so that any stack can draw the same ones."""
-
-    def __init__(self, p: float, seed: int, layer: int):
-        super().__init__()
-        self.p, self.seed, self.layer, self.step = p, seed, layer, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        key = dropout_keys([self.seed], self.layer, self.step, 1)[0].to(x.device)
-        self.step += 1
-        p = torch.tensor([self.p], dtype=x.dtype, device=x.device)
-        return x * dropout_mask(key, p, *x.shape[::-1])[0].t()
 
 
 def dropout_keys(seeds: Sequence[int], layer: int, first_step: int, steps: int) -> Tensor:

@@ -11,11 +11,9 @@ import pandas as pd
 from scipy import stats
 
 from fmnist.config import OUTPUTS, UserError
-from fmnist.words import METRICS
 
 LEVEL = 0.95
 MIN_PAIRS = 6
-SELECTORS = ("val_accuracy", "best_val_accuracy", "val_loss")
 
 
 def interval(values: np.ndarray | Sequence[float]) -> tuple:
@@ -33,7 +31,7 @@ def summary(runs: pd.DataFrame, by: str | list[str] = "trial", metric: str = "te
     """One row a group, in order of appearance.
 
     Columns: `by`, n (finite runs), diverged (runs without a finite metric, or marked as diverged), runs, mean, low,
-    high (95 % t interval over seeds), batch_std (mean of `test_accuracy_std`, published reports' "±").
+    high (95 % t interval over seeds).
     Raises UserError for a group with two runs of one seed: those are not replications.
     """
     keys, rows = [by] if isinstance(by, str) else list(by), []
@@ -41,10 +39,8 @@ def summary(runs: pd.DataFrame, by: str | list[str] = "trial", metric: str = "te
         require_replications(group, ", ".join(map(str, key)), metric)
         finite = np.isfinite(group[metric])
         lost = ~finite | group.get("diverged", False)
-        spread = group["test_accuracy_std"].mean() if "test_accuracy_std" in group else np.nan
-        rows.append([*key, finite.sum(), lost.sum(), len(group), *interval(group[metric]), spread])
-    names = [*keys, "n", "diverged", "runs", "mean", "low", "high", "batch_std"]
-    return pd.DataFrame(rows, columns=names)
+        rows.append([*key, finite.sum(), lost.sum(), len(group), *interval(group[metric])])
+    return pd.DataFrame(rows, columns=[*keys, "n", "diverged", "runs", "mean", "low", "high"])
 
 
 def compare(runs: pd.DataFrame, baseline: str, by: str = "trial", metric: str = "test_accuracy") -> pd.DataFrame:
@@ -104,21 +100,18 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted[np.argsort(order)]
 
 
-def best(runs: pd.DataFrame, by: str = "trial", metric: str = "val_accuracy") -> str:
-    """The group with the highest mean on validation (lowest, for a loss); ties go to the first.
+def best(runs: pd.DataFrame, by: str = "trial") -> str:
+    """The group with the highest mean validation accuracy; ties go to the first.
 
     A group with a diverged run is chosen only when every group has one: survivors flatter it.
-    Raises UserError for a metric that is not of the validation split, and when every run diverged.
+    Raises UserError when every run diverged.
     """
-    if metric not in SELECTORS:
-        raise UserError(f"best: {metric!r} is not of the validation split; selection reads {', '.join(SELECTORS)}.")
-    table = summary(runs, by, metric).dropna(subset="mean")
+    table = summary(runs, by, "val_accuracy").dropna(subset="mean")
     if table.empty:
         raise UserError("best: every run diverged, so none can be selected; lower the learning rate.")
     if not table["diverged"].all():
         table = table[table["diverged"] == 0]
-    row = table["mean"].idxmax() if METRICS[metric].higher_is_better else table["mean"].idxmin()
-    return table.loc[row, by]
+    return table.loc[table["mean"].idxmax(), by]
 
 
 def best_per(runs: pd.DataFrame) -> pd.Series:

@@ -20,7 +20,17 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import TRAIN_IMAGES, RunConfig, Strict, UserError, nearest, sizes_text, validate, validate_field
+from fmnist.config import (
+    TEMPLATES,
+    TRAIN_IMAGES,
+    RunConfig,
+    Strict,
+    UserError,
+    nearest,
+    sizes_text,
+    validate,
+    validate_field,
+)
 from fmnist.statistics import best_per
 from fmnist.words import count, joined
 
@@ -250,8 +260,7 @@ def _train_own(missing: list[RunConfig], device: str, memory: int | None, team: 
 
 
 def contents(path: str) -> dict[str, Any]:
-    """What a report tells its notebooks of itself: report, folder, base, published, and sections in order, each with
-    notebook, title, label, kind, question, baseline, same (of `gains`), and a `Study`'s parts or None. "": an example.
+    """What a report tells its notebooks of itself: base, published, and sections in order, each with notebook, title,
+    kind, baseline, same (of `gains`), and in study and tuning a `Study`'s parts or None. "": an example.
     """
-    example = Path(__file__).with_name("templates") / "contents.json"
-    return json.loads(Path(path or example).read_text(encoding="utf-8"))
+    return json.loads(Path(path or TEMPLATES / "contents.json").read_text(encoding="utf-8"))

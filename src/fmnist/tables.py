@@ -59,13 +59,6 @@ def summary_table(runs: pd.DataFrame, baseline: str | pd.DataFrame | None = None
     return Table(data, pd.DataFrame(printed), run_ids(runs))
 
 
-def comparison_table(comparison: pd.DataFrame) -> Table:
-    """`statistics.together`: a row a comparison with its trial, baseline, seeds, difference and Holm's p."""
-    printed = {"Trial": comparison["trial"].map(name_of), "Baseline": comparison["baseline"].map(name_of)}
-    printed |= {"Seeds": comparison["n"].astype(str)} | _differences(comparison)
-    return Table(comparison, pd.DataFrame(printed))
-
-
 def _differences(compared: pd.DataFrame) -> dict[str, list[str]]:
     """Two columns for rows of `compare`; a dash for a baseline itself (all NaN) and where no pair of runs is left."""
     rows, form = [row for _, row in compared.iterrows()], partial(written, signed=True)

@@ -7,14 +7,14 @@ import torch
 from PIL import Image, ImageOps
 
 from fmnist import store
-from fmnist.config import FASHION, TRAIN_IMAGES, TRIAL_FIELDS, RunConfig, UserError, runs_folder, sizes_text
+from fmnist.config import FASHION, TEMPLATES, TRAIN_IMAGES, TRIAL_FIELDS, RunConfig, UserError, runs_folder, sizes_text
 from fmnist.data import NAMES, SIDE, load, run_scaling
 from fmnist.ensemble import calibration, probabilities
 from fmnist.model import as_inputs
 from fmnist.statistics import interval
 from fmnist.words import count, percent, significant
 
-CARD = Path(__file__).with_name("templates") / "card.md"
+CARD = TEMPLATES / "card.md"
 
 
 def read_picture(path: Path) -> tuple[torch.Tensor, str]:
@@ -74,11 +74,9 @@ def card(run_id: str) -> str:
     taught = f" It also learned what {count(len(config.teachers), 'other network')} said of them."
     sure = [f"| {percent(b.confidence)} | {percent(b.accuracy)} | {b.images:,} |" for b in bins.itertuples()]
     return CARD.read_text("utf-8").format(
-        **said, run_id=run.run_id, dataset=config.dataset, layers=sizes_text(config.hidden_sizes), error=100 * error,
-        parameters=config.parameters,
-        scale=significant(scale, 6), shift=f"{shift:.6g}", train=TRAIN_IMAGES - config.val_size, val=config.val_size,
-        seeds=count(len(peers), "seed"), confidence=percent(p.max(1).mean()), device=run.record["device"],
-        seconds=own["seconds"], finished=run.record["finished"][:10], data=run.record["data_checksum"],
-        taught=taught * bool(config.teachers), changed="\n".join(changed) or "# nothing", bins="\n".join(sure),
+        **said, run=run, config=config, own=own, layers=sizes_text(config.hidden_sizes), error=100 * error,
+        scale=significant(scale, 6), shift=shift, train=TRAIN_IMAGES - config.val_size, seeds=count(len(peers), "seed"),
+        confidence=percent(p.max(1).mean()), taught=taught * bool(config.teachers), bins="\n".join(sure),
+        changed="\n".join(changed) or "# nothing",
         classes="\n".join(f"| {name} | {percent(right[labels == i].mean())} |" for i, name in enumerate(names)),
     )  # fmt: skip

@@ -8,10 +8,9 @@ import hashlib
 import queue
 import shutil
 import signal
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib import import_module
@@ -96,44 +95,24 @@ def team(
                 raise UserError(f"cluster: worker {address}: {offered}")
             slots += offered
         slots += slots[:1] * (coming - len(slots))  # of jobs that are still queued
-        topic, reports, heard = f"fmnist-{uuid.uuid4().hex}", queue.SimpleQueue(), {}
-
-        def hear(event: tuple) -> None:  # where a stack runs again elsewhere, progress goes back
-            key, epochs, work, accuracy = event[1]
-            before, heard[key] = heard.get(key, (0, 0.0)), (epochs, work)
-            reports.put((epochs - before[0], work - before[1], accuracy))
-
-        client.subscribe_topic(topic, hear)
-        tasks, task = Tasks(client, where, names or {}), partial(train_there, ours, device, topic)
-        yield slots, (tasks, task, reports, threading.Event())
+        topic, reports = f"fmnist-{uuid.uuid4().hex}", queue.SimpleQueue()
+        client.subscribe_topic(topic, lambda event: reports.put(event[1]))
+        task = partial(wait_for, client, where, names or {}, partial(train_there, ours, device, topic))
+        stop = SimpleNamespace(set=client.close)  # which frees the workers, and the threads that wait for them
+        yield slots, (ThreadPoolExecutor(len(configs), "stack"), task, reports, stop)
 
 
-class Tasks(Executor):
-    """Stacks as tasks of Dask under names that its dashboard can show."""
+def wait_for(client: Any, where: str, names: dict[str, str], task: Callable, stack: list[RunConfig]) -> list[Result]:
+    """In a thread: train a stack as a task of Dask, under a name that its dashboard can show."""
+    from distributed import KilledWorker
 
-    def __init__(self, client: Any, where: str, names: dict[str, str]):
-        self.client, self.where, self.names = client, where, names
-
-    def submit(self, task: Callable, stack: list[RunConfig]) -> Future:
-        ours, key = Future(), f"{title(stack, self.names)}-{uuid.uuid4().hex}"
-        self.client.submit(task, stack, key=key, pure=False).add_done_callback(partial(self._settle, ours))
-        return ours
-
-    def _settle(self, ours: Future, theirs: Any) -> None:
-        """In a thread: fetch a result, or say why there is none."""
-        from distributed import KilledWorker
-
-        if not ours.set_running_or_notify_cancel():
-            return
-        try:
-            ours.set_result(theirs.result())
-        except KilledWorker as error:
-            ours.set_exception(UserError(f"training: cluster: {self.where}: {error} Try a smaller --memory"))
-        except (CancelledError, OSError):
-            said = "its scheduler was lost or has started anew; what was finished is kept, the same command goes on"
-            ours.set_exception(UserError(f"training: cluster: {self.where}: {said} from there"))
-        except Exception as error:
-            ours.set_exception(error)
+    try:
+        return client.submit(task, stack, key=f"{title(stack, names)}-{uuid.uuid4().hex}", pure=False).result()
+    except KilledWorker as error:
+        raise UserError(f"training: cluster: {where}: {error} Try a smaller --memory") from None
+    except (CancelledError, OSError):
+        said = "its scheduler was lost or has started anew; what was finished is kept, the same command goes on"
+        raise UserError(f"training: cluster: {where}: {said} from there") from None
 
 
 def title(stack: list[RunConfig], names: dict[str, str]) -> str:
@@ -175,15 +154,8 @@ def train_there(ours: dict[str, str], device: str, topic: str, stack: list[RunCo
     """The task: train a stack as on one machine. It ends within an epoch where nobody waits for it any more."""
     from distributed import get_worker
 
-    worker, done = get_worker(), (0, 0.0)
-    key = worker.get_current_task()
-
-    def report(step: tuple[int, float, float]) -> None:
-        nonlocal done
-        done = done[0] + step[0], done[1] + step[1]
-        worker.log_event(topic, [key, *done, step[2]])
-
-    reports = SimpleNamespace(put=report)
+    worker = get_worker()
+    key, reports = worker.get_current_task(), SimpleNamespace(put=partial(worker.log_event, topic))
     unwanted = SimpleNamespace(is_set=lambda: getattr(worker.state.tasks.get(key), "state", "") != "executing")
     try:
         check(ours)  # it may have come after the others were asked

@@ -17,9 +17,11 @@ PACE = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup_epochs
 LARGE = 1 << 15  # elements of one run above which the CPU takes run by run, so that a rule's passes stay in cache
 
 
-def pace(config: RunConfig) -> tuple:
-    """What is equal in runs whose updates have the same constants, at every step."""
-    return tuple(getattr(config, name) for name in PACE)
+def pace(config: RunConfig) -> tuple | None:
+    """What is equal in runs that one fused kernel of torch.optim updates; None without one, as for plain SGD."""
+    if config.optimizer.startswith("Adam") or config.optimizer == "SGD" and config.momentum:
+        return tuple(getattr(config, name) for name in PACE)
+    return None
 
 
 def scheduled(config: RunConfig) -> bool:
@@ -40,21 +42,19 @@ class Rule:
         self.lr, self.momentum = spread("lr"), spread("momentum")
         self.weight_decay, self.nesterov = spread("weight_decay"), spread("nesterov")
         self.parameter, self.config = parameter, configs[0]
-        alike = len(set(map(pace, configs))) == 1
-        self.fused = alike and parameter.device.type == "cpu"  # torch.optim's kernels take one value of each constant
+        same, *others = set(map(pace, configs))
+        self.fused = bool(same and not others) and parameter.device.type == "cpu"  # kernels take one value of each
         self.scheduled = any(map(scheduled, configs))  # then `lr` is written anew for each step
         self.state = [torch.zeros_like(parameter) for _ in self.state_names]
         self.momentum_buffer = torch.zeros_like(parameter) if self.momentum is not None else None
 
     def step(self, gradient: Tensor, correction: "Correction") -> None:
+        if self.fused:
+            lr = self.lr.view(-1)[0].item() if self.scheduled else self.config.lr
+            return self.fuse(gradient, correction, lr=lr, weight_decay=self.config.weight_decay, maximize=False)
         if self.weight_decay is not None:
             gradient = self.decay(gradient)
         self.parameter.addcmul_(self.direction(gradient, correction), self.lr, value=-1)
-
-    def numbers(self) -> dict[str, float]:
-        """What all fused kernels take of the config."""
-        lr = self.lr.view(-1)[0].item() if self.scheduled else self.config.lr
-        return {"lr": lr, "weight_decay": self.config.weight_decay, "maximize": False}
 
     def decay(self, gradient: Tensor) -> Tensor:
         return torch.addcmul(gradient, self.parameter, self.weight_decay)
@@ -66,12 +66,9 @@ class Rule:
 
 
 class SGD(Rule):
-    def step(self, gradient: Tensor, correction: "Correction") -> None:
-        if not self.fused or self.momentum is None:
-            return super().step(gradient, correction)
-        own = {"momentum": self.config.momentum, "nesterov": self.config.nesterov, "dampening": 0.0}
-        kept = [[self.parameter], [gradient], [self.momentum_buffer]]
-        torch._fused_sgd_(*kept, **self.numbers(), **own, is_first_step=False)
+    def fuse(self, gradient: Tensor, _: "Correction", **numbers: float) -> None:
+        numbers |= {"momentum": self.config.momentum, "nesterov": self.config.nesterov, "dampening": 0.0}
+        torch._fused_sgd_([self.parameter], [gradient], [self.momentum_buffer], **numbers, is_first_step=False)
 
     def direction(self, gradient: Tensor, _: "Correction") -> Tensor:
         buffer = self.accelerate(gradient)
@@ -105,12 +102,10 @@ class Adam(Rule):
     state_names, eps = ("exp_avg", "exp_avg_sq"), 1e-8
     kernel = torch._fused_adam_  # one pass instead of eight
 
-    def step(self, gradient: Tensor, correction: "Correction") -> None:
-        if not self.fused:
-            return super().step(gradient, correction)
-        own = {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "amsgrad": False}
+    def fuse(self, gradient: Tensor, correction: "Correction", **numbers: float) -> None:
+        numbers |= {"beta1": BETA1, "beta2": BETA2, "eps": self.eps, "amsgrad": False}
         kept = [[tensor] for tensor in (self.parameter, gradient, *self.state)]
-        type(self).kernel(*kept, [], [correction.steps], **self.numbers(), **own)
+        type(self).kernel(*kept, [], [correction.steps], **numbers)
 
     def direction(self, gradient: Tensor, correction: "Correction") -> Tensor:
         exp_avg, exp_avg_sq = self.state
@@ -180,8 +175,7 @@ def blocks(parameter: Tensor, configs: Sequence[RunConfig]) -> list[tuple[slice,
         config = configs[run]
         if not large or config.optimizer == "SGD" and not (config.momentum or config.weight_decay):
             return config.optimizer, None  # plain SGD is a single pass anyway
-        fused = config.optimizer.startswith("Adam") or config.optimizer == "SGD" and config.momentum
-        return config.optimizer, pace(config) if fused else run
+        return config.optimizer, pace(config) or run
 
     found = []
     for (name, _), members in groupby(range(len(configs)), key=block):

@@ -9,7 +9,7 @@ equally large, every run is one.
 import functools
 import platform
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -23,26 +23,18 @@ BN_MOMENTUM, NORM_EPS = 0.1, 1e-5  # torch.nn.BatchNorm1d's and LayerNorm's defa
 NORM = ("weight", "bias", "running_mean", "running_var")
 LARGE = 1 << 20  # multiply-adds of a product that is worth a call of its own
 # What backward needs of a hidden layer: activations before dropout, dropout's mask and what the next layer sees, each
-# [runs, width, batch], and what `_normalize` or `_layer_norm` gives.
-Layer = namedtuple("Layer", "activated mask norm out")
+# [runs, width, batch], and what undoes its norm.
+Layer = namedtuple("Layer", "activated mask undo out")
 aten = torch.ops.aten
-FORWARD = {
-    "relu": torch.relu_,
-    "leaky_relu": lambda z: aten.leaky_relu_(z, LEAKY_SLOPE),
-    "tanh": torch.tanh_,
-    "sigmoid": torch.sigmoid_,
+PASSES = {  # forward in place; backward from the activation's own output: one that needs its input does not fit here
+    "relu": (torch.relu_, lambda gradient, a: aten.threshold_backward(gradient, a, 0)),
+    "leaky_relu": (
+        lambda z: aten.leaky_relu_(z, LEAKY_SLOPE),
+        lambda gradient, a: aten.leaky_relu_backward(gradient, a, LEAKY_SLOPE, True),
+    ),
+    "tanh": (torch.tanh_, aten.tanh_backward),
+    "sigmoid": (torch.sigmoid_, aten.sigmoid_backward),
 }
-BACKWARD = {  # the gradient from the activation's own output; one that needs its input does not fit here
-    "relu": lambda gradient, a: aten.threshold_backward(gradient, a, 0),
-    "leaky_relu": lambda gradient, a: aten.leaky_relu_backward(gradient, a, LEAKY_SLOPE, True),
-    "tanh": aten.tanh_backward,
-    "sigmoid": aten.sigmoid_backward,
-}
-
-
-def onednn(a: Tensor, b: Tensor) -> Tensor:
-    """a · bᵀ of two matrices by oneDNN's linear layer; views that are strided cost nothing."""
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
 @functools.cache
@@ -73,33 +65,21 @@ def round_bfloat16(x: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a · b + bias run by run, [runs, m, k] · [runs, k, n]."""
+def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None, large: int = 8 * LARGE) -> Tensor:
+    """a · b + bias run by run, or group by group, [runs, m, k] · [runs, k, n]. On the CPU, products in float32 of more
+    than `large` multiply-adds are oneDNN's, where that leads; in bfloat16 torch.bmm is that already, all in one call.
+    """
     if a.shape[2] == 1 and bias is None:  # a batch of one image: the libraries' products take ten times as long
         return a * b
     on_cpu = a.device.type == "cpu" and a.dtype == torch.float32
-    if on_cpu and a[0].numel() * b.shape[2] > 8 * LARGE and onednn_leads():
-        c = torch.stack([onednn(*pair) for pair in zip(a, b.mT, strict=True)])
+    if on_cpu and a[0].numel() * b.shape[2] > large and onednn_leads():
+        linear = torch.ops.mkldnn._linear_pointwise  # a · bᵀ of two matrices; views that are strided cost nothing
+        parts = [linear(*pair, None, "none", [], "") for pair in zip(a, b.mT, strict=True)]
+        c = torch.stack(parts) if len(parts) > 1 else parts[0][None]
         return c if bias is None else c.add_(bias)
     if b.shape[2] == 1 and bias is None:  # a vector: faster from the left, as backward's weights lie transposed
         return torch.bmm(b.mT, a.mT).mT
     return torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a · bᵀ group by group: [groups, m, k] and [groups, n, k] → [groups, m, n]. On the CPU large ones in float32 are
-    oneDNN's, where that leads; in bfloat16 torch.bmm is that already, all groups in one call.
-    """
-    large = a.dtype == torch.float32 and a[0].numel() * b.shape[1] > LARGE
-    if a.device.type == "cpu" and large and onednn_leads():
-        parts = [onednn(*pair) for pair in zip(a, b, strict=True)]
-        return parts[0][None] if len(parts) == 1 else torch.stack(parts)
-    return matmul(a, b.mT)
-
-
-def over_batch(dz: Tensor) -> Tensor:
-    """The sum over the batch, [runs, width, batch] → [runs, width]."""
-    return dz.sum(2) if dz.shape[2] > 1 else dz[:, :, 0]
 
 
 class Stack:
@@ -112,13 +92,13 @@ class Stack:
         sizes = [len(list(members)) for _, members in groupby(configs, key=lambda c: (c.seed, c.input_scaling))]
         self.configs, together = list(configs), sizes[0] if len({*sizes}) == 1 else 1
         self.groups = self.configs[::together]  # the first run of each
-        self.depth, self.batch_norm, self.layer_norm = len(first.hidden_sizes), first.batch_norm, first.layer_norm
-        self.adds = adds_input(first)
+        self.depth, self.adds = len(first.hidden_sizes), adds_input(first)
+        self.norm = self._batch_norm if first.batch_norm else self._layer_norm if first.layer_norm else None
         self.dtype = PARAMETER_DTYPE[first.precision]
         lacks_bfloat16 = torch.device(device).type == "cpu" and not has_bfloat16()
         self.stands_in = first.precision == "bfloat16" and lacks_bfloat16
         self.compute_dtype = self.dtype if self.stands_in else getattr(torch, first.precision)
-        self.activate, self.activate_backward = FORWARD[first.activation], BACKWARD[first.activation]
+        self.activate, self.activate_backward = PASSES[first.activation]
         self.state = {
             name: torch.stack([state[name] for state in states]).to(device)
             for name in states[0]
@@ -156,14 +136,13 @@ class Stack:
         elif self.rounded is not self.exact:
             torch._foreach_copy_(self.rounded, self.exact)
         runs, width, inputs = self.weights[0].shape
-        a = product(self.weights[0].view(len(x), -1, inputs), x).view(runs, width, -1).add_(self.columns[0])
+        a = matmul(self.weights[0].view(len(x), -1, inputs), x.mT, large=LARGE)
+        a = a.view(runs, width, -1).add_(self.columns[0])
         h = x
         for layer in range(self.depth):
-            norm = mask = None
-            if self.batch_norm:
-                a, norm = self._normalize(layer, a, training)
-            elif self.layer_norm:
-                a, norm = self._layer_norm(layer, a)
+            undo = mask = None
+            if self.norm:
+                a, undo = self.norm(layer, a, training)
             a = self.activate(a)
             if training and self.dropout is not None:
                 mask = dropout_mask(keys[layer], self.dropout, *a.shape[1:], dtype=a.dtype)
@@ -172,44 +151,44 @@ class Stack:
             else:
                 h = self.cast(a if mask is None else a * mask)
             if training:
-                self.tape.append(Layer(a, mask, norm, h))
+                self.tape.append(Layer(a, mask, undo, h))
             a = matmul(self.weights[layer + 1], h, self.columns[layer + 1])
         return a.to(self.dtype)
 
-    def _normalize(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _batch_norm(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, Callable]:
+        """torch.nn.BatchNorm1d of z [runs, width, batch]; and from the gradient by it those by z, scale and shift."""
         flat = z.view(1, -1, z.shape[2]).to(self.dtype)
         scale, shift, mean, var = (self.state[f"norms.{layer}.{kind}"].view(-1) for kind in NORM)
         y, *saved = aten.native_batch_norm(flat, scale, shift, mean, var, training, BN_MOMENTUM, NORM_EPS)
-        return y.view(z.shape).to(z.dtype), (flat, *saved)
 
-    def _normalize_backward(self, layer: int, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        scale, _, mean, var = (self.state[f"norms.{layer}.{kind}"].view(-1) for kind in NORM)
-        flat, *saved = self.tape[layer].norm
-        dz, dscale, dshift = aten.native_batch_norm_backward(
-            dy.view(flat.shape).to(self.dtype), flat, scale, mean, var, *saved, True, NORM_EPS, [True] * 3
-        )
-        return dz.view(dy.shape).to(dy.dtype), dscale.view(len(dy), -1), dshift.view(len(dy), -1)
+        def undo(dy: Tensor) -> tuple[Tensor, ...]:
+            known = flat, scale, mean, var, *saved, True, NORM_EPS, [True] * 3
+            dz, *own = aten.native_batch_norm_backward(dy.view(flat.shape).to(self.dtype), *known)
+            return dz.view(dy.shape).to(dy.dtype), *(each.view(len(dy), -1) for each in own)
 
-    def _layer_norm(self, layer: int, z: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """torch.nn.LayerNorm over the width of z [runs, width, batch]; the normalized z and 1/std [runs, 1, batch]."""
+        return y.view(z.shape).to(z.dtype), undo
+
+    def _layer_norm(self, layer: int, z: Tensor, _: bool) -> tuple[Tensor, Callable]:
+        """torch.nn.LayerNorm over the width of z [runs, width, batch]; else as `_batch_norm`."""
         var, mean = torch.var_mean(z.to(self.dtype), 1, correction=0, keepdim=True)
         rstd = (var + NORM_EPS).rsqrt_()
         scale, shift = (self.state[f"norms.{layer}.{kind}"][:, :, None] for kind in NORM[:2])
         normal = (z - mean).mul_(rstd)
-        return torch.addcmul(shift, normal, scale).to(z.dtype), (normal, rstd)
 
-    def _layer_norm_backward(self, layer: int, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (normal, rstd), wide_dy = self.tape[layer].norm, dy.to(self.dtype)
-        dnormal, along = wide_dy * self.state[f"norms.{layer}.weight"][:, :, None], wide_dy * normal
-        dz = dnormal - dnormal.mean(1, keepdim=True) - normal * (dnormal * normal).mean(1, keepdim=True)
-        return dz.mul_(rstd).to(dy.dtype), over_batch(along), over_batch(wide_dy)
+        def undo(dy: Tensor) -> tuple[Tensor, ...]:
+            wide_dy = dy.to(self.dtype)
+            dnormal, along = wide_dy * scale, wide_dy * normal
+            dz = dnormal - dnormal.mean(1, keepdim=True) - normal * (dnormal * normal).mean(1, keepdim=True)
+            return dz.mul_(rstd).to(dy.dtype), along.sum(2), wide_dy.sum(2)
+
+        return torch.addcmul(shift, normal, scale).to(z.dtype), undo
 
     def backward(self, x: Tensor, dlogits: Tensor) -> list[Tensor]:
         """Gradients of the parameters, in the products' type, after a training `forward`; dlogits as the logits."""
         dz, gradients, beside = self.cast(dlogits), [], None
         for layer in reversed(range(self.depth)):
             tape = self.tape[layer]
-            gradients = [matmul(dz, tape.out.mT), over_batch(dz), *gradients]
+            gradients = [matmul(dz, tape.out.mT), dz.sum(2), *gradients]
             dh = matmul(self.weights[layer + 1].mT, dz)
             if beside is not None:
                 dh += beside
@@ -217,13 +196,12 @@ class Stack:
             if tape.mask is not None:
                 dh = dh.mul_(tape.mask) if beside is None else dh * tape.mask
             dz = self.activate_backward(dh, tape.activated)
-            if tape.norm is not None:
-                undo = self._normalize_backward if self.batch_norm else self._layer_norm_backward
-                dz, *norm_gradients = undo(layer, dz)
+            if tape.undo:
+                dz, *norm_gradients = tape.undo(dz)
                 gradients = [*norm_gradients, *gradients]
             dz = self.cast(dz)
-        first = product(dz.view(len(x), -1, dz.shape[2]), x.mT).view(self.weights[0].shape)
-        return [first, over_batch(dz), *gradients]
+        first = matmul(dz.view(len(x), -1, dz.shape[2]), x, large=LARGE).view(self.weights[0].shape)
+        return [first, dz.sum(2), *gradients]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -186,7 +186,7 @@ def train(
     and its workers on the CPU, of the device elsewhere; left out, most of what is free. UserError if a run needs more.
     """
     with team(configs, device, memory) as (slots, (executor, task, reports, stop)):
-        stacks, waiting = plan(configs, slots), []
+        stacks, waiting, heard = plan(configs, slots), [], {}
         try:
             with apart():
                 waiting += [executor.submit(task, stack) for stack in stacks]
@@ -194,7 +194,9 @@ def train(
                 if reports.empty():
                     wait(waiting, timeout=POLL)
                 else:
-                    progress(*reports.get())
+                    key, epochs, done, accuracy = reports.get()  # of a stack, so far
+                    before, heard[key] = heard.get(key, (0, 0.0)), (epochs, done)
+                    progress(epochs - before[0], done - before[1], accuracy)  # back, where it is trained anew
                 deliver(waiting, finished)
         except BaseException as error:
             for future in waiting:
@@ -221,20 +223,17 @@ def deliver(waiting: list[Future], finished: Callable[[Result], None]) -> None:
 
 def train_here(device: torch.device, reports: Any, stop: Any, stack: list[RunConfig]) -> list[Result]:
     """Train one stack and report every epoch; where the device's memory does not suffice after all, its halves."""
-    each, done, seen = sum(map(work, stack)) / max(stack[0].epochs, 1), 0, 0.0
+    each, key = sum(map(work, stack)) / max(stack[0].epochs, 1), stack[0].run_id
 
     def report(epoch: int, accuracy: float, *_: Any) -> None:
-        nonlocal done, seen
-        if epoch != done:
-            reports.put(((epoch - done) * len(stack), (epoch - done) * each, accuracy))
-        done, seen = epoch, accuracy
+        reports.put([key, epoch * len(stack), epoch * each, float(accuracy)])
 
     if stop.is_set():
         raise KeyboardInterrupt
     release(device)
     with suppress(torch.OutOfMemoryError):
         results = train_stack(stack, load(device, stack[0].dataset), report, stop)
-        report(stack[0].epochs, seen)  # all of them, if every run has diverged before
+        report(stack[0].epochs, results[0].history["val_accuracy"][-1])  # all, if every run has diverged before
         return results
     if len(stack) == 1:
         raise UserError(f"device: {device} has too little free memory for a single run; use another device")

@@ -5,19 +5,17 @@ import contextvars
 import html
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from threading import current_thread
 
 import anywidget
 import ipywidgets
 import traitlets
 
-from fmnist.config import INPUTS, TRIAL_FIELDS, RunConfig, UserError
+from fmnist.config import INPUTS, TEMPLATES, TRIAL_FIELDS, RunConfig, UserError
 from fmnist.study import setting
 
 SETTLE = 0.2  # seconds that messages which were sent before may still take, by the other thread
 SAID = ("hidden_sizes", "optimizer", "lr", "epochs")  # names a trial that stands alone
-TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 class Panel(ipywidgets.VBox):
@@ -85,7 +83,7 @@ def picture(value: bytes = b"") -> ipywidgets.Image:
 
 def differing(configs: list[RunConfig]) -> list[str]:
     """The fields, seed aside, that have more than one value."""
-    return [name for name in TRIAL_FIELDS if len({getattr(config, name) for config in configs}) > 1]
+    return [name for name in TRIAL_FIELDS if any(getattr(c, name) != getattr(configs[0], name) for c in configs)]
 
 
 def described(config: RunConfig) -> str:

@@ -4,8 +4,6 @@ A document is a list of *pieces* in Pandoc's JSON: code blocks whose first class
 parse each by itself, so that nothing a cell contains, such as an unclosed fence, reaches beyond the cell.
 """
 
-import base64
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -16,10 +14,8 @@ import nbformat
 from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 
-from fmnist.config import UserError
-
 API_VERSION = [1, 23, 1]  # of Pandoc's JSON syntax tree
-IMAGES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp"}
+IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
 FORMS = ("text/latex", *IMAGES, "text/markdown", "text/html", "text/plain")  # richest first
 PAPER = re.compile(r" ?<!-- ([{(\[@][^<>]*?) -->")  # labels and references: in a notebook, comments, which it hides
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -27,20 +23,17 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 @dataclass
 class Document:
-    """`blocks` (Pandoc JSON), `metadata` (strings are Markdown) and `resources` (file name to bytes)."""
+    """`blocks` (Pandoc JSON) and `metadata` (strings are Markdown)."""
 
     metadata: dict
     blocks: list = field(default_factory=list)
-    resources: dict = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Write ``document.json``, ``metadata.json`` and the resources into `folder`."""
+        """Write ``document.json`` and ``metadata.json`` into `folder`."""
         tree = {"pandoc-api-version": API_VERSION, "meta": {}, "blocks": self.blocks}
         (folder / "document.json").write_text(json.dumps(tree), encoding="utf-8")
         metadata = json.dumps(self.metadata, ensure_ascii=False)  # Pandoc reads YAML, which has no surrogate pairs
         (folder / "metadata.json").write_text(metadata, encoding="utf-8")
-        for name, data in self.resources.items():
-            (folder / name).write_bytes(data)
 
     def piece(self, kind: str, text: str, **attributes) -> None:
         self.blocks.append(_code(text, kind, attributes))
@@ -53,14 +46,9 @@ class Document:
             self.blocks.append({"t": "Div", "c": [["", ["fmnist-code"], []], list(code)]})
         code.clear()
 
-    def resource(self, data: bytes, suffix: str) -> str:
-        name = f"{hashlib.sha256(data).hexdigest()[:16]}.{suffix}"
-        self.resources[name] = data
-        return name
-
 
 def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Document:
-    """The document of notebook `nb`, called `name`, lying in `folder`. UserError where the bibliography is missing.
+    """The document of notebook `nb`, called `name`, lying in `folder`.
 
     Code of our notebooks stands folded beneath what it made, with that of cells before it that made text or nothing. A
     notebook without metadata of ours is *foreign*: its first heading is its title, its code stands above its output.
@@ -69,16 +57,13 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
     document = Document(_metadata(nb, name, Path(folder or ".").resolve()))
     language = nb.metadata.get("kernelspec", {}).get("language") or "python"
     waiting = []  # code whose place is not yet known
-    for number, cell in enumerate(nb.cells):
+    for cell in nb.cells:
         tags = {tag.replace("-", "_") for tag in cell.metadata.get("tags", [])}
         merged = cell.metadata.get("fmnist", {})  # where a cell of a report is from
         where = {"shift": 0, "notebook": name, "cell": cell.get("id", "")} | merged
         if cell.cell_type == "markdown" and "remove_cell" not in tags:
             document.fold(waiting)
-            text = _attachments(cell)
-            if number == 0 and not document.metadata["report"]:
-                document.metadata["title"], text = heading(text, document.metadata["title"])
-            document.piece("markdown", text, **where)
+            document.piece("markdown", _attachments(cell), **where)
         elif cell.cell_type == "code" and "remove_cell" not in tags:
             if cell.source.strip() and "remove_input" not in tags:
                 place = {} if "injected_parameters" in tags else merged  # which are in no notebook
@@ -100,11 +85,8 @@ def _metadata(nb: NotebookNode, name: str, folder: Path) -> dict:
     about = {key: value for key, value in nb.metadata.get("fmnist", {}).items() if value}
     ours = bool(about) or any(_mark(output) for cell in nb.cells for output in cell.get("outputs", []))
     facts = {"ours": ours, "report": "title" in about, "gaps": "gaps" in about, "folder": str(folder), "lang": "en"}
-    if (path := about.get("bibliography")) and not (folder / path).is_file():
-        raise UserError(f"bibliography {folder / path} does not exist: correct `bibliography` in the report's YAML")
-    nearby = ["references.bib", *(above / "report" / "references.bib" for above in folder.parents)]
-    there = (str(folder / found) for found in ([path] if path else nearby) if (folder / found).is_file())
-    facts["bibliography"] = next(there, "")  # a notebook that names none takes one nearby
+    nearby = [folder / "references.bib", *(above / "report" / "references.bib" for above in folder.parents)]
+    facts["bibliography"] = str(next(filter(Path.is_file, nearby), ""))
     shown = {key: value for key, value in about.items() if key not in ("appendix", "values")}
     return {"title": name.replace("_", " ") or "Notebook", **shown, **facts}
 
@@ -138,17 +120,11 @@ def _add_output(document: Document, output: NotebookNode, where: dict) -> None:
 
 
 def _add_published(document: Document, output: NotebookNode, where: dict) -> None:
-    """A figure or table of `publish`, where there are any with its note (Markdown) and the file with its data."""
+    """A figure or table of `publish`, where there are any with its note (Markdown) and its data (CSV)."""
     mark = _mark(output)
-    about = where | {key: mark[key] for key in ("label", "note", "alt", "drawing") if mark.get(key)}
-    if mark.get("data"):
-        about["data"] = f"{mark['label']}.csv"
-        document.resources[about["data"]] = mark["data"].encode()
-    if mark.get("drawing"):
-        document.metadata["drawn"] = True
+    about = where | {key: mark[key] for key in ("label", "note", "alt", "drawing", "data") if mark.get(key)}
     if mark["role"] == "figure":
-        picture = document.resource(output.data["image/svg+xml"].encode(), "svg")
-        document.piece("figure", mark["caption"], src=picture, **about)
+        document.piece("figure", mark["caption"], svg=output.data["image/svg+xml"], **about)
     else:
         document.piece("table", output.data["text/markdown"], caption=mark["caption"], **about)
 
@@ -162,8 +138,8 @@ def _add_result(document: Document, output: NotebookNode, where: dict) -> None:
     if form in IMAGES:
         details = output.metadata.get(form, {})
         alt = output.metadata.get("alt") or details.get("alt") or "Figure made by the code above"
-        picture = document.resource(data.encode() if "svg" in form else base64.b64decode(data), IMAGES[form])
-        document.piece("image", "", src=picture, alt=alt, width=details.get("width", ""))
+        source = {"svg": data} if "svg" in form else {"src": f"data:{form};base64,{''.join(data.split())}"}
+        document.piece("image", "", alt=alt, width=details.get("width", ""), **source)
     elif form == "text/latex":
         document.piece("markdown", re.sub(r"^\s*\$(?!\$)([^$]+)\$\s*$", r"$$\1$$", data), **where)
     elif form in ("text/markdown", "text/html"):
@@ -183,10 +159,3 @@ def _attachments(cell: NotebookNode) -> str:
     attached = [(name, *next(iter(bundle.items()))) for name, bundle in cell.get("attachments", {}).items()]
     uris = {name: f"data:{form};base64,{data}" for name, form, data in attached}
     return re.sub(r"attachment:([^\s)\"'>]+)", lambda match: uris.get(unquote(match[1]), match[1]), cell.source)
-
-
-def heading(text: str, default: str) -> tuple[str, str]:
-    """The heading a notebook opens with, and the text without it."""
-    match = re.match(r"\s*#\s+(.+?)\s*#*\s*(?:\n|$)", text)
-    match = match or re.match(r"\s*<h1\b[^>]*>\s*([^<]+?)\s*</h1>", text, re.IGNORECASE)
-    return (re.sub(r"\s*\{[^{}]*\}$", "", match[1]), text[match.end() :]) if match else (default, text)

@@ -5,14 +5,10 @@ HTML with MathML, or Typst source, which Typst sets. No TeX, browser or network 
 bytes. Entry points make them known to ``jupyter nbconvert --to homework_html`` (or ``_pdf``) and to JupyterLab.
 """
 
-import base64
-import json
 import re
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import quote
 
 import pypandoc
 import typst
@@ -20,12 +16,10 @@ from nbconvert.exporters import Exporter
 from nbformat import NotebookNode
 from traitlets import Unicode
 
-from fmnist.config import UserError
+from fmnist.config import TEMPLATES, UserError
 from fmnist.paper.document import read
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
 FUNCTION = re.compile("(<m(?:sub|sup|under|over)+>)?<mrow><mi[^>]*>\\w+</mi><mo>(?:\u2061|&#8289;)</mo></mrow>(<mo)?")
-PICTURE = re.compile("data:image/svg\\+xml;base64,([A-Za-z0-9+/=]+)")
 OPERAND = re.compile(r"</m(?:i|n|sub|sup|subsup|frac)>$")
 PRIME = re.compile(r"<msup>(<mi>.</mi>)(<mo>[′″]</mo>|<mrow>(?:<mi>′</mi>)+</mrow>)</msup>")
 ACCENT = re.compile('<mover>(<mi[^>]*>.</mi><mo) accent="true">([\u0302\u0303\u0307\u0308])')
@@ -41,7 +35,7 @@ class HomeworkExporter(Exporter):
         document = read(nb, resources["metadata"].get("name", ""), resources["metadata"].get("path"))
         with TemporaryDirectory() as folder:
             document.write(Path(folder))
-            return self.render(Path(folder)), resources
+            return self.render(Path(folder), document.metadata), resources
 
 
 class HomeworkHTML(HomeworkExporter):
@@ -51,47 +45,33 @@ class HomeworkHTML(HomeworkExporter):
     output_mimetype = "text/html"
     file_extension = Unicode(".html")
 
-    def render(self, folder: Path) -> str:
-        return _mathematics(write_page(folder, "homework.html", "--mathml", "--toc", "--toc-depth=3"))
+    def render(self, folder: Path, about: dict) -> str:
+        look = [f"--template={TEMPLATES / 'homework.html'}", f"--css={TEMPLATES / 'homework.css'}"]
+        options = ["--to=html5", "--mathml", "--embed-resources", "--toc", "--toc-depth=3", *look]
+        page = _mathematics(_pandoc(folder, *options, f"--variable=templates:{TEMPLATES}").decode())
+        return re.sub(r'<th( style="[^"]*")?></th>', r"<td\1></td>", page)  # pandas leaves such a head above an index
 
 
 class HomeworkPDF(HomeworkExporter):
-    """A PDF in the look of an AMS article, on US letter paper: accessible (PDF/UA-1) and, with runs, archival: PDF/A-3a
-    wants a date, a report's being that of its newest run, and allows attachments.
+    """A PDF in the look of an AMS article, on US letter paper. A report is accessible (PDF/UA-1) and, with runs,
+    archival: PDF/A-3a wants a date, that of its newest run, and allows attachments.
     """
 
     export_from_notebook = "Homework paper (PDF)"
     output_mimetype = "application/pdf"
     file_extension = Unicode(".pdf")
 
-    def render(self, folder: Path) -> bytes:
-        source = folder / "document.typ"
-        about = json.loads((folder / "metadata.json").read_text("utf-8"))
+    def render(self, folder: Path, about: dict) -> bytes:
+        source, dated = folder / "document.typ", "timestamp" in about
         source.write_bytes(_pandoc(folder, "--to=typst-citations", f"--template={TEMPLATES / 'homework.typ'}"))
+        standards = (
+            ["a-3a"] * dated + ["ua-1"] if about["report"] else []
+        )  # other notebooks may lack what these ask for
         setting = dict(root=folder, ignore_system_fonts=True, timestamp=about.get("timestamp", 0))
-        standards = ["a-3a", "ua-1"] if "timestamp" in about else ["ua-1"]
-        if not about["report"]:  # notebooks that are no report of ours may lack what the standards ask for
-            with suppress(typst.TypstError):
-                return typst.compile(source, pdf_standards=standards, **setting)
-            standards = []
         try:
             return typst.compile(source, pdf_standards=standards, **setting)
         except typst.TypstError as error:
             raise UserError(f"Typst cannot set the PDF: {error.message}") from error
-
-
-def write_page(folder: Path, template: str, *options: str) -> str:
-    """The document in `folder` as one HTML file in the look of all our pages."""
-    look = [f"--template={TEMPLATES / template}", f"--css={TEMPLATES / 'homework.css'}"]
-    place = f"--variable=templates:{TEMPLATES}"
-    page = _pandoc(folder, "--to=html5", "--embed-resources", place, *look, *options).decode()
-    page = PICTURE.sub(lambda found: "data:image/svg+xml," + _plain(base64.b64decode(found[1]).decode()), page)
-    return re.sub(r'<th( style="[^"]*")?></th>', r"<td\1></td>", page)  # pandas leaves such a head above an index
-
-
-def _plain(svg: str) -> str:
-    """An SVG for a data URI in double quotes: three quarters of what base64 takes."""
-    return quote(re.sub(r"\s+", " ", svg).replace('"', "'"), safe=" =:/;,.'*!?@+$-_~")
 
 
 def _mathematics(page: str) -> str:
@@ -111,9 +91,8 @@ def _mathematics(page: str) -> str:
 def _pandoc(folder: Path, *options: str) -> bytes:
     command = [pypandoc.get_pandoc_path(), "document.json", f"--defaults={TEMPLATES / 'pandoc.yaml'}", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True)
-    complaint = done.stderr.decode(errors="replace").strip()
-    if done.returncode == 70:  # from filter.lua: a mistake in the text
-        raise UserError(complaint.split("USER: ", 1)[-1])
-    if done.returncode:
-        raise UserError(f"Pandoc cannot render the paper: {complaint}".splitlines()[0])
+    if done.returncode:  # 70, with "USER: ", is from filter.lua: a mistake in the text
+        complaint = done.stderr.decode(errors="replace").strip()
+        said = complaint.partition("USER: ")[2]
+        raise UserError(said or f"Pandoc cannot render the paper: {complaint}".splitlines()[0])
     return done.stdout

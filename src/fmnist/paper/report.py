@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from functools import partial
-from html import escape
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import nbformat
@@ -27,10 +25,21 @@ from nbformat import NotebookNode, v4
 from pydantic import BeforeValidator, Field, create_model
 
 from fmnist import replication, store
-from fmnist.config import Strict, UserError, apart, aside, follow_parent, nearest, project_root, read_yaml, validate
+from fmnist.config import (
+    TEMPLATES,
+    Strict,
+    UserError,
+    apart,
+    aside,
+    follow_parent,
+    nearest,
+    project_root,
+    read_yaml,
+    validate,
+)
 from fmnist.paper import prose, provenance
-from fmnist.paper.document import PAPER, Document, values
-from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF, write_page
+from fmnist.paper.document import PAPER, values
+from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
 from fmnist.search import Search, SearchSpec
 from fmnist.statistics import best_per
 from fmnist.study import Study, StudySpec, train
@@ -39,7 +48,6 @@ from fmnist.words import joined
 KINDS = {"text": Strict, "replication": Strict, "search": SearchSpec}  # as metadata {"fmnist": {"kind": …}} say
 KINDS |= dict.fromkeys(["study", "recipe", "beyond"], StudySpec)
 Say = Callable[[str], None]
-LEFT = ".*.*.*.????????"  # names of what is written by `aside`
 
 
 class Author(Strict):
@@ -111,8 +119,7 @@ class Chapter:
 
     def contents(self, later: Study | None) -> dict[str, Any]:
         """What other notebooks of the report may know of it; `study` is what is shown, `tuning` came before it."""
-        first, about = PAPER.sub(r" \1", self.source.cells[0].source), self.source.metadata.get("fmnist", {})
-        title, label = re.match(r"#* *(.*?) *(?:\{#([\w-]+).*\})?$", first, re.M).groups("")
+        title = re.match(r"#* *(.*?) *(?:<!--.*|\{#.*)?$", self.source.cells[0].source, re.M)[1]
         study = getattr(self.study, "study", self.study) if self.kind != "beyond" else None  # a search has one
         tuning, baseline, same = None, self.parameters.get("baseline", ""), []
         if self.kind in ("study", "recipe"):
@@ -120,9 +127,9 @@ class Chapter:
             same = list(study.spec.grid) if study.spec.variants else []
             if baseline not in study.trials:  # a variant stands for its selected trial, and so do the others
                 baseline, same = best_per(study.runs()).get(baseline, baseline), []
-        contents = {"notebook": self.name, "title": title, "label": label, "kind": self.kind, "baseline": baseline}
+        contents = {"notebook": self.name, "title": title, "kind": self.kind, "baseline": baseline}
         study, tuning = (each and each.spec.model_dump(mode="json") for each in (study, tuning))
-        return contents | {"study": study, "tuning": tuning, "same": same, "question": about.get("question", "")}
+        return contents | {"study": study, "tuning": tuning, "same": same}
 
 
 class Report:
@@ -212,8 +219,7 @@ class Report:
 
         workers.processes.cache_clear()  # they end, and with them a gigabyte is free
         published = self.folder / "published.yaml"
-        contents = {"report": self.name, "base": self.spec.base}
-        contents["sections"] = [c.contents(self.later.get(c.name)) for c in self.chapters]
+        contents = {"base": self.spec.base, "sections": [c.contents(self.later.get(c.name)) for c in self.chapters]}
         contents["published"] = read_yaml(published) if published.exists() else None
         _write(self.built / "contents.json", json.dumps(contents, indent=1))
         codes = {chapter.name: provenance.code(chapter.name, self.folder) for chapter in self.chapters}
@@ -286,9 +292,8 @@ class Report:
         folder, metadata = project_root() / "report", paper.metadata["fmnist"]
         trials: dict[str, dict[str, str]] = {}
         for name, study in self._studies:
-            for trial, (_, configs) in study.trials.items():
-                for config in configs:
-                    trials.setdefault(config.run_id, {})[name] = trial
+            for run_id, trial in study.names().items():
+                trials.setdefault(run_id, {})[name] = trial
         shown = ("title", "date", "notice", "found", "values", "gaps")
         about = {"report": self.name} | {key: metadata[key] for key in shown}
         place = {"metadata": {"name": self.name, "path": f"{project_root()}/notebooks"}}  # where pictures lie
@@ -323,7 +328,7 @@ def build(names: Sequence[str], device: str, memory: int | None, keep_going: boo
 
 @contextmanager
 def _turn(report: Report, say: Say) -> Iterator[None]:
-    """Builds of one report take turns, as each writes the same files; what killed ones have left there is removed."""
+    """Builds of one report take turns, as each writes the same files."""
     lock = FileLock(report.built / ".lock")
     try:
         turn = lock.acquire(blocking=False)
@@ -331,25 +336,25 @@ def _turn(report: Report, say: Say) -> Iterator[None]:
         say(f"waiting for another build of {report.name}")
         turn = lock.acquire()
     with turn:
-        for left in (*report.built.glob(LEFT), *report.built.parents[1].glob(f".{report.name}{LEFT}")):
-            left.unlink(missing_ok=True)
         yield
 
 
 def index(folder: Path) -> str:
     """report/index.html: the HTML and PDF files in `folder`, by title, or by name where there is no JSON file of it."""
-    papers = []
+    lines = []
     for name in {path.stem for form in ("html", "pdf") for path in folder.glob(f"*.{form}")} - {"index"}:
         about = {"title": name.replace("_", " "), "date": ""}
         with suppress(OSError, ValueError, LookupError, TypeError):  # no JSON, or somebody else's
             record = json.loads((folder / f"{name}.json").read_text("utf-8"))
             about = {key: record[key] for key in about}
-        forms = {form: f"{name}.{form}" for form in ("html", "pdf") if (folder / f"{name}.{form}").exists()}
-        papers.append(forms | {key: escape(text, quote=False) for key, text in about.items()})
-    page = Document({"title": "Reports", "lang": "en", "reports": sorted(papers, key=lambda paper: paper["title"])})
-    with TemporaryDirectory() as place:
-        page.write(Path(place))
-        return write_page(Path(place), "index.html")
+        title, date = (
+            re.sub(r"([!-/:-@[-`{-~])", r"\\\1", text) for text in about.values()
+        )  # nothing in it is Markdown
+        forms = [form for form in ("html", "pdf") if (folder / f"{name}.{form}").exists()]
+        links = " ".join(f"[{form.upper()}[ of {title}]{{.unseen}}](<{name}.{form}>)" for form in forms)
+        lines.append(f"- {title}{', ' * bool(date)}{date}: {links}")
+    page = v4.new_notebook(cells=[v4.new_markdown_cell("\n".join(["# Reports", "", *sorted(lines)]))])
+    return HomeworkHTML().from_notebook_node(page)[0]
 
 
 def new(name: str, title: str, author: str) -> None:

@@ -5,7 +5,6 @@ Colours are Okabe and Ito's (jfly.uni-koeln.de/color, 2008), each with a marker 
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -17,6 +16,7 @@ from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
+from fmnist.config import TEMPLATES
 from fmnist.tables import run_ids
 from fmnist.words import AXES, metric_of, name_of
 
@@ -27,7 +27,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 OUTWARD = np.array([-1, 1])
 PERCENT_TICKS = np.array([99, 98, 97, 96, 95, 94, 92, 90, 88, 85, 80, 75, 70, 60, 50, 30, 10, 0])
-TEMPLATES = Path(__file__).parents[1] / "templates"
 RC = mpl.rc_params_from_file(TEMPLATES / "figures.mplstyle", use_default_template=False)
 for font in TEMPLATES.glob("fonts/*.otf"):
     fontManager.addfont(font)
