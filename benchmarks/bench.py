@@ -125,7 +125,7 @@ def main() -> None:
         results = report.replaced(json.loads(path.read_text(encoding="utf-8")), results, args.network)
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    figure.draw(results).savefig(path.with_suffix(".png"), dpi=figure.DPI)
+    figure.draw(results, path)
     print(report.text(results))
 
 

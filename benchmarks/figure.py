@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from fmnist.plots.style import FAINT, INK, StyledFigure, figure, fold_legend, look, style
+from fmnist.plots.style import FAINT, INK, figure, fold_legend, look, style
 from report import COLUMNS, by_network
 
 LOOKS = {key: look(index) | {"linestyle": "none"} for index, key in enumerate(COLUMNS)}
@@ -18,7 +18,7 @@ LIMITS = {"bfloat16": ":", "float32": "-"}
 HEIGHT, DPI = 3.6, 200  # inches, before the legend
 
 
-def draw(results: dict[str, Any]) -> StyledFigure:
+def draw(results: dict[str, Any], path: Path) -> None:
     """Left: seconds per run and epoch of eight runs, by network. Right: seconds per epoch against runs."""
     with style():
         fig = figure(HEIGHT)
@@ -30,7 +30,7 @@ def draw(results: dict[str, Any]) -> StyledFigure:
         handles = [Line2D([], [], mec="white", mew=0.5, ms=6, **{k: v for k, v in LOOKS[key].items()}) for key in shown]
         handles += [Line2D([], [], color=INK, linestyle=line, lw=1.2) for line in LIMITS.values()]
         fold_legend(fig, handles, [COLUMNS[key] for key in shown] + [f"limit, {name}" for name in LIMITS])
-    return fig
+        fig.savefig(path.with_suffix(".png"), dpi=DPI)
 
 
 def _dots(ax: Axes, results: dict[str, Any]) -> None:
@@ -82,4 +82,4 @@ def _scaling(ax: Axes, rows: list[dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     source = Path(sys.argv[1])
-    draw(json.loads(source.read_text(encoding="utf-8"))).savefig(source.with_suffix(".png"), dpi=DPI)
+    draw(json.loads(source.read_text(encoding="utf-8")), source)

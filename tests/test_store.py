@@ -94,7 +94,7 @@ def test_whoever_comes_second_leaves_the_first_ones_run(runs, result):
 
 
 DAMAGE = {
-    **{f"no {name}": lambda folder, name=name: (folder / name).unlink() for name in ("run.json", *store.PARSE)},
+    **{f"no {name}": lambda folder, name=name: (folder / name).unlink() for name in ("run.json", *store.FILES)},
     "history of no length": lambda folder: (folder / "history.parquet").write_bytes(b""),
     "run.json cut short": lambda folder: (folder / "run.json").write_bytes((folder / "run.json").read_bytes()[:500]),
     "run.json a list": lambda folder: (folder / "run.json").write_text("[]"),

@@ -81,7 +81,7 @@ def test_the_two_tables(trained):
     runs, history = study.runs(), study.history()
 
     about = ["run_id", "trial", "variant", *RunConfig.model_fields]
-    assert set(runs.columns) == {*about, "parameters", *METRICS, "device"}
+    assert set(runs.columns) == {*about, "parameters", *METRICS, "device", "finished"}
     assert runs.trial.tolist() == [trial for trial in study.trials for _ in range(2)]
     assert runs.run_id.tolist() == [config.run_id for config in study.configs] and len(runs) == 8
     assert set(runs.hidden_sizes) == {"4"} and set(runs.parameters) == {784 * 4 + 4 + 4 * 10 + 10}

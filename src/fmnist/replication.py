@@ -12,30 +12,16 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
-from scipy import special, stats
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, model_validator
+from scipy import special
 
-from fmnist.config import (
-    GUESS,
-    TEST_IMAGES,
-    TRIAL_FIELDS,
-    RunConfig,
-    Strict,
-    UserError,
-    nearest,
-    read_yaml,
-    sizes_text,
-    validate,
-    validate_field,
-)
-from fmnist.statistics import LEVEL, MIN_PAIRS, compare, holm, interval
+from fmnist.config import GUESS, RunConfig, Strict, UserError, nearest, read_yaml, sizes_text, validate, validate_field
+from fmnist.statistics import LEVEL, MIN_PAIRS, averaging, compare, holm, prediction
 from fmnist.words import METRICS, metric_of
 
-FIELDS = ("variant", *TRIAL_FIELDS)  # what a trial may be named by
 CHANCE = 0.125  # an accuracy that a network which guesses may have
 MIN_SEEDS = 3  # runs below which no prediction is made
 WIDEST = {"points": 10.0, "nats": 1.0}  # a wider prediction interval agrees with too much to tell anything
-HIGHEST = 1e6  # percent or nats that may be printed
 WORTH = 0.005  # of accuracy: a difference of a clear size; where "over" excludes a lead of this size, it fails
 MARGIN = 0.02  # of accuracy: "the same" is at most so far apart, in every claim; the least ± that the reports print
 BEST_EPOCH = {  # what two trials are compared by where a run of theirs crashed
@@ -51,10 +37,10 @@ def select(settings: pd.DataFrame, where: dict | list[dict], place: str = "selec
     is one value. Raises UserError, which begins with `place`, for an unknown field, where nothing matches, and, unless
     `several` may, where two trials do.
     """
-    found = []
+    known, found = [name for name in settings if name != "trial"], []
     for one in [where] if isinstance(where, dict) else where:
-        if unknown := [key for key in one if key not in FIELDS]:
-            raise UserError(f"{place}: {unknown[0]}: no such field{nearest(unknown[0], list(FIELDS))}")
+        if unknown := [key for key in one if key not in known]:
+            raise UserError(f"{place}: {unknown[0]}: no such field{nearest(unknown[0], known)}")
         options = {key: value if isinstance(value, list) else [value] for key, value in one.items()}
         if "hidden_sizes" in options:
             sizes = options["hidden_sizes"]
@@ -77,7 +63,6 @@ Epochs = Annotated[  # an epoch, two to average over, or "end", which is []
     Field(max_length=2),
     BeforeValidator(lambda value: [] if value == "end" else [value] if isinstance(value, int) else value),
 ]
-Bound = Annotated[float, Field(ge=-HIGHEST, le=HIGHEST)]
 MetricName = Literal[*(name for name in METRICS if METRICS[name].unit in WIDEST and METRICS[name].level)]
 
 
@@ -86,8 +71,8 @@ class Number(Strict):
 
     of: One
     over: One | None = None  # then it is by how much `of` leads this trial
-    value: Annotated[float, Field(ge=0, le=HIGHEST)]
-    pm: Annotated[float, Field(ge=0, le=HIGHEST)] | None = None  # as printed behind ±
+    value: NonNegativeFloat
+    pm: NonNegativeFloat | None = None  # as printed behind ±
     note: str = ""
     study: str = ""  # where it is not that of the table
     fit: bool = False  # what is unsaid is inferred from it, so that it is not judged
@@ -107,10 +92,9 @@ class NumberTable(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> "NumberTable":
-        percent = metric_of(self.metric).unit == "points"
-        most = metric_of(self.metric).scale * self.scale if percent else HIGHEST
+        percent, most = metric_of(self.metric).unit == "points", metric_of(self.metric).scale * self.scale
         for i, row in enumerate(self.rows):
-            if row.value > most:
+            if percent and row.value > most:
                 raise ValueError(f"rows.{i}: value: should be at most {most:g}, as {self.metric} is")
             if row.fit and not percent:
                 raise ValueError(f"rows.{i}: fit: only accuracies are fitted to, and {self.metric} is none")
@@ -135,8 +119,8 @@ class ClaimTest(Strict):
     over: Trials | None = None  # each `of` is above each of these; by so much, with at_least, at_most
     same: Trials | None = None  # all pairs of these, or each and `to`, differ by no more than `MARGIN`
     to: One | None = None
-    at_least: Bound = np.nan  # points, for a loss nats; by itself, of the mean of each `of`
-    at_most: Bound = np.nan
+    at_least: float = -np.inf  # points, for a loss nats; by itself, of the mean of each `of`
+    at_most: float = np.inf
     metrics: list[MetricName] = Field(["test_accuracy"], min_length=1)
     at: Epochs = []  # where the metrics are read
     over_at: Epochs | None = None  # where those of `over` are; left out: as `at`
@@ -236,21 +220,6 @@ def read(folder: Path, settings: dict[str, pd.DataFrame], required: bool = True)
 # ---- numbers
 
 
-def prediction(values: np.ndarray, extra: float = 0.0) -> tuple[float, float]:
-    """Where 95 % of further values lie: mean ± t √(s² (1 + 1/n) + extra²) of the finite `values`; NaN for one."""
-    # Meeker, Hahn, Escobar, Statistical Intervals, 2nd ed., Wiley 2017, chapter 4
-    (mean, _, high), n = interval(values), int(np.isfinite(values).sum())
-    half = np.hypot((high - mean) * np.sqrt(n + 1), stats.t.ppf((1 + LEVEL) / 2, n - 1) * extra)
-    return float(mean - half), float(mean + half)
-
-
-def averaging(q: float, batch: int) -> float:
-    """Standard deviation of mean accuracy over test batches minus accuracy, where `q` of the images are right."""
-    sizes = np.diff([*range(0, TEST_IMAGES, batch), TEST_IMAGES])
-    weights = 1 / (len(sizes) * sizes) - 1 / TEST_IMAGES  # of an image, beyond its equal share
-    return float(np.sqrt(q * (1 - q) * (sizes * weights**2).sum()))
-
-
 def judge(published: Published, runs: pd.DataFrame) -> pd.DataFrame:
     """Every published number beside ours, in the unit of print: a row each.
 
@@ -317,7 +286,10 @@ def protocols(
     """
     rows, names, variants = [], {}, {}
     for field, values in unsaid.items():
-        _check_unsaid(field, values, f"{place}: unsaid")
+        if not isinstance(values, dict) or not values:
+            raise UserError(f"{place}: unsaid: {field}: should be values by the names that the paper gives them")
+        for value in values.values():
+            validate_field("weight_decay" if field == "times_weight_decay" else field, value, f"{place}: unsaid")
     options = [[(field, name, value) for name, value in values.items()] for field, values in unsaid.items()]
     numbers = [(table, row) for table in published.numbers for row in table.rows]
     for order, chosen in enumerate(product(*options)):
@@ -346,31 +318,22 @@ def _under(fields: dict[str, Any], config: RunConfig) -> RunConfig:
     return RunConfig(**given)
 
 
-def _check_unsaid(field: str, values: Any, place: str) -> None:
-    if not isinstance(values, dict) or not values:
-        raise UserError(f"{place}: {field}: should be values by the names that the paper gives them")
-    for value in values.values():
-        validate_field("weight_decay" if field == "times_weight_decay" else field, value, place)
-
-
 def distances(plan: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`plan` with difference (ours − published, a mean over seeds) and ours; and a row a protocol, closest first.
 
     rms is the root mean square of the differences of the numbers with `fit`; least and most those of a single seed. In
     percent or points; a run that diverged guesses.
     """
-    tables = {name: 100 * runs.pivot(index="trial", columns="seed", values=name) for name in plan["metric"].unique()}
-    tables = {name: table.fillna(100 * GUESS) for name, table in tables.items()}
+    wide = 100 * runs.pivot(index="trial", columns="seed", values=[*plan["metric"].unique()]).fillna(GUESS)
     off = np.array([  # [rows of plan, seeds]
-        tables[row.metric].loc[row.trial] - (tables[row.metric].loc[row.over] if row.over else 0) - row.published
+        wide.loc[row.trial, row.metric] - (wide.loc[row.over, row.metric] if row.over else 0) - row.published
         for row in plan.itertuples()
     ])  # fmt: skip
-    plan, rows = plan.assign(difference=off.mean(axis=1)), []
+    plan, rows = plan.assign(difference=off.mean(axis=1), ours=plan["published"] + off.mean(axis=1)), []
     for protocol, part in plan[plan["fit"]].groupby("protocol", sort=False):
         single, rms = np.sqrt((off[part.index] ** 2).mean(axis=0)), np.sqrt((part["difference"] ** 2).mean())
         rows.append([protocol, part["first"].all(), part["taken"].all(), rms, single.min(), single.max()])
     found = pd.DataFrame(rows, columns=["protocol", "first", "taken", "rms", "least", "most"])
-    plan = plan.assign(ours=plan["published"] + plan["difference"])
     return plan, found.sort_values("rms", kind="stable", ignore_index=True)
 
 
@@ -387,7 +350,7 @@ def evidence(published: Published, runs: pd.DataFrame, history: pd.DataFrame) ->
     for i, claim in enumerate(published.claims):
         rows = [_compared(test, runs, history).assign(claim=i, test=j) for j, test in enumerate(claim.tests)]
         table = pd.concat(rows, ignore_index=True)
-        by_p = table[["at_least", "at_most"]].isna().all(axis=1) & (table["form"] != "falling")
+        by_p = (table["at_least"] == 0) & (table["at_most"] == np.inf) & (table["form"] != "falling")
         tested = table["p"].where(by_p).dropna()
         table["p_holm"] = pd.Series(holm(tested.to_numpy(float)), tested.index, float)
         found.append(table)
@@ -407,24 +370,17 @@ def _compared(test: ClaimTest, runs: pd.DataFrame, history: pd.DataFrame) -> pd.
         sides += [sides[0].assign(**{metric: 0.0}, trial="")] * (not other)
         if test.form == "best" and not metric_of(metric).higher_is_better:  # of a loss the best is below
             sides.reverse()
-        ends = np.array([test.at_least, test.at_most]) / metric_of(metric).scale
-        ends = np.array([-MARGIN, MARGIN]) if test.form == "same" else ends
+        bounded = {"at_least", "at_most"} & test.model_fields_set  # without bounds, above zero
+        low, high = np.array([test.at_least if bounded else 0.0, test.at_most]) / metric_of(metric).scale
+        low, high = (-MARGIN, MARGIN) if test.form == "same" else (low, high)
         apart = sides[0].set_index("seed")[metric].sub(sides[1].set_index("seed")[metric]).dropna()
-        low, high = _limits(*ends)
-        there = (apart > low) & (apart < high) if test.form != "falling" else apart > 0
+        there = (apart > low) & (apart < high)
         row = compare(pd.concat(sides), sides[1]["trial"].iloc[0], metric=metric)
         rows.append(row.assign(
-            form=test.form, at_least=ends[0], at_most=ends[1], p=row["p"] if other else np.nan, median=apart.median(),
+            form=test.form, at_least=low, at_most=high, p=row["p"] if other else np.nan, median=apart.median(),
             every=bool(len(apart)) and there.all(), none=bool(len(apart)) and not there.any(),
         ))  # fmt: skip
-    return pd.concat(rows).drop(columns=["p_holm", "family", "verdict", "diverged"])
-
-
-def _limits(at_least: float, at_most: float) -> tuple[float, float]:
-    """Between which a claim wants a difference; without bounds, above zero."""
-    if np.isnan(at_least) and np.isnan(at_most):
-        return 0.0, np.inf
-    return (-np.inf if np.isnan(at_least) else at_least), (np.inf if np.isnan(at_most) else at_most)
+    return pd.concat(rows).drop(columns=["p_holm", "verdict", "diverged"])
 
 
 def _values(test: ClaimTest, metric: str, when: list[int], runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
@@ -452,11 +408,11 @@ def _status(row: Any) -> int:
     1 and −1 are decided by Holm's p or, with bounds, by where the 95 % interval lies (two one-sided tests: Schuirmann,
     J. Pharmacokinet. Biopharm. 15, 1987); of two to five seeds by whether all say the same.
     """
-    low, high = _limits(row.at_least, row.at_most)
+    low, high = row.at_least, row.at_most
     plain, decided = low == 0 and high == np.inf, row.n >= MIN_PAIRS
     if row.n < 2:
         return 0
-    if row.every and (not plain or row.form == "falling" or row.median >= WORTH):
+    if row.every and (not plain or row.median >= WORTH):
         return 1 + decided
     if row.none and (row.form == "falling" or max(low - row.median, row.median - high) >= WORTH):
         return -1 - decided

@@ -14,7 +14,8 @@ from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, Strict, UserError, nearest, validate, validate_field, without_unused
-from fmnist.study import MOST, Overrides, Seed, Study, setting, train
+from fmnist.study import MOST, Overrides, Seed, Study, train
+from fmnist.words import setting
 
 SHARE = 3  # halving: of so many trials one goes on, for so many times the epochs
 ROUND = 32  # trials that Optuna proposes together, so that stacks have several runs

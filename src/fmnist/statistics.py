@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fmnist.config import OUTPUTS, UserError
+from fmnist.config import OUTPUTS, TEST_IMAGES, UserError
 
 LEVEL = 0.95
 MIN_PAIRS = 6
@@ -18,13 +18,25 @@ MIN_PAIRS = 6
 
 def interval(values: np.ndarray | Sequence[float]) -> tuple:
     """Mean, low and high of Student's 95 % t interval, mean ± t s/√n, of the finite `values` [..., seeds], or NaN."""
-    values = np.where(np.isfinite(values), values, np.nan)
-    n = np.isfinite(values).sum(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.nansum(values, -1) / n
-        squares = np.nansum((values - mean[..., None]) ** 2, -1)
-        half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.sqrt(squares / (n - 1) / n)
+    values = np.ma.masked_invalid(values)
+    mean, std = (np.ma.filled(found, np.nan)[()] for found in (values.mean(-1), values.std(-1, ddof=1)))
+    half = stats.t.ppf((1 + LEVEL) / 2, values.count(-1) - 1) * std / np.sqrt(values.count(-1))
     return mean, mean - half, mean + half
+
+
+def prediction(values: np.ndarray, extra: float = 0.0) -> tuple[float, float]:
+    """Where 95 % of further values lie: mean ± t √(s² (1 + 1/n) + extra²) of the finite `values`; NaN for one."""
+    # Meeker, Hahn, Escobar, Statistical Intervals, 2nd ed., Wiley 2017, chapter 4
+    (mean, _, high), n = interval(values), int(np.isfinite(values).sum())
+    half = np.hypot((high - mean) * np.sqrt(n + 1), stats.t.ppf((1 + LEVEL) / 2, n - 1) * extra)
+    return float(mean - half), float(mean + half)
+
+
+def averaging(q: float, batch: int) -> float:
+    """Standard deviation of mean accuracy over test batches minus accuracy, where `q` of the images are right."""
+    sizes = np.diff([*range(0, TEST_IMAGES, batch), TEST_IMAGES])
+    weights = 1 / (len(sizes) * sizes) - 1 / TEST_IMAGES  # of an image, beyond its equal share
+    return float(np.sqrt(q * (1 - q) * (sizes * weights**2).sum()))
 
 
 def summary(runs: pd.DataFrame, by: str | list[str] = "trial", metric: str = "test_accuracy") -> pd.DataFrame:
@@ -79,14 +91,13 @@ def _paired_p(differences: np.ndarray) -> float:
 def together(comparisons: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Several tables of `compare`, each with a baseline of its own, as one family.
 
-    Adds p_holm (over the rows with six pairs or more), family (how many those are) and verdict: "higher" or "lower"
-    where p_holm < 0.05, "no difference detectable", "too few seeds".
+    Adds p_holm (over the rows with six pairs or more) and verdict: "higher" or "lower" where p_holm < 0.05, "no
+    difference detectable", "too few seeds".
     """
     table = pd.concat(comparisons, ignore_index=True)
     tested = table["n"] >= MIN_PAIRS
     table["p_holm"] = np.nan
     table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy(float))
-    table["family"] = int(tested.sum())
     direction = np.where(table["difference"] > 0, "higher", "lower")
     found = np.where(table["p_holm"] < 1 - LEVEL, direction, "no difference detectable")
     table["verdict"] = np.where(tested, found, "too few seeds")

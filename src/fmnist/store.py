@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property, partial
@@ -45,12 +45,9 @@ METRICS = (
     *("best_epoch", "best_val_accuracy", "best_val_test_accuracy", "best_val_test_loss"),
     *("best_val_test_accuracy_std", "diverged", "seconds"),
 )
-PARSE: dict[str, Callable[[bytes], Any]] = {  # nothing is unpickled
-    "history.parquet": lambda content: pd.read_parquet(io.BytesIO(content)),
-    "predictions.npy": lambda content: np.load(io.BytesIO(content), allow_pickle=False),
-    "weights.safetensors": safetensors.numpy.load,
-    "best.safetensors": safetensors.numpy.load,
-}
+FILES = ("history.parquet", "predictions.npy", "weights.safetensors", "best.safetensors")
+ABSENT = {"run_id": "", **RunConfig().row(), **dict.fromkeys(METRICS, np.nan), "best_epoch": 0, "diverged": False}
+ABSENT |= {"device": "", "finished": ""}  # in the index, for a folder that is no run of this version
 ID = "[0-9a-f]{16}"  # of a run, and the name of its folder
 DAY = 86_400.0  # seconds; what a process of another machine has left for so long counts as a dead one's
 
@@ -83,32 +80,34 @@ class Run:
         """A row per epoch, 0 being before training: train_loss, train_accuracy, val_loss, val_accuracy, seconds (the
         run's share of its stack's), weight_norm (biases left out; runs of earlier versions lack it).
         """
-        return self._part("history.parquet")
+        return pd.read_parquet(self._part("history.parquet"))
 
     def predictions(self, best: bool = False) -> np.ndarray:
         """Predicted classes of the test images, uint8 [10000]; `best`: with the best validation epoch's weights."""
-        return self._part("predictions.npy")[int(best)]
+        return np.load(self._part("predictions.npy"), allow_pickle=False)[int(best)]
 
     def model(self, best: bool = False) -> "MLP":
         """The trained network, or the `best` validation epoch's: float [n, 784], as `input_scaling` says → logits."""
-        import torch
+        import safetensors.torch
 
         from fmnist.model import MLP
 
-        weights, model = self._part("best.safetensors" if best else "weights.safetensors"), MLP(self.config)
+        weights = self._part("best.safetensors" if best else "weights.safetensors")
+        weights, model = safetensors.torch.load(weights.read()), MLP(self.config)
         counters = {name: part for name, part in model.state_dict().items() if name.endswith("num_batches_tracked")}
-        model.load_state_dict(counters | {name: torch.from_numpy(array) for name, array in weights.items()})
+        model.load_state_dict(counters | weights)
         return model.eval()
 
     def row(self) -> dict[str, Any]:
-        """The run as one row of a table: run_id, every config field, METRICS, device."""
+        """The run as one row of a table: run_id, every config field, METRICS, device, finished."""
         metrics = {name: np.nan if self.metrics[name] is None else self.metrics[name] for name in METRICS}
-        return {"run_id": self.run_id, **self.config.row(), **metrics, "device": self.record["device"]}
+        told = {name: self.record[name] for name in ("device", "finished")}
+        return {"run_id": self.run_id, **self.config.row(), **metrics, **told}
 
-    def _part(self, name: str) -> Any:
-        """A file's content, parsed. `UserError` if it is damaged; then the run has been set aside."""
+    def _part(self, name: str) -> io.BytesIO:
+        """A file's content. `UserError` if it is damaged; then the run has been set aside."""
         try:
-            return PARSE[name](self.content(name))
+            return io.BytesIO(self.content(name))
         except Damaged as problem:
             load(self.run_id, whole=True)
             raise UserError(f"run {self.run_id}: {problem}; train it anew") from None
@@ -119,14 +118,8 @@ class Run:
             content = (self.folder / name).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise Damaged(f"{name} is missing") from None
-        if checksum := self.record.get("files", {}).get(name):
-            if hashlib.sha256(content).hexdigest() != checksum:
-                raise Damaged(f"{name} is not as it was stored")
-        elif name in PARSE:  # stored before there were checksums
-            try:
-                PARSE[name](content)
-            except Exception:  # pyarrow's, NumPy's and safetensors' have no one class
-                raise Damaged(f"{name} is not readable") from None
+        if name in FILES and hashlib.sha256(content).hexdigest() != self.record["files"].get(name):
+            raise Damaged(f"{name} is not as it was stored")
         return content
 
 
@@ -155,7 +148,8 @@ def save(result: "Result") -> Run:
         "weights.safetensors": safetensors.numpy.save(result.weights),
         "best.safetensors": safetensors.numpy.save(result.best_weights),
     }
-    contents["run.json"] = _sealed(record, contents)
+    record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    contents["run.json"] = json.dumps(record | {"checksum": _seal(record)}, indent=1).encode() + b"\n"
     folder = runs_folder() / result.config.run_id
     try:
         if load(folder.name, whole=True) is None and os.path.lexists(folder):
@@ -168,12 +162,6 @@ def save(result: "Result") -> Run:
         if load(folder.name) is None:
             raise UserError(f"{runs_folder()}: a run cannot be stored: {error.strerror or error}. {REMEDY}") from None
     return load(folder.name) or load_run(folder.name)
-
-
-def _sealed(record: dict[str, Any], contents: dict[str, bytes]) -> bytes:
-    """run.json with the checksums of the files and its own."""
-    record = record | {"files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}}
-    return json.dumps(record | {"checksum": _seal(record)}, indent=1).encode() + b"\n"
 
 
 def _set_aside(folder: Path, problem: object) -> None:
@@ -215,8 +203,8 @@ def load(run_id: str, whole: bool = False) -> Run | None:
             return None
         run = Run(folder, _record(folder))
         with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError, UserError):
-            if run.config.run_id == run_id and run.row() and run.record["finished"]:
-                for name in PARSE:
+            if run.config.run_id == run_id and run.row():
+                for name in FILES:
                     if not (folder / name).is_file() or not (folder / name).stat().st_size:
                         raise Damaged(f"{name} is missing")
                     if whole:
@@ -233,7 +221,7 @@ def _record(folder: Path) -> dict[str, Any]:
     """A run's run.json. `Damaged` if that is not as it was stored."""
     try:
         record = json.loads(Run(folder, {}).content("run.json"))
-        if {"files", "checksum"} & record.keys() and record.get("checksum") != _seal(record):
+        if record.get("checksum") != _seal(record):
             raise Damaged("run.json is not as it was stored")
         return record
     except (ValueError, AttributeError, RecursionError):
@@ -262,25 +250,21 @@ def remove(run_id: str) -> None:
 
 
 def results() -> pd.DataFrame:
-    """One row per finished run, by id, see `Run.row`."""
-    return index().drop(columns="finished")
-
-
-def index() -> pd.DataFrame:
-    """`results` with when each run was finished, from .index-….parquet; runs whose folder has changed since, from disk.
+    """One row per finished run, by id, see `Run.row`; from .index-….parquet where its folder has not changed since.
     A folder that is no run of this version has a row in that file, too, so that it is not read again.
     """
-    path, columns = runs_folder() / f".index-{RESULTS_VERSION}.parquet", [*_indexed(""), "changed"]
+    path, columns = runs_folder() / f".index-{RESULTS_VERSION}.parquet", [*ABSENT, "changed"]
     changed = pd.Series(_changed(), dtype="int64")
     try:
         known = pd.read_parquet(path, page_checksum_verification=True)
         if [*known.columns] != columns or not known["run_id"].is_unique:
             raise ValueError("another version's")
     except Exception:  # it is absent or damaged: pyarrow's errors have no one class
-        known = pd.DataFrame([_indexed("") | {"changed": 0}])[:0]
+        known = pd.DataFrame([ABSENT | {"changed": 0}])[:0]
     table = kept = known[(known["changed"] == changed.reindex(known["run_id"]).to_numpy()).to_numpy()]
     if len(new := changed.index.difference(kept["run_id"])):
-        rows = [(*_indexed(run_id, load(run_id)).values(), changed[run_id]) for run_id in new]  # dicts take more memory
+        read = ((run_id, load(run_id)) for run_id in new)  # of each a tuple: dicts take more memory
+        rows = [(*(run.row() if run else ABSENT | {"run_id": key}).values(), changed[key]) for key, run in read]
         table = pd.concat([kept, pd.DataFrame(rows, columns=columns)]).sort_values("run_id")
     if len(new) or len(kept) < len(known):
         with contextlib.suppress(OSError), aside(path) as part:  # a store that cannot be written is read all the same
@@ -298,14 +282,6 @@ def _changed() -> dict[str, int]:
             except FileNotFoundError:
                 continue
     return found
-
-
-def _indexed(run_id: str, run: Run | None = None) -> dict[str, Any]:
-    """A run's row in the index; `finished` is empty where there is none."""
-    if run:
-        return run.row() | {"finished": run.record["finished"]}
-    nothing = dict.fromkeys(METRICS, np.nan) | {"best_epoch": 0, "diverged": False}
-    return {"run_id": run_id, **RunConfig().row(), **nothing, "device": "", "finished": ""}
 
 
 def claim(configs: Sequence[RunConfig]) -> tuple[list[RunConfig], str]:
@@ -353,19 +329,11 @@ def clean(everything: bool = False) -> int:
     return gone
 
 
-def check() -> tuple[int, int, int]:
-    """Compare every file of every run, and seal those stored before there were checksums: (whole, sealed, damaged)."""
-    whole = sealed = damaged = 0
-    for run_id in sorted(_changed()):
-        run = load(run_id, whole=True)
-        if run and "files" not in run.record:
-            contents = {name: run.content(name) for name in PARSE}
-            with aside(run.folder / "run.json") as part:
-                part.write_bytes(_sealed(run.record, contents))
-            sealed += 1
-        whole += run is not None
-        damaged += not os.path.lexists(runs_folder() / run_id)
-    return whole, sealed, damaged
+def check() -> tuple[int, int]:
+    """Compare every file of every run with its checksum: how many are whole, and damaged."""
+    ids = sorted(_changed())
+    whole = sum(load(run_id, whole=True) is not None for run_id in ids)
+    return whole, sum(not os.path.lexists(runs_folder() / run_id) for run_id in ids)
 
 
 def committed(folder: Path, *files: Path) -> dict[str, Any]:

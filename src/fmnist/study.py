@@ -20,19 +20,9 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import (
-    TEMPLATES,
-    TRAIN_IMAGES,
-    RunConfig,
-    Strict,
-    UserError,
-    nearest,
-    sizes_text,
-    validate,
-    validate_field,
-)
+from fmnist.config import TEMPLATES, RunConfig, Strict, UserError, nearest, validate, validate_field
 from fmnist.statistics import best_per
-from fmnist.words import count, joined
+from fmnist.words import count, joined, setting
 
 Overrides = dict[str, Any]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -166,22 +156,6 @@ def _check_fields(spec: StudySpec, where: str) -> None:
     for place, key, values in fields + [("grid", key, values) for key, values in spec.grid.items()]:
         for value in values if key != "seeds" or not place.startswith("variants.") else ():
             validate_field(key, value, f"{where}: {place}")
-
-
-def setting(key: str, value: Any) -> str:
-    """One setting in words: "lr 0.1", "400-400", "batch norm", "no batch norm", "dropout 0.2"."""
-    words = key.replace("_", " ")
-    if isinstance(value, str):
-        return value
-    if key == "hidden_sizes":
-        return sizes_text(value)
-    if key == "val_size":
-        return f"{TRAIN_IMAGES - value:,} training images"
-    if key == "teachers":
-        return count(len(value), "teacher")
-    if isinstance(value, bool):
-        return words if value else f"no {words}"
-    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
 def train(

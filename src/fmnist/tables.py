@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from fmnist.statistics import best, compare, summary
@@ -45,12 +44,9 @@ def summary_table(runs: pd.DataFrame, baseline: str | pd.DataFrame | None = None
         printed["Parameters"] = [number(size, 0) for size in data["parameters"]]
     rows = list(data.itertuples())
     lost = [diverged(row.diverged, row.runs) for row in rows]
-    printed["Seeds"] = [
-        f"{row.n}; {gone}" if row.n and gone else str(row.n) for row, gone in zip(rows, lost, strict=True)
-    ]
+    printed["Seeds"] = ["; ".join(filter(None, [str(row.n), gone])) for row, gone in zip(rows, lost, strict=True)]
     printed["Validation (%)"] = ["(best) " * (r.trial == chosen) + written(r.val, "val_accuracy") for r in rows]
-    means = [written(row.mean, "test_accuracy", row.low, row.high) for row in rows]
-    printed["Test (%) [95 %]"] = np.where(data["n"] > 0, means, lost)
+    printed["Test (%) [95 %]"] = [written(row.mean, "test_accuracy", row.low, row.high) for row in rows]
     if baseline is not None:
         compared = baseline if isinstance(baseline, pd.DataFrame) else compare(runs, baseline)
         against = compared.set_index("trial").reindex(data["trial"])

@@ -4,10 +4,12 @@ Accuracies are in [0, 1] in data and in percent here, their differences in perce
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from fmnist.config import TRAIN_IMAGES, sizes_text
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
@@ -101,6 +103,22 @@ def probability(p: float) -> str:
 def diverged(failed: int, total: int) -> str:
     """ "diverged (2 of 6)", or nothing when none did."""
     return f"diverged ({failed} of {total})" if failed else ""
+
+
+def setting(key: str, value: Any) -> str:
+    """One setting in words: "lr 0.1", "400-400", "batch norm", "no batch norm", "dropout 0.2"."""
+    words = key.replace("_", " ")
+    if isinstance(value, str):
+        return value
+    if key == "hidden_sizes":
+        return sizes_text(value)
+    if key == "val_size":
+        return f"{TRAIN_IMAGES - value:,} training images"
+    if key == "teachers":
+        return count(len(value), "teacher")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
 def sentence(text: str) -> str:

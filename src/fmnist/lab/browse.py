@@ -15,9 +15,9 @@ from fmnist.lab.network import NetworkPanel
 from fmnist.lab.widgets import SAID, CopyAsStudy, Panel, described, differing, picture
 from fmnist.paper.publish import svg
 from fmnist.plots.figures import curves
-from fmnist.study import Study, setting
+from fmnist.study import Study
 from fmnist.tables import summary_table
-from fmnist.words import count, metric_of
+from fmnist.words import count, metric_of, setting
 
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")  # what the panels draw
 TEST, VAL = "test (%)", "validation (%)"
@@ -59,7 +59,7 @@ def study_yaml(configs: list[RunConfig], full: bool = False) -> str:
 
 
 def overview(runs: pd.DataFrame, by: str = "") -> pd.DataFrame:
-    """`store.index()` for reading, a row a run, or a group of those that share `by`, a field or "trial" (all fields);
+    """`store.results()` for reading, a row a run, or a group of those that share `by`, a field or "trial" (all fields);
     what has one value in all rows is left out, but for names and scores.
     """
     if runs.empty:
@@ -112,7 +112,7 @@ class Browse(Panel):
     def refresh(self, also: tuple[store.Run, ...] = ()) -> None:
         """Read the store again; rows whose runs were all picked stay so, and those of the runs `also` with them."""
         picked, new = ({run.run_id for run in runs} for runs in (self.picked, also))
-        self.runs = store.index().sort_values("finished", ascending=False, kind="stable")
+        self.runs = store.results().sort_values("finished", ascending=False, kind="stable")
         by, before = self.group.value, [*self.table.selected_rows]
         frame = overview(self.runs[: None if by else NEWEST], by)[:NEWEST]
         self._rows = [*frame.pop("ids")]

@@ -12,7 +12,7 @@ import ipywidgets
 import traitlets
 
 from fmnist.config import INPUTS, TEMPLATES, TRIAL_FIELDS, RunConfig, UserError
-from fmnist.study import setting
+from fmnist.words import setting
 
 SETTLE = 0.2  # seconds that messages which were sent before may still take, by the other thread
 SAID = ("hidden_sizes", "optimizer", "lr", "epochs")  # names a trial that stands alone

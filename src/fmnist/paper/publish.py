@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from fmnist.config import UserError
 from fmnist.plots.marks import redrawn
+from fmnist.plots.style import style
 from fmnist.tables import Table, run_ids
 
 NUMBERS = re.compile(r"(\(best\))?[\s\d.,+\-−±×%*$~<>=–—e()\[\]]*|nan|\$10\^.*")  # "1 234", "+0.3 ± 0.1", "97 %", "–"
@@ -39,8 +40,8 @@ def show(figure: Figure, label: str, caption: str, alt: str, data: pd.DataFrame 
 def svg(figure: Figure) -> str:
     """The figure as SVG, equal byte by byte for equal figures, its paths to 0.01 pt; it is then closed."""
     text = io.StringIO()
-    with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "fmnist"}):
-        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    with style():
+        figure.savefig(text, format="svg", dpi="figure", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     return re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text.getvalue())
 

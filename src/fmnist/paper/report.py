@@ -25,21 +25,10 @@ from nbformat import NotebookNode, v4
 from pydantic import BeforeValidator, Field, create_model
 
 from fmnist import replication, store
-from fmnist.config import (
-    TEMPLATES,
-    Strict,
-    UserError,
-    apart,
-    aside,
-    follow_parent,
-    nearest,
-    project_root,
-    read_yaml,
-    validate,
-)
+from fmnist.config import Strict, UserError, apart, aside, follow_parent, nearest, project_root, read_yaml, validate
 from fmnist.paper import prose, provenance
 from fmnist.paper.document import PAPER, values
-from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
+from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
 from fmnist.search import Search, SearchSpec
 from fmnist.statistics import best_per
 from fmnist.study import Study, StudySpec, train

@@ -23,19 +23,18 @@ def redrawn(fig: Figure) -> str:
             return ""
     legends = [legend for legend in [*fig.legends, *(ax.get_legend() for ax in fig.axes)] if legend]
     legend = [
-        _look(handle) | {"text": text.get_text(), "group": _named(handle)}
+        _look(handle) | {"text": text.get_text()}
         for each in legends
         for handle, text in zip(each.legend_handles, each.get_texts(), strict=True)
     ]
-    groups = {_key(entry): entry["text"] for entry in legend}
-    axes = [_axes(ax, groups) for ax in fig.axes]
+    axes = [_axes(ax) for ax in fig.axes]
     size = sum(len(mark["x"]) for ax in axes for mark in ax["marks"])
     drawing = {"legend": legend, "axes": axes, **getattr(fig, "fmnist_keys", {})}
     text = json.dumps(drawing, separators=(",", ":"), ensure_ascii=False)
     return text if axes and size <= MOST else ""
 
 
-def _axes(ax: Axes, groups: dict) -> dict[str, Any]:
+def _axes(ax: Axes) -> dict[str, Any]:
     place = ax.get_subplotspec()
     about = {"row": place.rowspan.start, "column": place.colspan.start} if place else {"row": 0, "column": 0}
     about |= {"title": ax.get_title(loc="left"), **getattr(ax, "fmnist_keys", {})}
@@ -48,14 +47,13 @@ def _axes(ax: Axes, groups: dict) -> dict[str, Any]:
         about[name] = {"label": axis.get_label_text(), "scale": SCALES.get(axis.get_scale(), axis.get_scale())}
         about[name] |= {"limits": _numbers(getattr(ax, f"get_{name}lim")()), "ticks": ticks}
         about[name]["whole"] = bool(getattr(locator, "_integer", False))
-    marks = [mark for part in (*ax.collections, *ax.lines) for mark in _marks(part, ax, groups)]
+    marks = [mark for part in (*ax.collections, *ax.lines) for mark in _marks(part, ax)]
     return about | {"marks": marks}
 
 
-def _marks(part: Line2D | Collection, ax: Axes, groups: dict) -> list[dict[str, Any]]:
+def _marks(part: Line2D | Collection, ax: Axes) -> list[dict[str, Any]]:
     """A line, or each polygon or segment of a collection, in data coordinates; `edge`: y is a share of the height."""
     look = _look(part)
-    look["group"] = _named(part) or groups.get(_key(look))
     if isinstance(part, Line2D):
         x, y = (np.atleast_1d(np.asarray(values, float)) for values in part.get_data(orig=False))
         edge = bool(part.get_transform() == ax.get_xaxis_transform())
@@ -70,22 +68,14 @@ def _marks(part: Line2D | Collection, ax: Axes, groups: dict) -> list[dict[str, 
 
 
 def _look(part: Line2D | Collection) -> dict[str, Any]:
-    look = {"alpha": 1 if part.get_alpha() is None else part.get_alpha()}
+    label, alpha = str(part.get_label()), part.get_alpha()
+    look = {"alpha": 1 if alpha is None else alpha, "group": None if label.startswith("_") else label or None}
     if not isinstance(part, Line2D):
         return look | {"width": float(np.atleast_1d(part.get_linewidth())[0])}
     dash = part._unscaled_dash_pattern[1] or []
     joined, marker = part.get_linestyle() not in ("None", ""), str(part.get_marker())
     look |= {"color": to_hex(part.get_color()), "marker": "" if marker == "None" else marker}
     return look | {"width": part.get_linewidth() if joined else 0, "dash": [*dash], "size": part.get_markersize()}
-
-
-def _named(part: Line2D | Collection) -> str | None:
-    label = str(part.get_label())
-    return None if label.startswith("_") or not label else label
-
-
-def _key(look: dict[str, Any]) -> tuple:
-    return look.get("color"), look.get("marker"), *look.get("dash", [])
 
 
 def _numbers(values: Any) -> list[float | None]:

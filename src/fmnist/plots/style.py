@@ -34,17 +34,9 @@ for font in TEMPLATES.glob("fonts/*.otf"):
 style = partial(mpl.rc_context, RC)  # the rcParams of the report, for the length of a `with` block
 
 
-class StyledFigure(Figure):
-    """A Figure, unknown to pyplot, that is always drawn in the report's style."""
-
-    def draw(self, renderer: Any) -> None:
-        with style():
-            super().draw(renderer)
-
-
-def figure(height: float, width: float = WIDTH, layout: str | None = "constrained") -> StyledFigure:
-    """An empty figure of `width` × `height` inches; call it inside `style()`."""
-    return StyledFigure(figsize=(width, height), layout=layout)
+def figure(height: float, width: float = WIDTH, layout: str | None = "constrained") -> Figure:
+    """An empty figure of `width` × `height` inches, unknown to pyplot; make it, and draw it, inside `style()`."""
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def drawn(
