@@ -190,9 +190,3 @@ def test_what_a_choice_is_worth_by_training_budget():
     assert end.to_dict() == pytest.approx((wide.Adam - wide.SGD).to_dict())
     assert statistics.overtakes(history, "SGD").dropna().eq(2).all()
     assert statistics.overtakes(history[history.epoch < 2], "SGD, wide").isna().sum() == 4
-
-
-def test_confusion_counts_labels_by_predictions():
-    matrix = statistics.confusion(np.array([0, 0, 0, 1, 2]), np.array([0, 1, 1, 1, 0], np.uint8))
-    assert matrix.shape == (10, 10) and matrix.sum() == 5
-    assert matrix[:3, :3].tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]

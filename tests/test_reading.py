@@ -18,7 +18,6 @@ from reference import page_text, pdf_figures, pdf_text
 
 from fmnist.config import TEMPLATES, UserError
 from fmnist.paper import publish
-from fmnist.paper.document import PAPER
 from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
 from fmnist.paper.report import index
 
@@ -365,12 +364,16 @@ def test_a_label_that_stands_twice_is_named(report):
         html(report)
 
 
-def test_a_notebook_hides_references_and_its_paper_has_them(monkeypatch):
-    shown, text = [], "It is so (@fig-a), or [@wood]; see (@sec-b and @eq-c)."
+def test_a_notebook_hides_references_and_its_paper_has_those_to_what_is_there(report, monkeypatch):
+    shown, text = (
+        [],
+        "So (@fig-curve), or [@bishop2006]; see (@sec-nowhere and @eq-loss) (@tbl-none) (@fig-curve is).",
+    )
     monkeypatch.setattr(publish, "display", lambda data, **_: shown.append(data["text/markdown"]))
     publish.say(text)
-    assert re.sub("<!--.*?-->", "", shown[0]) == "It is so, or; see."
-    assert PAPER.sub(r" \1", shown[0]) == text
+    assert re.sub("<!--.*?-->", "", shown[0]) == "So, or; see (@fig-curve is)."
+    report.cells[0].source += f"\n\n{shown[0]}"
+    assert "So (Figure 1), or [1]; see (Equation (1)) (Figure 1 is)." in page_text(html(report), between="")
 
 
 def test_html_is_one_file_that_loads_nothing(report, tmp_path):

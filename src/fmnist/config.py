@@ -33,6 +33,9 @@ TRAIN_IMAGES, TEST_IMAGES, INPUTS, OUTPUTS = 60_000, 10_000, 784, 10
 FASHION = "FashionMNIST"  # the data set of every run that does not say otherwise
 GUESS = 1 / OUTPUTS  # accuracy of guessing
 DEEPEST, LARGEST, LONGEST = 100, 10**9, 10**6  # most hidden layers, weights and epochs of a run: beyond is a slip
+LAST = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "test_accuracy_std")
+BEST = ("best_val_accuracy", "best_val_test_loss", "best_val_test_accuracy", "best_val_test_accuracy_std")
+METRICS = (*LAST, *BEST, "best_epoch", "diverged", "seconds")  # of a finished run, at its last and best epoch
 TEMPLATES = Path(__file__).with_name("templates")
 TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fmnist.config import OUTPUTS, TEST_IMAGES, UserError
+from fmnist.config import TEST_IMAGES, UserError
 
 LEVEL = 0.95
 MIN_PAIRS = 6
@@ -157,11 +157,6 @@ def best_of(studies: Mapping[str, pd.DataFrame]) -> tuple[str, str]:
     """The study, by its name, and in it the trial that validation selects over all `studies`, as `best` does."""
     named = [runs.assign(both=[(name, trial) for trial in runs["trial"]]) for name, runs in studies.items()]
     return best(pd.concat(named), "both")
-
-
-def confusion(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Counts, int [10, 10]: row = label, column = prediction."""
-    return np.bincount(OUTPUTS * labels + predictions, minlength=OUTPUTS**2).reshape(OUTPUTS, OUTPUTS)
 
 
 def require_replications(group: pd.DataFrame, name: object, metric: str) -> None:

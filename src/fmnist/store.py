@@ -34,17 +34,12 @@ import pandas as pd
 import psutil
 import safetensors.numpy
 
-from fmnist.config import RESULTS_VERSION, RunConfig, UserError, aside, beside, owner, runs_folder, validate
+from fmnist.config import METRICS, RESULTS_VERSION, RunConfig, UserError, aside, beside, owner, runs_folder, validate
 
 if TYPE_CHECKING:
     from fmnist.model import MLP, Result
 
 REMEDY = "Set FMNIST_RUNS to a folder that can be written"
-METRICS = (
-    *("val_accuracy", "val_loss", "test_accuracy", "test_loss", "test_accuracy_std", "train_accuracy", "train_loss"),
-    *("best_epoch", "best_val_accuracy", "best_val_test_accuracy", "best_val_test_loss"),
-    *("best_val_test_accuracy_std", "diverged", "seconds"),
-)
 FILES = ("history.parquet", "predictions.npy", "weights.safetensors", "best.safetensors")
 ABSENT = {"run_id": "", **RunConfig().row(), **dict.fromkeys(METRICS, np.nan), "best_epoch": 0, "diverged": False}
 ABSENT |= {"device": "", "finished": ""}  # in the index, for a folder that is no run of this version

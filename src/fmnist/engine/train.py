@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fmnist.config import OUTPUTS, TEST_BATCH, RunConfig, UserError
+from fmnist.config import BEST, LAST, OUTPUTS, TEST_BATCH, RunConfig, UserError
 from fmnist.data import Data, augmentation_draws, augmented, epoch_order, mixup_shares, run_scaling, split
 from fmnist.engine.optim import Average, Optimizer, scheduled
 from fmnist.engine.stack import Stack, cross_entropy, cross_entropy_gradient
@@ -22,8 +22,6 @@ from fmnist.model import Result, dropout_keys, learning_rates, wide
 CHUNK = 1_000  # images that are gathered at a time: in evaluation, and for one or more batches of training
 STEPS = 64  # most batches of a chunk
 HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "weight_norm")
-LAST = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "test_accuracy_std")
-BEST = ("best_val_accuracy", "best_val_test_loss", "best_val_test_accuracy", "best_val_test_accuracy_std")
 Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
 
 

@@ -1,7 +1,6 @@
 """The panel of the notebook `explore`: the store as in `browse`, and a form from which to train live beside it."""
 
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fmnist import store
-from fmnist.config import TRIAL_FIELDS, RunConfig, UserError, sizes_text, validate, without_unused
+from fmnist.config import TRIAL_FIELDS, RunConfig, UserError, validate, without_unused
 from fmnist.data import load
 from fmnist.engine.train import HISTORY, Record, Result, train_stack
 from fmnist.engine.workers import budget, devices, footprint, resolve_device, settings
@@ -25,23 +24,17 @@ SHORT = {"hidden_sizes", "activation", "dropout", "batch_norm", "init", "optimiz
 PAUSE = 3  # times as long as a drawing took, before the next one
 LOOK = {"layout": {"width": "270px"}, "style": {"description_width": "92px"}}
 FIELDS = {int: widgets.IntText, float: widgets.FloatText, bool: widgets.Checkbox}
-
-
-def whole_numbers(text: str) -> list[int | str]:
-    """ "0, 1 2" or "0-1-2" → [0, 1, 2]; what is no whole number stays text, which `validate` refuses."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"\s*[,-]\s*|\s+", text.strip(" []"))]
+LISTS = {"hidden_sizes": "none", "teachers": '{"dropout": 0.3}, {}'}  # what an empty one shows
 
 
 def field_widget(name: str, value: Any) -> widgets.Widget:
-    """The widget for a field of run configs, by its type and choices."""
+    """The widget for a field of run configs, by its type and choices; a list is written as in JSON, "400, 400"."""
     kind, about = RunConfig.model_fields[name].annotation, LOOK | {"description": name.replace("_", " ")}
     if get_origin(kind) is Literal:
         return widgets.Dropdown(options=get_args(kind), value=value, **about)
-    if name == "teachers":
-        return widgets.Text(json.dumps(value), placeholder='[{"dropout": 0.3}]', **about)
-    if name == "hidden_sizes":
-        return widgets.Text(sizes_text(value), placeholder="none, 128 or 400-400", **about)
-    return FIELDS[kind](value=value, **about)
+    if kind in FIELDS:
+        return FIELDS[kind](value=value, **about)
+    return widgets.Text(json.dumps(value)[1:-1], placeholder=LISTS[name], **about)
 
 
 class Form(widgets.VBox):
@@ -53,23 +46,17 @@ class Form(widgets.VBox):
         self.fields = {name: field_widget(name, getattr(first, name)) for name in TRIAL_FIELDS}
         self.seeds = widgets.Text(", ".join(map(str, seeds)), description="seeds", **LOOK)
         self.device = widgets.Dropdown(options=devices(), value=device, description="device", **LOOK)
-        self.all = widgets.ToggleButton(description="More", tooltip="all fields", layout={"width": "70px"})
-        super().__init__()
-        self.all.observe(lambda _: self._lay({*SHORT, "epochs", *base}), "value")
-        self._lay({*SHORT, "epochs", *base})
-
-    def _lay(self, few: set[str]) -> None:
-        shown = [field for name, field in self.fields.items() if self.all.value or name in few]
-        self.children = [*shown, self.seeds, self.device]
+        seen = {*SHORT, "epochs", *base}
+        few, more = ([each for name, each in self.fields.items() if (name in seen) is at] for at in (True, False))
+        super().__init__([*few, self.seeds, self.device, widgets.Accordion([widgets.VBox(more)], titles=["More"])])
 
     def configs(self) -> list[RunConfig]:
         """What the form asks for, a config a seed, less what does not apply. `UserError` for what is not allowed."""
-        values = {name: field.value for name, field in self.fields.items()}
-        sizes = values["hidden_sizes"].replace("none", "")
-        values["hidden_sizes"] = whole_numbers(sizes) if sizes else []
-        with suppress(ValueError):  # what is no JSON stays text, which `validate` refuses
-            values["teachers"] = json.loads(values["teachers"])
-        seeds = dict.fromkeys(whole_numbers(self.seeds.value))
+        values = {name: field.value for name, field in self.fields.items()} | {"seeds": self.seeds.value}
+        for name in (*LISTS, "seeds"):
+            with suppress(ValueError):  # what is no list stays text, which `validate` refuses
+                values[name] = json.loads(f"[{values[name]}]")
+        seeds = dict.fromkeys(values.pop("seeds"))
         return [validate(RunConfig, without_unused(values) | {"seed": seed}, "form") for seed in seeds]
 
 
@@ -150,7 +137,7 @@ class Explore(Browse):
         self.bar = widgets.IntProgress(0, 0, 1, layout={"width": "270px"})
         buttons = widgets.HBox([self.train_button, self.stop_button])
         layouts = {"width": "290px", "margin": "0 10px 0 0"}, {"flex": "1 1 400px", "min_width": "400px"}
-        left = widgets.VBox([buttons, self.bar, self.said, self.form, self.form.all], layout=layouts[0])
+        left = widgets.VBox([buttons, self.bar, self.said, self.form], layout=layouts[0])
         right = widgets.VBox([self.plot, self.trials], layout=layouts[1])
         self.children = [widgets.HBox([left, right], layout={"flex_flow": "row wrap"}), self.rows, self.network]
         self.compare_button.layout.display = "none"  # what is picked is drawn at once

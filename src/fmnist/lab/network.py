@@ -9,14 +9,13 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 
-from fmnist.config import TEST_IMAGES
+from fmnist.config import OUTPUTS, TEST_IMAGES
 from fmnist.data import NAMES, load, run_scaling
 from fmnist.lab.widgets import Panel, Sketch, described, picture
 from fmnist.model import MLP, images_and_labels
 from fmnist.paper.publish import svg
 from fmnist.plots.figures import confusion_matrix, image_grid
 from fmnist.plots.style import COLORS, FAINT, figure, style
-from fmnist.statistics import confusion
 from fmnist.store import Run
 from fmnist.words import percent
 
@@ -45,7 +44,10 @@ class Network:
         return self.model(x).double().softmax(1).numpy()
 
     def confusion_figure(self) -> Figure:
-        return confusion_matrix(confusion(self.data.test_labels.numpy(), self.run.predictions()), self.names)
+        from sklearn import metrics  # here, because it takes a second
+
+        matrix = metrics.confusion_matrix(self.data.test_labels, self.run.predictions(), labels=range(OUTPUTS))
+        return confusion_matrix(matrix, self.names)
 
     def misread_figure(self) -> Figure:
         """Test images misread with the greatest probability, worst first, with the two classes' probabilities."""

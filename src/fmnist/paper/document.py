@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-import nbformat
 from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 
 API_VERSION = [1, 23, 1]  # of Pandoc's JSON syntax tree
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
 FORMS = ("text/latex", *IMAGES, "text/markdown", "text/html", "text/plain")  # richest first
-PAPER = re.compile(r" ?<!-- ([{(\[@][^<>]*?) -->")  # labels and references: in a notebook, comments, which it hides
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -53,7 +51,6 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
     Code of our notebooks stands folded beneath what it made, with that of cells before it that made text or nothing. A
     notebook without metadata of ours is *foreign*: its first heading is its title, its code stands above its output.
     """
-    nb = nbformat.reads(PAPER.sub(r" \1", nbformat.writes(nb)), as_version=4)
     document = Document(_metadata(nb, name, Path(folder or ".").resolve()))
     language = nb.metadata.get("kernelspec", {}).get("language") or "python"
     waiting = []  # code whose place is not yet known

@@ -27,7 +27,7 @@ from pydantic import BeforeValidator, Field, create_model
 from fmnist import replication, store
 from fmnist.config import Strict, UserError, apart, aside, follow_parent, nearest, project_root, read_yaml, validate
 from fmnist.paper import prose, provenance
-from fmnist.paper.document import PAPER, values
+from fmnist.paper.document import values
 from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
 from fmnist.search import Search, SearchSpec
 from fmnist.statistics import best_per
@@ -255,7 +255,7 @@ class Report:
         about["found"] = [self._filled("found", line, about) for line in self.spec.found]
         about["appendix"] = provenance.appendix(paper.cells)
         paper.metadata["fmnist"] = about
-        return _without_dangling(paper)
+        return paper
 
     def _told(self, name: str, cells: list[NotebookNode]) -> list[NotebookNode]:
         """The cells of a notebook that this report wants: none on a field it does not vary, and its remarks."""
@@ -392,18 +392,6 @@ def _execute(notebook: Path, parameters: dict[str, Any], target: Path) -> None:
         execute()
     except RuntimeError:  # the kernel died, as some do on a loaded machine when they start
         execute()
-
-
-def _without_dangling(paper: NotebookNode) -> NotebookNode:
-    """The paper without references in brackets to what it does not have."""
-    text = PAPER.sub(r" \1", nbformat.writes(paper))
-    known = {*re.findall(r"\{#((?:sec|eq)-[\w-]+)", text), *re.findall(r'"label": "([\w-]+)"', text)}
-
-    def kept(match: re.Match) -> str:
-        labels = [f"@{label}" for label in re.findall(r"@([\w-]+)", match[0]) if label in known]
-        return f" ({', '.join(labels)})" if labels else ""
-
-    return nbformat.reads(re.sub(r" ?\((?:@(?:fig|tbl|sec|eq)-[\w-]+(?:, | and )?)+\)", kept, text), as_version=4)
 
 
 def _gap(chapter: Chapter, target: Path, error: BaseException) -> NotebookNode:

@@ -198,7 +198,7 @@ def _means(ax: Axes, table: pd.DataFrame, by: str, groups: list, apart: float) -
 
 def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFrame | None = None) -> Figure:
     """Percent of each class (row) that was read as each class (column); errors shaded, hits on the grey diagonal.
-    `matrix` holds counts (`statistics.confusion`), of one run or summed over `runs`.
+    `matrix` holds counts (scikit-learn's confusion_matrix), of one run or summed over `runs`.
     """
     import seaborn as sns  # here, because it takes a second and brings pyplot along
 

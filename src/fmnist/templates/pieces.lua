@@ -148,8 +148,24 @@ local function place(attributes)
   return "notebook " .. (attributes.notebook or "") .. cell
 end
 
+local KINDS, known = { fig = "", tbl = "", sec = "", eq = "" }, {}
+
+-- Labels and references that a notebook hides in comments are seen; those in brackets to what is not here go.
+local function prepared(text)
+  text = text:gsub(" ?<!%-%- ([{(%[@][^<>]-) %-%->", " %1")
+  return (text:gsub(" ?%((@[^()]+)%)", function(inner)
+    local rest = inner:gsub("@(%a+)%-[%w-]+", KINDS):gsub("and", "")
+    if rest:match("[^%s,]") then return nil end
+    local kept = {}
+    for label in inner:gmatch("@([%w-]+)") do
+      if known[label] then kept[#kept + 1] = "@" .. label end
+    end
+    return #kept > 0 and " (" .. table.concat(kept, ", ") .. ")" or ""
+  end))
+end
+
 local function markdown(text, attributes)
-  return headings(pandoc.read(text, MARKDOWN, { columns = 100000 }).blocks):walk {
+  return headings(pandoc.read(prepared(text), MARKDOWN, { columns = 100000 }).blocks):walk {
     Image = image,
     Link = link,
     RawInline = raw_inline,
@@ -267,6 +283,12 @@ function Pandoc(document)
   pdf = FORMAT:match("typst") ~= nil
   folder = pandoc.utils.stringify(document.meta.folder or ".")
   local blocks = pandoc.Blocks {}
+  for _, block in ipairs(document.blocks) do
+    if block.t == "CodeBlock" then
+      known[block.attributes.label or ""] = true
+      for label in block.text:gmatch("{#(%a+%-[%w-]+)") do known[label] = true end
+    end
+  end
   for _, block in ipairs(document.blocks) do
     local parse = block.t == "CodeBlock" and read[block.classes[1]]
     local made = parse and parse(block.text, block.attributes) or block
