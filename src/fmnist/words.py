@@ -108,7 +108,7 @@ def diverged(failed: int, total: int) -> str:
 def setting(key: str, value: Any) -> str:
     """One setting in words: "lr 0.1", "400-400", "batch norm", "no batch norm", "dropout 0.2"."""
     words = key.replace("_", " ")
-    if isinstance(value, str):
+    if isinstance(value, str) and key != "input_scaling":
         return value
     if key == "hidden_sizes":
         return sizes_text(value)
