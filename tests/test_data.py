@@ -235,10 +235,10 @@ def test_splits_and_orders_are_their_seeds_and_stay_what_they_are():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fixed_scalings_span_their_range_and_a_standardized_train_split_has_mean_0_and_std_1(seed, full):
     for kind, span in {"none": (0, 1), "symmetric": (-1, 1), "mnist": (-0.1307 / 0.3081, 0.8693 / 0.3081)}.items():
-        scale, shift = data.scaling(full.train_images, torch.arange(10), kind)
+        scale, shift = data.scaling(RunConfig(input_scaling=kind), None)
         assert (shift, 255 * scale + shift) == pytest.approx(span, rel=1e-15, abs=1e-15)
     train, _ = data.split(60_000, 40_000, seed)
-    scale, shift = data.scaling(full.train_images, train, "standardized")
+    scale, shift = data.scaling(RunConfig(input_scaling="standardized", val_size=40_000, seed=seed), full)
     inputs = full.train_images[train].double() * scale + shift
     assert inputs.mean().item() == pytest.approx(0, abs=1e-10)
     assert inputs.std(correction=0).item() == pytest.approx(1, abs=1e-10)

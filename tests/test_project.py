@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fmnist"
 
 # A module imports only modules that come before it.
-MODULES = """config words statistics data model store ensemble engine.stack engine.optim engine.train
-    engine.workers engine.cluster use study search replication tables plots.style plots.figures plots.marks
+MODULES = """config words statistics data model store use engine.stack engine.optim engine.train
+    engine.workers engine.cluster study search replication tables plots.style plots.figures plots.marks
     paper.publish paper.document paper.exporters paper.prose paper.provenance paper.report paper.verify
     lab.widgets lab.network lab.browse lab.explore cli"""
 ORDER = MODULES.split()
@@ -33,7 +33,7 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store ensemble use study search cli __init__": 1_789,
+    "config data store use study search cli __init__": 1_789,
     "model engine": 1_426,
     "words statistics replication tables": 849,
     "plots": 437,

@@ -362,9 +362,3 @@ def test_a_mistake_is_named_in_one_line(old, new, said, tmp_path):
     with pytest.raises(UserError, match=said) as error:
         load(tmp_path, GOOD.replace(old, new))
     assert "\n" not in str(error.value) and str(error.value).startswith(f"params/{tmp_path.name}/published.yaml: ")
-
-
-def test_a_report_without_the_notebook_needs_no_file(tmp_path):
-    assert read(tmp_path, {}, required=False) is None
-    with pytest.raises(UserError, match="no such file"):
-        read(tmp_path, {})

@@ -18,7 +18,7 @@ import torch
 from reference import TINY_RUN as CONFIG
 from reference import plain_evaluation
 
-from fmnist import ensemble, store, study
+from fmnist import store, study, use
 from fmnist.config import RunConfig, UserError
 from fmnist.data import split
 from fmnist.engine import workers
@@ -28,7 +28,7 @@ from fmnist.engine.train import Result, train_stack
 SCRIPT = """
 import os, signal, sys
 from fmnist.engine import workers
-from fmnist import ensemble, store, study
+from fmnist import store, study, use
 from fmnist.config import RunConfig
 from fmnist.data import load
 from reference import subset
@@ -259,31 +259,31 @@ def test_every_field_is_part_of_the_address(field):
 
 
 def test_an_ensembles_probabilities_are_the_mean_of_its_networks(runs, small, result, monkeypatch):
-    monkeypatch.setattr(ensemble, "load", lambda **_: small)
+    monkeypatch.setattr(use, "load", lambda **_: small)
     kinds = {"none": (30,), "standardized": (40, 20), "symmetric": ()}
     configs = [CONFIG.model_copy(update={"hidden_sizes": h, "input_scaling": kind}) for kind, h in kinds.items()]
     found = [run for config in configs for run in map(store.save, train_stack([config], small))]
     ids = [run.run_id for run in found]
     for part in ("test", "val"):
-        each = [ensemble.probabilities([run_id], part) for run_id in ids]
-        together, labels = ensemble.probabilities(ids, part)
+        each = [use.probabilities([run_id], part) for run_id in ids]
+        together, labels = use.probabilities(ids, part)
         np.testing.assert_allclose(together, sum(p for p, _ in each) / 3)
         np.testing.assert_allclose(together.sum(1), 1)
         right = (each[0][0].argmax(1) == labels).mean()
         assert right == pytest.approx(found[0].metrics[f"{part}_accuracy"]) and right > 0.25
     assert (each[0][1] == small.train_labels[split(3_000, 500, 0)[1]].numpy()).all()
     mirrored = replace(small, test_images=small.test_images.view(-1, 28, 28).flip(2).flatten(1))
-    plain, both = ensemble.probabilities(ids)[0], ensemble.probabilities(ids, flip=True)[0]
-    monkeypatch.setattr(ensemble, "load", lambda **_: mirrored)
-    np.testing.assert_allclose(both, (plain + ensemble.probabilities(ids)[0]) / 2, rtol=1e-6)
+    plain, both = use.probabilities(ids)[0], use.probabilities(ids, flip=True)[0]
+    monkeypatch.setattr(use, "load", lambda **_: mirrored)
+    np.testing.assert_allclose(both, (plain + use.probabilities(ids)[0]) / 2, rtol=1e-6)
     assert np.abs(both - plain).max() > 0.1
 
 
 def test_an_image_is_also_seen_mirrored_and_moved_and_what_comes_into_view_is_black(small):
     images = small.test_images[:9].float() - 7
     square = images.view(-1, 28, 28)
-    assert torch.equal(torch.stack(ensemble.views(images, False, 0)), images[None])
-    seen = [view.view(-1, 28, 28) for view in ensemble.views(images, True, 2)]
+    assert torch.equal(torch.stack(use.views(images, False, 0)), images[None])
+    seen = [view.view(-1, 28, 28) for view in use.views(images, True, 2)]
     assert len(seen) == 10 and torch.equal(seen[0], square) and torch.equal(seen[5], square.flip(2))
     up, down, left, right = seen[1:5]
     assert torch.equal(up[:, :-2], square[:, 2:]) and torch.equal(down[:, 2:], square[:, :-2])
@@ -294,9 +294,9 @@ def test_an_image_is_also_seen_mirrored_and_moved_and_what_comes_into_view_is_bl
 def test_runs_that_validate_on_other_images_are_no_ensemble_there(runs, result):
     ids = [store.save(seeded(result, seed)).run_id for seed in range(2)]
     with pytest.raises(UserError, match="ensemble: the runs differ in seed, so their val images are not the same"):
-        ensemble.probabilities(ids, "val")
+        use.probabilities(ids, "val")
     with pytest.raises(UserError, match="ensemble: give it one run or more"):
-        ensemble.probabilities([])
+        use.probabilities([])
 
 
 def test_runs_are_written_as_csv_once(runs, result, tmp_path):

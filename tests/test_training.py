@@ -24,8 +24,8 @@ from fmnist.engine import stack as stack_module
 from fmnist.engine import workers
 from fmnist.engine.train import Result, Trainer, train_stack
 from fmnist.engine.workers import STACK_RUNS, footprint, pack, plan, slots_here, work
-from fmnist.ensemble import soft_labels
 from fmnist.model import MLP, images_and_labels, plain_training
+from fmnist.use import soft_labels
 
 torch.set_num_threads(1)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")

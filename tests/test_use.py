@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from reference import TINY_RUN, plain_evaluation
 
-from fmnist import cli, ensemble, store, use
+from fmnist import cli, store, use
 from fmnist.data import CLASSES
 from fmnist.engine.train import train_stack
 
@@ -18,7 +18,7 @@ SCALED = TINY_RUN.model_copy(update={"input_scaling": "standardized", "epochs": 
 @pytest.fixture
 def stored(runs, small, monkeypatch):
     """Two runs of the store: one of an epoch, and the better one of three, whose pixels are standardized."""
-    monkeypatch.setattr(ensemble, "load", lambda **_: small)
+    monkeypatch.setattr(use, "load", lambda **_: small)
     monkeypatch.setattr(use, "load", lambda **_: small)
     monkeypatch.setattr(use, "TRAIN_IMAGES", 3_000)
     return [store.save(train_stack([config], small)[0]) for config in (TINY_RUN, SCALED)]
@@ -64,8 +64,8 @@ def test_the_card_says_what_the_run_reached(stored, small, capsys):
 
 def test_calibration_is_the_distance_between_how_sure_and_how_often_right():
     p, labels = np.array([[0.95, 0.05], [0.95, 0.05], [0.6, 0.4], [0.6, 0.4]]), np.array([0, 1, 0, 0])
-    bins, error = ensemble.calibration(p, labels)
+    bins, error = use.calibration(p, labels)
     assert bins[["confidence", "accuracy", "images"]].to_numpy().tolist() == [[0.6, 1, 2], [0.95, 0.5, 2]]
     assert error == pytest.approx((0.4 + 0.45) / 2)
     certain = torch.eye(10)[[3, 4]].numpy()
-    assert ensemble.calibration(certain, np.array([3, 4]))[1] == 0
+    assert use.calibration(certain, np.array([3, 4]))[1] == 0

@@ -248,22 +248,18 @@ def mixup_shares(config: RunConfig, epoch: int, batches: int) -> torch.Tensor:
     return torch.maximum(share, 1 - share)
 
 
-def run_scaling(config: RunConfig, data: Data | None) -> tuple[float, float]:
-    """`scaling` of a run; `data` may be left out where its pixels are not standardized."""
+@functools.lru_cache(maxsize=64)
+def scaling(config: RunConfig, data: Data | None) -> tuple[float, float]:
+    """(scale, shift) such that a run's input = pixel * scale + shift: `input_scaling` "none" to [0, 1], "symmetric" to
+    [-1, 1], "standardized" to mean 0 and (population) standard deviation 1 over all pixels of the train split, from
+    exact integer sums, so the same on every device, "mnist" by MNIST's mean and deviation, as in PyTorch's example.
+    `data` may be left out where pixels are not standardized.
+    """
     if config.input_scaling in FIXED:
         return FIXED[config.input_scaling]
     train, _ = split(len(data.train_labels), config.val_size, config.seed)
-    return scaling(data.train_images, train, config.input_scaling)
-
-
-def scaling(images_uint8: torch.Tensor, train_idx: torch.Tensor, kind: str) -> tuple[float, float]:
-    """(scale, shift) such that input = pixel * scale + shift, for uint8 pixels: "none" to [0, 1], "symmetric" to
-    [-1, 1], "standardized" to mean 0 and (population) standard deviation 1 over all pixels of the train split, from
-    exact integer sums, so the same on every device, "mnist" by MNIST's mean and deviation, as in PyTorch's example.
-    """
-    if kind in FIXED:
-        return FIXED[kind]
-    histogram = images_uint8[train_idx.to(images_uint8.device)].flatten().bincount(minlength=256).tolist()
+    images = data.train_images[train.to(data.train_images.device)]
+    histogram = images.flatten().bincount(minlength=256).tolist()
     n, total = sum(histogram), sum(pixel * times for pixel, times in enumerate(histogram))
     squares = sum(pixel * pixel * times for pixel, times in enumerate(histogram))
     std = math.sqrt(n * squares - total * total) / n

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fmnist.config import RunConfig
-from fmnist.data import Data, augmentation_draws, augmented, epoch_order, generator, mixup_shares, run_scaling, split
+from fmnist.data import Data, augmentation_draws, augmented, epoch_order, generator, mixup_shares, scaling, split
 
 LEAKY_SLOPE = 0.01  # torch.nn.LeakyReLU's default
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
@@ -121,18 +121,17 @@ def plain_loss(config: RunConfig, logits: Tensor, labels: Tensor, taught: Tensor
 def plain_batches(config: RunConfig, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:
     """An epoch's inputs [batch, 784], their rows among the train images, and an image's share in its mixture."""
     (train, _), size = split(len(data.train_labels), config.val_size, config.seed), config.batch_size
-    scale, shift = run_scaling(config, data)
     order, draws = (draw(len(train), config.seed, epoch).split(size) for draw in (epoch_order, augmentation_draws))
     for places, drawn, share in zip(order, draws, mixup_shares(config, epoch, len(order)).tolist(), strict=True):
         images = data.train_images[train[places]]
         images = augmented(images, drawn, config) if config.augments else images
-        x = (images.double() * scale + shift).to(PARAMETER_DTYPE[config.precision])
+        x = as_inputs(images, config, data)
         yield share * x + (1 - share) * x.flip(0) if config.mixup else x, train[places], share
 
 
 def as_inputs(images: Tensor, config: RunConfig, data: Data | None) -> Tensor:
-    """Images, uint8 [n, 784], scaled as the config says, in the type of its weights; `data` as for `run_scaling`."""
-    scale, shift = run_scaling(config, data)
+    """Images, uint8 [n, 784], scaled as the config says, in the type of its weights; `data` as for `scaling`."""
+    scale, shift = scaling(config, data)
     return (images.double() * scale + shift).to(PARAMETER_DTYPE[config.precision])
 
 

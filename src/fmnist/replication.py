@@ -6,6 +6,7 @@ run of theirs, ours are a distribution over seeds. A run that diverged, or ended
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import partial
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -187,31 +188,26 @@ class Published(Strict):
     claims: list[Claim] = Field(min_length=1)
 
 
-def read(folder: Path, settings: dict[str, pd.DataFrame], required: bool = True) -> Published | None:
-    """The checked `published.yaml` of a report's folder, None if it has none and none is `required`.
+def read(folder: Path, settings: dict[str, pd.DataFrame]) -> Published:
+    """The checked `published.yaml` of a report's folder; `settings` has `Study.settings()` of each study.
 
-    `settings` has `Study.settings()` of each study. Raises UserError for anything wrong in it.
+    Raises UserError for anything wrong in it.
     """
-    path, where = folder / "published.yaml", f"params/{folder.name}/published.yaml"
-    if not path.exists() and not required:
-        return None
-    found = validate(Published, read_yaml(path), where)
+    where = f"params/{folder.name}/published.yaml"
+    found = validate(Published, read_yaml(folder / "published.yaml"), where)
     asked = [
-        (f"{where}: numbers.{i}", row.study or table.study, table.of | one)
+        (f"{where}: numbers.{i}", row.study or table.study, partial(select, where=table.of | one, several=False))
         for i, table in enumerate(found.numbers)
         for row in table.rows
         for one in (row.of, row.over)
         if one is not None
     ]
-    asked += [(f"{where}: claims.{i}", test.study, test) for i, c in enumerate(found.claims) for test in c.tests]
-    for place, study, one in asked:
+    asked += [(f"{where}: claims.{i}", test.study, test.check) for i, c in enumerate(found.claims) for test in c.tests]
+    for place, study, check in asked:
         if study not in settings:
             raise UserError(f"{place}: the report has no study {study!r}{nearest(study, list(settings))}")
         try:
-            if isinstance(one, ClaimTest):
-                one.check(settings[study], place)
-            else:
-                select(settings[study], one, place, several=False)
+            check(settings[study], place=place)
         except UserError as error:
             raise UserError(f"{error} (the study is params/{folder.name}/{study}.yaml)") from None
     return found
@@ -247,15 +243,14 @@ def _judged(table: NumberTable, row: Number, runs: pd.DataFrame) -> dict[str, An
         one_low, one_high = prediction(values)
     low, high = factor * one_low, factor * one_high
     printed = 0.5 * 10.0 ** Decimal(str(row.value)).as_tuple().exponent + (row.pm or 0.0) * (row.over is not None)
-    verdict = "agrees" if low <= row.value + printed and row.value - printed <= high else "differs"
-    if n < MIN_SEEDS or high - low > WIDEST[measure.unit]:
-        verdict = "cannot tell"
-    if row.fit:
-        verdict = "fitted"
-    elif not table.counted:
-        verdict = "unknown unit"
-    elif accuracy and row.value <= factor * CHANCE:
-        verdict = "at chance"
+    few = n < MIN_SEEDS or high - low > WIDEST[measure.unit]
+    said = {
+        "fitted": row.fit,
+        "unknown unit": not table.counted,
+        "at chance": accuracy and row.value <= factor * CHANCE,
+    }
+    said |= {"cannot tell": few, "agrees": low <= row.value + printed and row.value - printed <= high, "differs": True}
+    verdict = next(word for word, so in said.items() if so)  # the first that is so
     return {
         "study": row.study or table.study, "trial": " − ".join(trials), "metric": table.metric, "unit": measure.unit,
         "published": row.value, "pm": np.nan if row.pm is None else row.pm, "note": row.note, "n": n,
@@ -346,15 +341,12 @@ def evidence(published: Published, runs: pd.DataFrame, history: pd.DataFrame) ->
     Columns beside those of `compare`: claim, test (places), form, at_least, at_most, every and none (whether every seed
     is as claimed, or no seed is), median, and status, see `_status`. Holm's correction is over the rows of a claim.
     """
-    found = []
-    for i, claim in enumerate(published.claims):
-        rows = [_compared(test, runs, history).assign(claim=i, test=j) for j, test in enumerate(claim.tests)]
-        table = pd.concat(rows, ignore_index=True)
-        by_p = (table["at_least"] == 0) & (table["at_most"] == np.inf) & (table["form"] != "falling")
-        tested = table["p"].where(by_p).dropna()
-        table["p_holm"] = pd.Series(holm(tested.to_numpy(float)), tested.index, float)
-        found.append(table)
-    table = pd.concat(found, ignore_index=True)
+    asked = [(i, j, test) for i, claim in enumerate(published.claims) for j, test in enumerate(claim.tests)]
+    rows = [_compared(test, runs, history).assign(claim=i, test=j) for i, j, test in asked]
+    table = pd.concat(rows, ignore_index=True)
+    by_p = (table["at_least"] == 0) & (table["at_most"] == np.inf) & (table["form"] != "falling")
+    tested = table["p"].where(by_p).dropna().groupby(table["claim"])
+    table["p_holm"] = tested.transform(lambda p: holm(p.to_numpy(float)))
     return table.assign(status=[_status(row) for row in table.itertuples()])
 
 

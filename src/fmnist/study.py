@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from fmnist import store
 from fmnist.config import TEMPLATES, RunConfig, Strict, UserError, nearest, validate, validate_field
 from fmnist.statistics import best_per
-from fmnist.words import count, joined, setting
+from fmnist.words import count, differing, joined, setting
 
 Overrides = dict[str, Any]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -122,21 +122,16 @@ class Study:
 
     def describe(self, selected: "Study | None" = None) -> str:
         """What all runs share and what varies, as sentences (Markdown); and the seeds of what came of it `again`."""
-        settings, usual, first = self.settings(), RunConfig().row(), self.configs[0]
-        names = settings.columns.drop(["trial", "variant"])
-        varied = [name for name in names if settings[name].nunique() > 1]
-        unusual = [name for name in names if settings[name][0] != usual[name]]
-        said = {"hidden_sizes", "optimizer", "lr", "batch_size", "epochs", *unusual}.difference(varied)
+        varied, first = differing(self.configs), self.configs[0]
+        said = {"hidden_sizes", "optimizer", "lr", "batch_size", "epochs", *differing([first, RunConfig()])} - {*varied}
         of = {"hidden_sizes": "hidden layers ", "bias_init": "initial biases "}
-        same = ", ".join(of.get(name, "") + setting(name, getattr(first, name)) for name in names if name in said)
+        same = ", ".join(of.get(name, "") + setting(name, value) for name, value in first if name in said)
         vary = joined([f"`{name}`" for name in varied]) or "the seed alone"
-        sizes = {label: len(runs) for label, (_, runs) in self.trials.items()}
-        most = max(sizes.values())
-        fewer = {n: [label for label in sizes if sizes[label] == n] for n in sizes.values() if n < most}
-        few = [f"{joined(some) if len(some) < 3 else count(len(some))} with {count(n)}" for n, some in fewer.items()]
-        trials, seeds = count(len(sizes), "trial"), count(most, "seed") + (f" (but {joined(few)})" if few else "")
+        sizes = [len(runs) for _, runs in self.trials.values()]
+        few, most = min(sizes), max(sizes)
+        seeds = f"{count(few)} to " * (few < most) + count(most, "seed")
         again = max(len(runs) for _, runs in (selected or self).trials.values())
-        made = f"We vary {vary}: {trials}, each with {seeds}, {count(sum(sizes.values()), 'run')} in all"
+        made = f"We vary {vary}: {count(len(sizes), 'trial')}, each with {seeds}, {count(sum(sizes), 'run')} in all"
         more = f" What validation selects is trained with {count(again, 'seed')}." * (again > most)
         return f"{made}. They have in common: {same} (@tbl-config).{more}"
 
@@ -177,8 +172,8 @@ def train(
     stored = {run_id: run for run_id in wanted if (run := store.load(run_id, whole=True))}
     missing = [config for run_id, config in wanted.items() if run_id not in stored]
     if missing and os.environ.get("FMNIST_READ_ONLY") == "1":
-        wanting = f"{count(len(missing), 'run')} not in the store. The notebooks of a report only read; "
-        raise UserError(wanting + "`fmnist report` trains beforehand what their parameters ask for")
+        said = "not in the store. The notebooks of a report only read; `fmnist report` trains what they ask for"
+        raise UserError(f"{count(len(missing), 'run')} {said}")
     if teachers := [teacher for config in missing for teacher in config.teacher_configs]:
         train(teachers, device, memory, cluster)
     if missing:

@@ -51,13 +51,8 @@ def summary_table(runs: pd.DataFrame, baseline: str | pd.DataFrame | None = None
         compared = baseline if isinstance(baseline, pd.DataFrame) else compare(runs, baseline)
         against = compared.set_index("trial").reindex(data["trial"])
         data = data.join(against.drop(columns="metric").add_prefix("vs_"), on="trial")
-        printed |= _differences(against)
+        form, rows = partial(written, signed=True), list(against.itertuples())
+        found = [form(r.difference, r.metric, r.low, r.high) if r.n > 0 else MISSING for r in rows]
+        p = [r.verdict if r.verdict == "too few seeds" else probability(r.p_holm) for r in rows]
+        printed |= {"Difference [95 %]": found, "p (Holm)": p}
     return Table(data, pd.DataFrame(printed), run_ids(runs))
-
-
-def _differences(compared: pd.DataFrame) -> dict[str, list[str]]:
-    """Two columns for rows of `compare`; a dash for a baseline itself (all NaN) and where no pair of runs is left."""
-    rows, form = [row for _, row in compared.iterrows()], partial(written, signed=True)
-    found = [form(r["difference"], r["metric"], r["low"], r["high"]) if r["n"] > 0 else MISSING for r in rows]
-    p = [r["verdict"] if r["verdict"] == "too few seeds" else probability(r["p_holm"]) for r in rows]
-    return {"Difference [95 %]": found, "p (Holm)": p}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fmnist.config import TRAIN_IMAGES, sizes_text
+from fmnist.config import TRAIN_IMAGES, TRIAL_FIELDS, RunConfig, sizes_text
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
@@ -103,6 +103,11 @@ def probability(p: float) -> str:
 def diverged(failed: int, total: int) -> str:
     """ "diverged (2 of 6)", or nothing when none did."""
     return f"diverged ({failed} of {total})" if failed else ""
+
+
+def differing(configs: Sequence[RunConfig]) -> list[str]:
+    """The fields of trials, seed aside, that have more than one value."""
+    return [name for name in TRIAL_FIELDS if any(getattr(c, name) != getattr(configs[0], name) for c in configs)]
 
 
 def setting(key: str, value: Any) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fmnist.config import BEST, LAST, OUTPUTS, TEST_BATCH, RunConfig, UserError
-from fmnist.data import Data, augmentation_draws, augmented, epoch_order, mixup_shares, run_scaling, split
+from fmnist.data import Data, augmentation_draws, augmented, epoch_order, mixup_shares, scaling, split
 from fmnist.engine.optim import Average, Optimizer, scheduled
 from fmnist.engine.stack import Stack, cross_entropy, cross_entropy_gradient
 from fmnist.model import Result, dropout_keys, learning_rates, wide
@@ -33,7 +33,7 @@ class Feed:
         self.stack, self.data, self.groups = stack, data, stack.groups
         parts = [split(len(data.train_labels), first.val_size, config.seed) for config in self.groups]
         train, val = (torch.stack(part).to(device) for part in zip(*parts, strict=True))
-        scalings = [run_scaling(config, data) for config in self.groups]
+        scalings = [scaling(config, data) for config in self.groups]
         self.scale, self.shift = torch.tensor(scalings, dtype=stack.dtype, device=device).t()[:, :, None, None]
         self.shifted = any(shift for _, shift in scalings)
         test = torch.arange(len(data.test_labels), device=device)
@@ -75,7 +75,7 @@ class Trainer:
         scale, self.smoothing, self.distilled = own.T[:, :, None, None]
         self.taught = None  # what teachers say of the train images, [groups, images, classes]
         if first.teachers:
-            from fmnist.ensemble import soft_labels  # here, as pandas comes along
+            from fmnist.use import soft_labels  # here, as pandas comes along
 
             self.taught = torch.stack([soft_labels(config, data) for config in self.feed.groups])
         self.soft = bool(self.smoothing.any() or first.mixup or first.teachers)  # targets are not the labels alone

@@ -12,12 +12,12 @@ from ruamel.yaml import YAML
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig
 from fmnist.lab.network import NetworkPanel
-from fmnist.lab.widgets import SAID, CopyAsStudy, Panel, described, differing, picture
+from fmnist.lab.widgets import SAID, CopyAsStudy, Panel, described, picture
 from fmnist.paper.publish import svg
 from fmnist.plots.figures import curves
 from fmnist.study import Study
 from fmnist.tables import summary_table
-from fmnist.words import count, metric_of, setting
+from fmnist.words import count, differing, metric_of, setting
 
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")  # what the panels draw
 TEST, VAL = "test (%)", "validation (%)"

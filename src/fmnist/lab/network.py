@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from fmnist.config import OUTPUTS, TEST_IMAGES
-from fmnist.data import NAMES, load, run_scaling
+from fmnist.data import NAMES, load, scaling
 from fmnist.lab.widgets import Panel, Sketch, described, picture
 from fmnist.model import MLP, images_and_labels
 from fmnist.paper.publish import svg
@@ -35,7 +35,7 @@ class Network:
     def __init__(self, run: Run):
         self.run, self.config, self.model = run, run.config, run.model()
         self.names, self.data = NAMES[self.config.dataset], load(dataset=self.config.dataset)
-        self.scale, self.shift = run_scaling(self.config, self.data)
+        self.scale, self.shift = scaling(self.config, self.data)
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor) -> np.ndarray:

@@ -11,8 +11,8 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from fmnist.config import INPUTS, TEMPLATES, TRIAL_FIELDS, RunConfig, UserError
-from fmnist.words import setting
+from fmnist.config import INPUTS, TEMPLATES, RunConfig, UserError
+from fmnist.words import differing, setting
 
 SETTLE = 0.2  # seconds that messages which were sent before may still take, by the other thread
 SAID = ("hidden_sizes", "optimizer", "lr", "epochs")  # names a trial that stands alone
@@ -79,11 +79,6 @@ def picture(value: bytes = b"") -> ipywidgets.Image:
     """A figure as a widget, whose `value`, an SVG, may be replaced in place; hidden while there is none."""
     layout = {"width": "100%", "max_width": "620px", "display": None if value else "none"}
     return ipywidgets.Image(value=value, format="svg+xml", layout=layout)
-
-
-def differing(configs: list[RunConfig]) -> list[str]:
-    """The fields, seed aside, that have more than one value."""
-    return [name for name in TRIAL_FIELDS if any(getattr(c, name) != getattr(configs[0], name) for c in configs)]
 
 
 def described(config: RunConfig) -> str:

@@ -6,6 +6,7 @@ parse each by itself, so that nothing a cell contains, such as an unclosed fence
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -80,7 +81,7 @@ def read(nb: NotebookNode, name: str = "", folder: Path | None = None) -> Docume
 
 def _metadata(nb: NotebookNode, name: str, folder: Path) -> dict:
     about = {key: value for key, value in nb.metadata.get("fmnist", {}).items() if value}
-    ours = bool(about) or any(_mark(output) for cell in nb.cells for output in cell.get("outputs", []))
+    ours = bool(about or marks(nb.cells, "figure", "table", "text", "values"))
     facts = {"ours": ours, "report": "title" in about, "gaps": "gaps" in about, "folder": str(folder), "lang": "en"}
     nearby = [folder / "references.bib", *(above / "report" / "references.bib" for above in folder.parents)]
     facts["bibliography"] = str(next(filter(Path.is_file, nearby), ""))
@@ -88,14 +89,15 @@ def _metadata(nb: NotebookNode, name: str, folder: Path) -> dict:
     return {"title": name.replace("_", " ") or "Notebook", **shown, **facts}
 
 
+def marks(cells: Iterable[NotebookNode], *roles: str) -> list[dict]:
+    """What `publish` wrote at the outputs of cells that have one of the roles, by default at figures and tables."""
+    found = (output.get("metadata", {}).get("fmnist", {}) for cell in cells for output in cell.get("outputs", []))
+    return [mark for mark in found if mark.get("role") in (roles or ("figure", "table"))]
+
+
 def values(nb: NotebookNode) -> dict:
     """What the notebook's `record` calls published, the last value of a name winning."""
-    marks = [_mark(output) for cell in nb.cells for output in cell.get("outputs", [])]
-    return {name: value for mark in marks for name, value in mark.get("values", {}).items()}
-
-
-def _mark(output: NotebookNode) -> dict:
-    return output.get("metadata", {}).get("fmnist", {})
+    return {name: value for mark in marks(nb.cells, "values") for name, value in mark["values"].items()}
 
 
 def _code(text: str, kind: str, attributes: dict) -> dict:
@@ -104,26 +106,19 @@ def _code(text: str, kind: str, attributes: dict) -> dict:
 
 def _add_output(document: Document, output: NotebookNode, where: dict) -> None:
     """An output that prints: stderr, widgets and progress bars do not."""
-    mark = _mark(output)
+    mark = output.get("metadata", {}).get("fmnist", {})
+    about = where | {key: mark[key] for key in ("label", "note", "alt", "drawing", "data") if mark.get(key)}
     if output.output_type == "stream":
         if output.name == "stdout" and (text := _terminal(output.text)):
             document.piece("output", text)
     elif output.output_type == "error":
         document.piece("error", _terminal("\n".join(output.traceback) or f"{output.ename}: {output.evalue}"))
-    elif mark.get("role") in ("figure", "table"):
-        _add_published(document, output, where)
+    elif mark.get("role") == "figure":
+        document.piece("figure", mark["caption"], svg=output.data["image/svg+xml"], **about)
+    elif mark.get("role") == "table":
+        document.piece("table", output.data["text/markdown"], caption=mark["caption"], **about)
     elif mark.get("role") not in ("caption", "values") and WIDGET not in output.data:
         _add_result(document, output, where)
-
-
-def _add_published(document: Document, output: NotebookNode, where: dict) -> None:
-    """A figure or table of `publish`, where there are any with its note (Markdown) and its data (CSV)."""
-    mark = _mark(output)
-    about = where | {key: mark[key] for key in ("label", "note", "alt", "drawing", "data") if mark.get(key)}
-    if mark["role"] == "figure":
-        document.piece("figure", mark["caption"], svg=output.data["image/svg+xml"], **about)
-    else:
-        document.piece("table", output.data["text/markdown"], caption=mark["caption"], **about)
 
 
 def _add_result(document: Document, output: NotebookNode, where: dict) -> None:

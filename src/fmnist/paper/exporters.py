@@ -64,9 +64,7 @@ class HomeworkPDF(HomeworkExporter):
     def render(self, folder: Path, about: dict) -> bytes:
         source, dated = folder / "document.typ", "timestamp" in about
         source.write_bytes(_pandoc(folder, "--to=typst-citations", f"--template={TEMPLATES / 'homework.typ'}"))
-        standards = (
-            ["a-3a"] * dated + ["ua-1"] if about["report"] else []
-        )  # other notebooks may lack what these ask for
+        standards = ["a-3a"] * dated + ["ua-1"] if about["report"] else []  # others may lack what these ask for
         setting = dict(root=folder, ignore_system_fonts=True, timestamp=about.get("timestamp", 0))
         try:
             return typst.compile(source, pdf_standards=standards, **setting)

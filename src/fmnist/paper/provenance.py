@@ -7,7 +7,7 @@ report/<name>.json (`record`) what `verify` starts from.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from nbformat import NotebookNode
 
 from fmnist import store
 from fmnist.config import FASHION, project_root
+from fmnist.paper.document import marks
 from fmnist.words import count, joined
-
-UNKNOWN = "not recorded"
 
 
 def code(name: str, folder: Path) -> str:
@@ -29,15 +28,17 @@ def code(name: str, folder: Path) -> str:
 
 def note(executed: Mapping[str, NotebookNode], folder: Path) -> None:
     """Put at each figure and table of the executed notebooks of the report in `folder` where it comes from."""
-    stored = {run_id: store.load(run_id) for run_id in runs(executed.values())}
+    ids = {run_id for notebook in executed.values() for mark in marks(notebook.cells) for run_id in mark["runs"]}
+    stored = {run_id: store.load(run_id) for run_id in ids}
     for name, notebook in executed.items():
         given = f"params/{folder.name}/{name if (folder / f'{name}.yaml').exists() else 'report'}.yaml"
+        commit = code(name, folder)
         own = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
         for number, cell in enumerate(own, 1):  # as in the notebook, without the cell that papermill puts in
             source = {"notebook": f"notebooks/{name}.ipynb", "cell": number, "id": cell.get("id", "")}
-            source |= {"parameters": given, "code": notebook.metadata.get("code", UNKNOWN)}
+            source |= {"parameters": given, "code": commit}
             made = "Made by cell {cell} (`{id}`) of `{notebook}` with `{parameters}`, commit {code}.".format_map(source)
-            for mark in _marks([cell]):
+            for mark in marks([cell]):
                 records = [stored[run_id].record for run_id in mark["runs"] if stored[run_id]]
                 mark |= {"source": source, "digest": digest(mark["runs"]), "facts": _facts(records) if records else {}}
                 mark["note"] = _brief(f"{made} {_rests(mark)}")
@@ -47,7 +48,7 @@ def appendix(cells: Iterable[NotebookNode]) -> str:
     """The notes of all figures and tables for the PDF, as Markdown: what made each, and below what the runs record."""
     intro = "Notebooks are in `notebooks/`, the data attached to this PDF, the runs' ids in the JSON file beside it."
     lines, codes, sets = ["| Shown | Made by | Parameters | Runs | Data |", "|:--|:--|:--|:--|:--|"], {}, {}
-    for mark in _marks(cells):
+    for mark in marks(cells):
         source = mark["source"]
         name, data = f"`{Path(source['notebook']).stem}`", f"`{mark['label']}.csv`" if mark["data"] else "–"
         what = f"`{mark['digest']}`" if mark["facts"] else "none"
@@ -66,7 +67,7 @@ def appendix(cells: Iterable[NotebookNode]) -> str:
 def record(cells: Iterable[NotebookNode], trials: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """For report/<name>.json: what is shown, the sets of runs behind it, each run; `trials`: run → study → trial."""
     shown, sets = [], {}
-    for mark in _marks(cells):
+    for mark in marks(cells):
         data = mark["data"]
         about = {"rows": data.count("\n") - 1, "sha256": hashlib.sha256(data.encode()).hexdigest()} if data else None
         shown.append({"label": mark["label"], **mark["source"], "runs": mark["digest"], "data": about})
@@ -84,20 +85,9 @@ def written(about: dict[str, Any]) -> str:
     return re.sub(r"\n(?: {3,}|  (?=[}\]]))", " ", json.dumps(about, indent=1, ensure_ascii=False)) + "\n"
 
 
-def runs(notebooks: Iterable[NotebookNode]) -> set[str]:
-    """Ids of the runs behind all figures and tables."""
-    return {run_id for notebook in notebooks for mark in _marks(notebook.cells) for run_id in mark["runs"]}
-
-
 def digest(ids: Iterable[str]) -> str:
     """A short name of a set of runs: twelve digits of the SHA-256 of its sorted ids."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:12]
-
-
-def _marks(cells: Iterable[NotebookNode]) -> Iterator[dict]:
-    """What `publish` wrote at each figure and table."""
-    marks = (output.get("metadata", {}).get("fmnist", {}) for cell in cells for output in cell.get("outputs", []))
-    return (mark for mark in marks if mark.get("role") in ("figure", "table"))
 
 
 def _facts(records: list[dict]) -> dict[str, Any]:
@@ -115,7 +105,7 @@ def _facts(records: list[dict]) -> dict[str, Any]:
 
 
 def _state(commit: str = "", clean: bool | None = None) -> str:
-    return f"{commit} ({'clean' if clean else 'with changes'})" if commit else UNKNOWN
+    return f"{commit} ({'clean' if clean else 'with changes'})" if commit else "not recorded"
 
 
 def _brief(text: str) -> str:

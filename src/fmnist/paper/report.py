@@ -27,12 +27,12 @@ from pydantic import BeforeValidator, Field, create_model
 from fmnist import replication, store
 from fmnist.config import Strict, UserError, apart, aside, follow_parent, nearest, project_root, read_yaml, validate
 from fmnist.paper import prose, provenance
-from fmnist.paper.document import values
+from fmnist.paper.document import marks, values
 from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
 from fmnist.search import Search, SearchSpec
 from fmnist.statistics import best_per
 from fmnist.study import Study, StudySpec, train
-from fmnist.words import joined
+from fmnist.words import differing, joined
 
 KINDS = {"text": Strict, "replication": Strict, "search": SearchSpec}  # as metadata {"fmnist": {"kind": …}} say
 KINDS |= dict.fromkeys(["study", "recipe", "beyond"], StudySpec)
@@ -150,7 +150,8 @@ class Report:
         asking = [chapter for chapter in self.chapters if chapter.kind == "replication"]
         studies = {c.name: c.study for c in self.chapters if c.kind in ("study", "recipe")}
         settings = {name: study.settings() for name, study in studies.items()}
-        published = replication.read(self.folder, settings, required=bool(asking))
+        there = asking or (self.folder / "published.yaml").exists()
+        self.published = published = replication.read(self.folder, settings) if there else None
         for chapter in asking:
             place, unsaid = f"params/{self.name}/{chapter.name}.yaml", chapter.parameters["unsaid"]
             if unsaid:
@@ -207,11 +208,9 @@ class Report:
         from fmnist.engine import workers
 
         workers.processes.cache_clear()  # they end, and with them a gigabyte is free
-        published = self.folder / "published.yaml"
         contents = {"base": self.spec.base, "sections": [c.contents(self.later.get(c.name)) for c in self.chapters]}
-        contents["published"] = read_yaml(published) if published.exists() else None
+        contents["published"] = self.published and self.published.model_dump(mode="json", exclude_unset=True)
         _write(self.built / "contents.json", json.dumps(contents, indent=1))
-        codes = {chapter.name: provenance.code(chapter.name, self.folder) for chapter in self.chapters}
         pool = ProcessPoolExecutor(None, get_context("spawn"), _begin, [self.built / "kernels.log"])
         try:
             with apart():
@@ -226,7 +225,6 @@ class Report:
             if isinstance(error, OSError):  # such as a full disk, which no notebook can mend
                 raise UserError(f"{self.built}: notebooks cannot be kept here: {error.strerror or error}")
             executed[chapter.name] = _gap(chapter, target, error) if error else nbformat.read(target, as_version=4)
-            executed[chapter.name].metadata["code"] = codes[chapter.name]
         return executed
 
     def merge(self, executed: dict[str, NotebookNode]) -> NotebookNode:
@@ -242,8 +240,7 @@ class Report:
                     cell.id, cell.metadata["fmnist"] = f"{name}-{cell.id}"[:64], where
                     paper.cells.append(cell)
         about = self.spec.model_dump(include={"title", "authors", "date", "notice", "acknowledgements"})
-        stored = map(store.load, {*self._names, *provenance.runs([paper])})
-        if finished := [run.record["finished"] for run in stored if run]:
+        if finished := [mark["facts"]["finished"][1] for mark in marks(paper.cells) if mark["facts"]]:
             newest = pd.Timestamp(max(finished))
             about |= {"timestamp": int(newest.timestamp()), "date": self.spec.date or f"{newest:%B %-d, %Y}"}
         about["gaps"] = {name: each.metadata["gap"] for name, each in executed.items() if "gap" in each.metadata}
@@ -259,10 +256,8 @@ class Report:
 
     def _told(self, name: str, cells: list[NotebookNode]) -> list[NotebookNode]:
         """The cells of a notebook that this report wants: none on a field it does not vary, and its remarks."""
-        settings = [study.settings() for _, study in self._studies]
-        varied = {field for part in settings for field in part if part[field].nunique() > 1}
-        about = [set(cell.metadata.get("fmnist", {}).get("varies", varied)) for cell in cells]
-        kept = [cell for cell, fields in zip(cells, about, strict=True) if fields & varied or not varied]
+        varied = {field for _, study in self._studies for field in differing(study.configs)}
+        kept = [c for c in cells if not varied or varied & {*c.metadata.get("fmnist", {}).get("varies", varied)}]
         remarks = self.folder / f"{name}.md"
         own = [v4.new_markdown_cell(remarks.read_text("utf-8"), id="remarks")] if remarks.exists() else []
         return kept[:1] + own + kept[1:]

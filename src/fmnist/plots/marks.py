@@ -55,12 +55,9 @@ def _marks(part: Line2D | Collection, ax: Axes) -> list[dict[str, Any]]:
     """A line, or each polygon or segment of a collection, in data coordinates; `edge`: y is a share of the height."""
     look = _look(part)
     if isinstance(part, Line2D):
-        x, y = (np.atleast_1d(np.asarray(values, float)) for values in part.get_data(orig=False))
-        edge = bool(part.get_transform() == ax.get_xaxis_transform())
-        every, n = part.get_markevery(), len(x)
-        start, step = every if isinstance(every, tuple) else (0, every if isinstance(every, int) else max(1, n // 5))
-        more = {"edge": edge, "every": [start, step if every else 1]}
-        return [look | more | {"x": _numbers(x), "y": _numbers(y)}]
+        x, y = (_numbers(np.atleast_1d(values)) for values in part.get_data(orig=False))
+        every, edge = part.get_markevery(), bool(part.get_transform() == ax.get_xaxis_transform())
+        return [look | {"edge": edge, "every": every if isinstance(every, tuple) else (0, every or 1), "x": x, "y": y}]
     line = isinstance(part, LineCollection)
     look["kind"], colors = "line" if line else "band", part.get_edgecolor() if line else part.get_facecolor()
     ends = [map(_numbers, path.vertices.T) for path in part.get_paths()]
