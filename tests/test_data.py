@@ -132,12 +132,6 @@ def mirrors(house, monkeypatch):
         server.server_close()
 
 
-def test_torchvisions_download_is_kept_and_a_mirror_that_is_gone_does_no_harm(house, gz_folder, mirrors, tmp_path):
-    page = fill(tmp_path / "page", {FILES[0]: b"<html>please sign in</html>"})  # and lacks the others
-    mirrors(FashionMNIST, gz_folder, None, page, gz_folder)
-    assert data.find()[0] == house / "data" and kept(house) == sorted(FILES)
-
-
 @pytest.fixture
 def zipped_digits(digits, tmp_path) -> Path:
     return fill(tmp_path / "digits", {f"{name}.gz": gzip.compress(part, 0) for name, part in digits.items()})
@@ -215,12 +209,6 @@ def test_a_split_is_disjoint_and_complete(val_size):
     train, val = data.split(60_000, val_size, seed=3)
     assert len(val) == val_size
     assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(60_000))
-
-
-def test_streams_of_near_seeds_and_epochs_are_uncorrelated():
-    orders = [data.epoch_order(2_000, seed, epoch).double() for seed, epoch in product(range(6), range(6))]
-    correlation = torch.corrcoef(torch.stack(orders)).fill_diagonal_(0).abs().max().item()
-    assert correlation < 0.11  # standard error 1/sqrt(2000) = 0.022; five of them, over 630 pairs
 
 
 def test_splits_and_orders_are_their_seeds_and_stay_what_they_are():
@@ -322,11 +310,7 @@ def test_a_set_that_cannot_be_had_is_said_with_where_it_was_looked_for(house, fr
         data.find("MNISTT")
 
 
-def test_torchvision_fetches_other_sets_by_their_md5(house, gz_folder, zipped_digits, mirrors):
-    mirrors(MNIST, gz_folder, zipped_digits)
-    with pytest.raises(UserError, match="corrupted"):
-        data.find("MNIST")
-    assert kept(house / "data" / "MNIST") == []
+def test_torchvision_fetches_other_sets(house, zipped_digits, mirrors):
     mirrors(MNIST, zipped_digits, zipped_digits)
     assert data.find("MNIST")[0] == house / "data" / "MNIST"
     assert sorted(path.name for path in house.glob("data/MNIST/*")) == sorted(FILES)
@@ -366,20 +350,12 @@ def test_images_are_augmented_as_torchvision_does_it_one_by_one(options, small):
     assert torch.equal(found[50:60], data.augmented(images[50:60], draws[50:60], config))
 
 
-def test_augmentation_is_drawn_anew_for_every_epoch_and_seed_and_covers_its_range():
+def test_augmentation_is_drawn_evenly_and_anew_for_every_epoch_and_seed():
     draws = data.augmentation_draws(5_000, 3, 2)
     assert torch.equal(draws, data.augmentation_draws(5_000, 3, 2))
+    assert all(kstest(each, "uniform").pvalue > 1e-4 for each in draws.T.numpy())
     for other in (data.augmentation_draws(5_000, 3, 1), data.augmentation_draws(5_000, 4, 2)):
         assert torch.corrcoef(torch.stack([draws.flatten(), other.flatten()]))[0, 1].abs() < 0.03
-    dot = torch.zeros(5_000, 28, 28, dtype=torch.uint8)
-    dot[:, 14, 10] = 1
-    moved = data.augmented(dot.view(-1, 784), draws, RunConfig(augment_shift=2, augment_flip=True)).view(-1, 28, 28)
-    times = moved.long().sum(0)  # 5 · 5 places about each of two columns
-    assert times.sum() == 5_000 and times.nonzero()[:, 1].unique().tolist() == [*range(8, 13), *range(15, 20)]
-    assert times[times > 0].numel() == 50 and times[times > 0].min() > 60
-    erased = 1 - data.augmented(torch.ones(5_000, 784, dtype=torch.uint8), draws, RunConfig(augment_erasing=0.5)).long()
-    areas = erased.sum(1)
-    assert 0.47 < (areas > 0).double().mean() < 0.53 and areas[areas > 0].min() == 16 and areas.max() == 256
 
 
 def test_shares_of_mixtures_have_their_distribution():

@@ -1,6 +1,5 @@
 """Every figure is legible without colour, labelled with its unit, and shows what diverged. All data are simulated."""
 
-import json
 import re
 
 import matplotlib as mpl
@@ -10,7 +9,6 @@ import pytest
 from matplotlib.text import Text
 
 from fmnist.plots import figures, style
-from fmnist.plots.marks import redrawn
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
@@ -102,13 +100,6 @@ def test_diverged_runs_are_shown(drawn):
     assert len(crosses) == 4 and all(list(line.get_xdata()) == [1] for line in crosses)  # at its last epoch
 
 
-def test_curves_of_finished_runs_are_the_mean_over_seeds():
-    _, history = simulated_study(lost=False)
-    figure = figures.curves(history, metrics=("val_accuracy",))
-    expected = 100 * history[history.trial == "SGD, lr 0.1"].groupby("epoch").val_accuracy.mean()
-    assert figure.axes[0].lines[0].get_ydata() == pytest.approx(expected.to_numpy())
-
-
 def test_axes_of_watched_training_stand_still_and_looks_are_given():
     _, history = simulated_study(lost=False)
     seen = []
@@ -121,16 +112,6 @@ def test_axes_of_watched_training_stand_still_and_looks_are_given():
 
 
 LOOKS = {"SGD, lr 0.1": 0, "SGD, lr 0.01": 3, "Adam, lr 0.1": 6, "Adam, lr 0.01": 1}
-
-
-def test_what_is_drawn_again_is_what_was_drawn(drawn):
-    kinds = {name: bool(redrawn(figure)) for name, figure in drawn.items()}
-    assert [name for name, again in kinds.items() if not again] == ["image_grid", "confusion_matrix"]
-    drawing, (_, accuracy) = json.loads(redrawn(drawn["curves"])), drawn["curves"].axes
-    axis = drawing["axes"][1]
-    assert axis["y"]["scale"] == "error" and axis["y"]["limits"] == pytest.approx(accuracy.get_ylim(), rel=1e-4)
-    for mark, line in zip([m for m in axis["marks"] if "kind" not in m], accuracy.lines, strict=True):
-        assert mark["group"] == line.get_label() and mark["y"] == pytest.approx(list(line.get_ydata()), rel=1e-4)
 
 
 def test_groups_differ_without_colour():
@@ -148,12 +129,6 @@ def test_zeros_stand_on_the_edge_of_logarithmic_axes(drawn):
     default, zeros = (drawn["log_lines"].axes[0].lines[i] for i in (0, 5))
     assert default.get_ydata() == pytest.approx([0.5, 0.25, 0.125])
     assert zeros.get_marker() == 7 and list(zeros.get_xdata()) == [1, 2, 3]
-
-
-def test_a_figure_knows_the_runs_it_rests_on(drawn):
-    runs, _ = simulated_study()
-    for name in ("curves", "against", "confusion_matrix"):
-        assert drawn[name].fmnist_runs == tuple(sorted(runs.run_id)), name
 
 
 def test_drawing_leaves_the_global_state_alone():

@@ -31,9 +31,6 @@ def assert_same_distribution(ours: torch.Tensor, theirs: torch.Tensor) -> None:
         return
     assert ours.unique().numel() > 0.9 * ours.numel()  # drawn one by one; float32 has some ties
     assert ks_2samp(ours.numpy(), theirs.numpy()).pvalue > 1e-3
-    error = 6 / math.sqrt(len(ours))
-    assert abs(ours.mean()) < error * theirs.std()
-    assert abs(ours.std() - theirs.std()) < error * theirs.std()
 
 
 @pytest.mark.parametrize("init", INITS)
@@ -52,23 +49,13 @@ def test_weights_and_biases_are_drawn_as_torch_draws_them(init):
             assert_same_distribution(*(torch.cat([p.detach().flatten() for p in side]) for side in sides))
 
 
-@pytest.mark.parametrize("init", INITS)
-def test_equal_seeds_give_equal_weights_in_every_precision(init):
-    exact, single, half = (
-        MLP(RunConfig(init=init, seed=3, precision=p)).state_dict() for p in ("float64", "float32", "bfloat16")
-    )
-    for name, tensor in exact.items():
-        assert tensor.dtype == torch.float64 and single[name].dtype == half[name].dtype == torch.float32
-        assert torch.equal(tensor.float(), single[name]) and torch.equal(single[name], half[name])
-
-
 def test_equal_seeds_give_equal_weights_whatever_else_differs_and_torchs_own_random_numbers_are_left_alone():
     before = torch.random.get_rng_state()
     expected = MLP(RunConfig(seed=5)).linears.state_dict()
     others = [{"optimizer": "Adam"}, {"activation": "tanh"}, {"dropout": 0.5}, {"batch_norm": True}, {"batch_size": 64}]
-    for other in others:
+    for other in [*others, {"precision": "float64"}, {"precision": "bfloat16"}]:
         got = MLP(RunConfig(seed=5, lr=0.1, **other)).linears.state_dict()
-        assert all(torch.equal(got[name], expected[name]) for name in expected)
+        assert all(torch.equal(got[name].float(), expected[name]) for name in expected)
     MLP(RunConfig(dropout=0.5, init="kaiming_normal"))(torch.ones(3, 784))
     assert torch.equal(torch.random.get_rng_state(), before)
     other_seed = MLP(RunConfig(seed=6)).linears.state_dict()

@@ -69,11 +69,6 @@ def test_a_rule_steps_as_torch_optim(kind, name):
         assert_steps_as_torch(three(kind, name), torch.float32, steps=15)
 
 
-def test_every_rule_in_one_stack_steps_as_torch_optim():
-    one_each = [RunConfig(**{"lr": 0.01, **own}) for own in OPTIMIZERS.values()]
-    assert_steps_as_torch(one_each[::3] + one_each[1::3] + one_each[2::3], torch.float64, steps=20)
-
-
 @pytest.mark.parametrize("steps", [1, 7, 106])
 @pytest.mark.parametrize("epochs", [1, 9])
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 2.0])

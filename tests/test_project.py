@@ -24,8 +24,8 @@ PACKAGE = ROOT / "src" / "fmnist"
 
 # A module imports only modules that come before it.
 MODULES = """config words statistics data model store use engine.stack engine.optim engine.train
-    engine.workers engine.cluster study search replication tables plots.style plots.figures plots.marks
-    paper.publish paper.document paper.exporters paper.prose paper.provenance paper.report paper.verify
+    engine.workers engine.cluster study search replication tables plots.style plots.figures
+    paper.publish paper.exporters paper.prose paper.provenance paper.report paper.verify
     lab.widgets lab.network lab.browse lab.explore cli"""
 ORDER = MODULES.split()
 PARTS = ("engine", "plots", "paper", "lab")
@@ -33,12 +33,12 @@ PACKAGES = ["__init__", *(f"{part}.__init__" for part in PARTS)]
 FRAMES = [name for name in ORDER if name.split(".")[0] in ("words", "statistics", "tables", "replication", "plots")]
 FRAMES += [name for name in ORDER if name.startswith("paper.") and name != "paper.verify"]  # which trains
 ROOMS = {  # lines of Python that a room may have: one line in, one line out
-    "config data store use study search cli __init__": 1_789,
-    "model engine": 1_426,
-    "words statistics replication tables": 849,
-    "plots": 437,
-    "paper": 1_049,
-    "lab": 641,
+    "config data store use study search cli __init__": 1_764,
+    "model engine": 1_415,
+    "words statistics replication tables": 811,
+    "plots": 418,
+    "paper": 972,
+    "lab": 620,
 }
 PINNED = {"torch": "2.14.1", "torchvision": "0.29.1"}
 
@@ -127,8 +127,8 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 
 def test_the_house_stays_small():
-    assert length(*PACKAGE.rglob("*.py")) <= 6_191
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_892
+    assert length(*PACKAGE.rglob("*.py")) <= 6_000
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_664
 
 
 @pytest.mark.parametrize("module", [*PACKAGES, *ORDER])

@@ -4,7 +4,6 @@ import itertools
 import multiprocessing
 import signal
 import threading
-import time
 
 import pandas as pd
 import pytest
@@ -116,24 +115,6 @@ def test_settings_need_no_training_and_tables_of_an_untrained_study_say_what_to_
             table()
 
 
-def test_an_unknown_device_is_refused_before_training(trained):
-    for device in ("nonsense", "cuda:99", "gpu", ""):
-        with pytest.raises(UserError, match=f"device: {device}: .*Allowed here: auto, cpu"):
-            Study(TINY).run(device)
-    assert trained == [] and not store.runs_folder().exists()
-
-
-def test_the_notebooks_of_a_report_only_read(trained, monkeypatch):
-    monkeypatch.setenv("FMNIST_READ_ONLY", "1")
-    with pytest.raises(UserError, match="^three runs not in the store. .*only read"):
-        Study(TINY, {**VARIANTS, "Adam": {"optimizer": "Adam", "seeds": [7]}}, seeds=[0, 1]).run("cpu")
-    assert trained == []
-    monkeypatch.delenv("FMNIST_READ_ONLY")
-    study = Study(TINY).run("cpu")
-    monkeypatch.setenv("FMNIST_READ_ONLY", "1")
-    assert len(study.run("cpu").runs()) == len(trained) == 1
-
-
 def test_what_a_report_tells_its_notebooks_of_itself(tmp_path):
     (tmp_path / "contents.json").write_text('{"base": {"lr": 0.5}, "sections": []}')
     assert contents(str(tmp_path / "contents.json")) == {"base": {"lr": 0.5}, "sections": []}
@@ -174,24 +155,3 @@ def test_an_interrupt_keeps_finished_runs(trained, monkeypatch, request):
     assert sorted(run.config.lr for run in store.all_runs()) == sorted([RunConfig(**TINY).lr, 0.5])
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("stack")], "nothing trains on"
     assert not multiprocessing.active_children()
-
-    trained.clear()
-    Study(TINY, {"short": {}, "longer": {"epochs": 2}}).run("cpu")
-    assert [config.epochs for config in trained] == [2]
-
-
-def test_a_run_that_fails_keeps_what_finished(trained, monkeypatch):
-    """An error in one stack, and the others that are done are in the store."""
-    train_stack = workers.train_stack
-
-    def training(configs, *rest):
-        if configs[0].batch_size == 128:
-            time.sleep(1.5)
-            raise RuntimeError("out of luck")
-        return train_stack(configs, *rest)
-
-    monkeypatch.setattr(workers, "train_stack", training)
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    with pytest.raises(RuntimeError, match="out of luck"):
-        Study(TINY, grid={"batch_size": [64, 128]}).run("cpu")
-    assert [run.config.batch_size for run in store.all_runs()] == [64]

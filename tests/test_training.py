@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import replace
 from itertools import chain, product
 from typing import get_args
@@ -23,7 +22,7 @@ from fmnist.data import Data, split
 from fmnist.engine import stack as stack_module
 from fmnist.engine import workers
 from fmnist.engine.train import Result, Trainer, train_stack
-from fmnist.engine.workers import STACK_RUNS, footprint, pack, plan, slots_here, work
+from fmnist.engine.workers import footprint, pack, plan, slots_here, work
 from fmnist.model import MLP, images_and_labels, plain_training
 from fmnist.use import soft_labels
 
@@ -79,14 +78,9 @@ def assert_trains_as_torch(configs: list[RunConfig], data: Data) -> None:
     assert (stack.state[last] - start[last]).abs().amax(1).min() > 200 * tolerance  # it did train
 
 
-# Optimizers are those of the stacks below; test_optim has every one.
-CASES = {
-    "kaiming_normal, zeros bias": {"init": "kaiming_normal", "bias_init": "zeros"},
-    "normal, normal bias": {"init": "normal", "bias_init": "normal", "init_std": 0.2},
-    "zeros": {"init": "zeros"},
-}
+# Optimizers, initial weights and scalings are those of the stacks below; test_optim has every rule.
 REGULARIZED = [{}, {"dropout": 0.3}, {"batch_norm": True}, {"dropout": 0.3, "batch_norm": True}]
-CASES |= {
+CASES = {
     f"{activation}, {options}": {"activation": activation, "hidden_sizes": (24, 17), "momentum": 0.9, **options}
     for activation in ("relu", "leaky_relu", "tanh", "sigmoid")
     for options in (REGULARIZED if activation == "relu" else REGULARIZED[3:])
@@ -95,32 +89,21 @@ CASES |= {
     f"hidden {sizes}": {"hidden_sizes": sizes, "optimizer": "Adam", "dropout": p, "batch_norm": p > 0.1}
     for sizes, p in {(): 0.2, (1,): 0.0, (33,): 0.1, (20, 15): 0.0, (20, 15, 12): 0.2, (20, 15, 12, 11, 9): 0.0}.items()
 }
-CASES |= {f"{kind} inputs": {"input_scaling": kind, "momentum": 0.9} for kind in ("none", "symmetric", "standardized")}
 CASES |= {
-    "loss scale": {"loss_scale": 7.0},
-    "small loss scale, weight decay": {"loss_scale": 0.1, "lr": 0.5, "weight_decay": 0.01},
-    "loss scale, no hidden layer": {"loss_scale": 3.0, "hidden_sizes": ()},
     "standardized, no hidden layer": {"input_scaling": "standardized", "hidden_sizes": ()},
     "one batch an epoch": {"batch_size": 5_000, "lr": 0.5},
     "one image a batch": {"batch_size": 1, "epochs": 1, "val_size": 800, "dropout": 0.5, "lr": 0.001},
     "another seed": {"seed": 2**32 - 1, "dropout": 0.5},
+    "float32, deep": {"precision": "float32", "hidden_sizes": (30, 20), "dropout": 0.3, "momentum": 0.9},
+    "float32, batch norm": {"precision": "float32", "activation": "sigmoid", "momentum": 0.9, "batch_norm": True},
+    "float32, no hidden layer": {"precision": "float32", "hidden_sizes": (), "loss_scale": 2.0},
 }
-FLOAT32 = {
-    "deep": {"momentum": 0.9, "nesterov": True, "hidden_sizes": (30, 20), "dropout": 0.3, "weight_decay": 0.001},
-    "tanh": {"activation": "tanh", "optimizer": "Adadelta", "lr": 1.0, "hidden_sizes": (30, 20, 10)},
-    "batch norm": {"activation": "sigmoid", "momentum": 0.9, "batch_norm": True},
-    "no hidden layer": {"hidden_sizes": (), "input_scaling": "symmetric", "loss_scale": 2.0},
-}
-CASES |= {f"float32, {name}": {"precision": "float32", **own} for name, own in FLOAT32.items()}
 WIDTHS = (24, 24, 17, 17, 17)
 FEATURES = {
     "layer norm": {"hidden_sizes": (24, 17), "layer_norm": True, "dropout": 0.3, "momentum": 0.9},
     "residual, first layer as wide as an image": {"hidden_sizes": (784, 784), "residual": True, "epochs": 2},
-    "residual, batch norm": {"hidden_sizes": WIDTHS, "residual": True, "batch_norm": True, "dropout": 0.3},
     "residual, layer norm": {"hidden_sizes": WIDTHS, "residual": True, "layer_norm": True, "dropout": 0.3},
-    "average": {"ema_decay": 0.95, "lr": 0.1},
     "average, batch norm": {"ema_decay": 0.9, "batch_norm": True, "hidden_sizes": (24, 17), "momentum": 0.9},
-    "mixup": {"mixup": 0.4, "momentum": 0.9},
     "mixup, label smoothing, large batch": {"mixup": 1.0, "label_smoothing": 0.2, "batch_size": 5_000, "lr": 0.5},
     "steps, warm-up": {"schedule": "steps", "warmup_epochs": 1, "optimizer": "RMSprop", "lr": 0.001},
     "linear, wide": {"schedule": "linear", "hidden_sizes": (300,), "momentum": 0.9, "weight_decay": 0.01, "epochs": 3},
@@ -250,13 +233,6 @@ def assert_same_run(one: Result, other: Result, tolerance: float) -> None:
     assert timeless[0] == pytest.approx(timeless[1], rel=10 * tolerance, abs=10 * tolerance, nan_ok=True)
 
 
-@pytest.mark.parametrize("name", ["several seeds", "seeds in turn, batch norm", "everything, several seeds"])
-def test_a_run_alone_equals_the_same_run_among_others(name, tiny):
-    configs = [run_config(**({"dropout": 0.3, "epochs": 4, "hidden_sizes": (40, 21)} | own)) for own in STACKS[name]]
-    for together in train_stack(configs, tiny):
-        assert_same_run(together, train_stack([together.config], tiny)[0], EXACT)
-
-
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
 def test_the_same_stack_twice_is_bitwise_the_same(precision, tiny):
     base = {"dropout": 0.3, "precision": precision, "epochs": 4}
@@ -332,39 +308,13 @@ def test_the_test_set_changes_nothing_but_test_metrics(small):
     assert differing == {name for name in one.metrics if "test" in name}
 
 
-def assorted() -> list[RunConfig]:
-    """Some 300 runs of several architectures."""
-    shapes = [{}, {"hidden_sizes": (40,)}, {"activation": "tanh"}, {"batch_norm": True}, {"batch_size": 64}]
-    shapes += [{"epochs": 4}, {"val_size": 700}, {"precision": "float32"}, {"dropout": 0.5}, {"dropout": 0.2}]
-    shapes += [{"input_scaling": "symmetric"}, {"optimizer": "Adam"}, {"schedule": "linear"}, {"augment_flip": True}]
-    found = [run_config(**shape, lr=lr, seed=seed) for seed, lr, shape in product(range(3), (0.1, 0.2, 0.3), shapes)]
-    found += [run_config(lr=1 / (3 + i), seed=1) for i in range(20)]
-    return found + [run_config(seed=seed, lr=0.5) for seed in range(3, 159)]
-
-
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
-@pytest.mark.parametrize("memory", [1 << 62, 300_000_000])
-def test_packing_takes_every_run_once_and_only_alike_ones_together(kind, memory):
-    configs = list(dict.fromkeys(assorted()))
-    stacks = pack(configs[::2] + configs[1::2], torch.device(kind), workers=2, memory=memory)
-    packed = [config for stack in stacks for config in stack]
-    assert len(packed) == len(configs) == len(set(packed)) and set(packed) == set(configs)
-    shared = ["hidden_sizes", "activation", "batch_norm", "batch_size", "epochs", "val_size", "precision"]
-    shared += ["augment_flip", "schedule"]  # one of two schedules is constant
-    for stack in stacks:
-        assert len({tuple(getattr(config, name) for name in shared) for config in stack}) == 1
-        assert len(stack) <= STACK_RUNS["accelerator"]
-        seeds = Counter((config.seed, config.input_scaling) for config in stack)
-        assert len(set(seeds.values())) == 1  # so that a stack's groups are equally large
-    assert pack(configs, torch.device(kind), 2, memory) == pack(configs[::-1], torch.device(kind), 2, memory)
-
-
 def test_a_stack_is_bounded_by_memory_and_a_run_that_does_not_fit_is_refused(monkeypatch):
     alike = [RunConfig(lr=1 / (3 + i), hidden_sizes=(400, 400)) for i in range(24)]
     assert [len(stack) for stack in pack(alike[:8], torch.device("cpu"), workers=2)] == [4, 4]  # no core without work
     own, shared = footprint(alike[0])
     small = pack(alike, torch.device("cpu"), 1, 5 * own + shared)
     assert max(map(len, small)) <= 5 and sum(map(len, small)) == 24
+    assert small == pack(alike[::-1], torch.device("cpu"), 1, 5 * own + shared)
     with pytest.raises(UserError, match="memory: 0 MB are free for training: too little for one of these runs"):
         plan(alike, slots_here(alike, torch.device("cpu"), 100_000_000))
 
@@ -375,16 +325,23 @@ def collected(configs: list[RunConfig], **options) -> list[Result]:
     return results
 
 
+SHAPES = [{}, {"hidden_sizes": ()}, {"activation": "tanh"}, {"batch_norm": True}, {"batch_size": 64}, {"epochs": 3}]
+SHAPES += [{"val_size": 700}, {"precision": "float32"}, {"dropout": 0.5}, {"input_scaling": "symmetric"}]
+SHAPES += [{"optimizer": "Adam"}, {"schedule": "linear"}, {"augment_flip": True}]
+
+
 def test_training_many_runs_finishes_each_once_as_training_it_alone(tiny, monkeypatch):
     monkeypatch.setattr(workers, "load", lambda *_: tiny)
-    grid, done = product((0, 1), (0.1, 0.2), [(), (8,)]), []
-    configs = [run_config(epochs=2, seed=seed, lr=lr, hidden_sizes=h) for seed, lr, h in grid]
+    monkeypatch.setattr(workers, "START", math.inf)  # all in this process
+    grid, done = product((0, 1), (0.01, 0.02), SHAPES), []
+    configs = [run_config(**{"epochs": 2, "seed": seed, "lr": lr} | own) for seed, lr, own in grid]
     results = collected(configs, progress=lambda *step: done.append(step))
     assert {result.config for result in results} == set(configs) and len(results) == len(configs)
-    assert sum(epochs for epochs, _, _ in done) == 2 * len(configs)
+    assert sum(epochs for epochs, _, _ in done) == sum(config.epochs for config in configs)
     assert sum(each for _, each, _ in done) == pytest.approx(sum(map(work, configs)))
     for result in results:
-        assert_same_run(result, train_stack([result.config], tiny)[0], EXACT)
+        tolerance = SINGLE if result.config.precision == "float32" else EXACT
+        assert_same_run(result, train_stack([result.config], tiny)[0], tolerance)
 
 
 def test_a_stack_that_finds_too_little_memory_is_split(tiny, monkeypatch):
@@ -484,11 +441,6 @@ def test_float32_stands_in_for_bfloat16(options, small, monkeypatch):
         found += train_stack([config], small)
     np.testing.assert_allclose(found[0].history["train_loss"], found[1].history["train_loss"], rtol=0.02)
     assert (found[0].predictions != found[1].predictions).mean() < 0.05
-    x = torch.cat([torch.randn(1000) * 10.0**k for k in range(-9, 9)] + [torch.tensor([0.0, math.inf, math.nan])])
-    rounded = stack_module.round_bfloat16(x, torch.empty_like(x))
-    exact = x.bfloat16().float()
-    torch.testing.assert_close(rounded, exact, rtol=2**-7, atol=0, equal_nan=True)
-    assert (rounded != exact).sum() < 10  # ties, and the NaN
 
 
 def test_hidden_products_are_the_same_by_onednn(small, monkeypatch):

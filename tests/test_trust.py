@@ -9,7 +9,6 @@ import urllib.parse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import nbformat
 import nbformat.v4 as nbf
 import pandas as pd
 import pypdf
@@ -53,12 +52,6 @@ def paper(stored, published, tmp_path, monkeypatch):
     executed = nbf.new_notebook(cells=cells, metadata=KERNEL)
     monkeypatch.setattr(provenance, "code", lambda *_: f"{'ab' * 20} (with changes)")
     return Report("mine", "cpu").merge({"shape": executed})
-
-
-def test_a_run_records_the_commit_and_whether_the_code_was_as_committed(stored):
-    code = store.load_run(stored.configs[0].run_id).record["code"]
-    assert set(code) == {"commit", "clean"}
-    assert re.fullmatch(r"[0-9a-f]{40}|", code["commit"]) and (code["clean"] is None) == (code["commit"] == "")
 
 
 def test_the_commit_is_of_all_that_a_figure_rests_on(tmp_path, monkeypatch):
@@ -239,8 +232,3 @@ def test_a_typed_in_result_stops_the_report_before_anything_is_done(tmp_path, mo
     said = capsys.readouterr().err
     assert "notebook shape: cell 4 (results): 88.7 %, 1.0\n" in said and "executing" not in said
     assert "params/mine/report.yaml: abstract: 2.5\n" in said
-
-
-def test_our_own_reports_have_none():
-    for path in ROOT.glob("notebooks/*.ipynb"):
-        assert prose.findings(nbformat.read(path, as_version=4), path.stem) == []

@@ -33,9 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _bytes(text: str) -> int:
+def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
     try:
-        return TypeAdapter(ByteSize).validate_python(text)
+        return text and TypeAdapter(ByteSize).validate_python(text)
     except ValidationError:
         raise UserError(f"--memory {text}: not a size; write it as 4GB or 800MB") from None
 
@@ -46,7 +46,7 @@ def _agreed(_context: click.Context, _option: click.Parameter, yes: bool) -> Non
 
 
 device = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps")
-memory = click.option("--memory", type=_bytes, metavar="SIZE", help="the most that training may take, as 4GB or 800MB")
+memory = click.option("--memory", callback=_bytes, metavar="SIZE", help="most that training may take: 4GB or 800MB")
 yes = click.option("--yes", is_flag=True, expose_value=False, callback=_agreed, help="train even what takes days")
 cluster = click.option("--cluster", default="", metavar="WHERE", help="tcp://… of a Dask scheduler, or a YAML of jobs")
 path = click.argument("path", type=Path)
@@ -141,7 +141,7 @@ def store() -> None:
 
 @store.command()
 def check() -> int:
-    """Compare every file with its checksum; set damaged runs aside, and give those that have none theirs."""
+    """Compare every file with its checksum, and set damaged runs aside."""
     whole, damaged = fm.store.check()
     print(f"{whole:,} runs are whole, {damaged:,} are damaged")
     return int(damaged > 0)

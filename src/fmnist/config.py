@@ -40,7 +40,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 TEST_BATCH = 256  # the published reports' "±" is the spread of accuracy over test batches of this size
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake the user can mend, said in one clear line: what, where, what is allowed, what to do."""
 
 
@@ -168,10 +168,7 @@ class RunConfig(Strict):
         last_batch = (TRAIN_IMAGES - self.val_size) % self.batch_size
         if self.batch_norm and 1 in (self.batch_size, last_batch):
             raise ValueError("batch_size: batch norm needs two images or more in every batch, the last one too")
-        try:
-            self.teacher_configs  # noqa: B018
-        except UserError as error:
-            raise ValueError(str(error)) from None
+        self.teacher_configs  # noqa: B018
         return self
 
     @property
@@ -344,9 +341,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob(f"*{path.suffix}"))
         raise UserError(f"{path}: no such file{nearest(path.name, others) if others else ''}")
+    if (size := path.stat().st_size) > SIZE:
+        raise UserError(f"{path}: {size:,} bytes; parameters are read from files of at most {SIZE:,}")
     try:
-        if (size := path.stat().st_size) > SIZE:
-            raise UserError(f"{path}: {size:,} bytes; parameters are read from files of at most {SIZE:,}")
         values = _yaml().load(path.read_text(encoding="utf-8")) or {}
     except UNREADABLE as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)

@@ -83,7 +83,6 @@ class NumberTable(Strict):
     """Published numbers in one metric."""
 
     study: str
-    caption: str
     of: One = {}  # what the trials of this study have in common
     metric: MetricName = "test_accuracy"
     scale: Annotated[float, Field(gt=0)] = 1.0  # ours times this is what is printed: 0.1 if losses are divided by ten
@@ -272,12 +271,10 @@ def protocols(
 ) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
     """What to train to infer the `unsaid` fields, {field: {name: value}}: a row for each protocol and number.
 
-    A protocol is a combination of their values, the first of each together is the first guess. All protocols have the
-    numbers with `fit`, the first guess has all accuracies. `studies` are the report's, by notebook. For
-    `times_weight_decay` the values are factors on the weight decay of a trial. Columns: protocol, number (its place
-    among all), metric, published, fit, first, taken (these are the studies' own configs), and trial and over, names of
-    variants (over is "" where it is no lead). With it the variants that train all of it, each config once. Raises
-    UserError for a field or a value that is none.
+    A protocol is a combination of their values; the first of each are the first guess, which has all accuracies, the
+    others have the numbers with `fit`. Columns: protocol, number (its place among all), metric, published, fit, first,
+    taken (these are the configs of the report's `studies`), and trial and over, which name the variants that come with
+    it, each config once. Values of `times_weight_decay` are factors on a trial's own. UserError for what is no field.
     """
     rows, names, variants = [], {}, {}
     for field, values in unsaid.items():
@@ -311,25 +308,6 @@ def _under(fields: dict[str, Any], config: RunConfig) -> RunConfig:
     if times := given.pop("times_weight_decay", None):
         given["weight_decay"] = times * config.weight_decay
     return RunConfig(**given)
-
-
-def distances(plan: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`plan` with difference (ours − published, a mean over seeds) and ours; and a row a protocol, closest first.
-
-    rms is the root mean square of the differences of the numbers with `fit`; least and most those of a single seed. In
-    percent or points; a run that diverged guesses.
-    """
-    wide = 100 * runs.pivot(index="trial", columns="seed", values=[*plan["metric"].unique()]).fillna(GUESS)
-    off = np.array([  # [rows of plan, seeds]
-        wide.loc[row.trial, row.metric] - (wide.loc[row.over, row.metric] if row.over else 0) - row.published
-        for row in plan.itertuples()
-    ])  # fmt: skip
-    plan, rows = plan.assign(difference=off.mean(axis=1), ours=plan["published"] + off.mean(axis=1)), []
-    for protocol, part in plan[plan["fit"]].groupby("protocol", sort=False):
-        single, rms = np.sqrt((off[part.index] ** 2).mean(axis=0)), np.sqrt((part["difference"] ** 2).mean())
-        rows.append([protocol, part["first"].all(), part["taken"].all(), rms, single.min(), single.max()])
-    found = pd.DataFrame(rows, columns=["protocol", "first", "taken", "rms", "least", "most"])
-    return plan, found.sort_values("rms", kind="stable", ignore_index=True)
 
 
 # ---- claims

@@ -162,5 +162,4 @@ def best_of(studies: Mapping[str, pd.DataFrame]) -> tuple[str, str]:
 def require_replications(group: pd.DataFrame, name: object, metric: str) -> None:
     """Raises UserError when two runs of `group` (a row a run) have one seed: they belong to different trials."""
     if group["seed"].duplicated().any():
-        said = "two runs have one seed, so they are not replications; group by 'trial', or keep one trial of each"
-        raise UserError(f"{metric} of {name!r}: {said}")
+        raise UserError(f"{metric} of {name!r}: two runs of one seed are not replications; group by 'trial'")

@@ -172,8 +172,9 @@ def train(
     stored = {run_id: run for run_id in wanted if (run := store.load(run_id, whole=True))}
     missing = [config for run_id, config in wanted.items() if run_id not in stored]
     if missing and os.environ.get("FMNIST_READ_ONLY") == "1":
-        said = "not in the store. The notebooks of a report only read; `fmnist report` trains what they ask for"
-        raise UserError(f"{count(len(missing), 'run')} {said}")
+        raise UserError(
+            f"{count(len(missing), 'run')} not in the store; here notebooks only read: `fmnist report` trains"
+        )
     if teachers := [teacher for config in missing for teacher in config.teacher_configs]:
         train(teachers, device, memory, cluster)
     if missing:

@@ -147,7 +147,6 @@ class Optimizer:
 
     def __init__(self, parameters: Sequence[Tensor], configs: Sequence[RunConfig]):
         self.dtype = parameters[0].dtype
-        self.gradients: list[Tensor] = []  # in the parameters' type, where they come in another one
         self.rules = [blocks(parameter, configs) for parameter in parameters]
         adaptive = any(config.optimizer.startswith("Adam") for config in configs)
         self.correction = Correction(parameters[0]) if adaptive else None
@@ -156,10 +155,7 @@ class Optimizer:
         """One update; `gradients` as the parameters, in any floating type; `rates` [runs] of runs with a schedule."""
         if self.correction is not None:
             self.correction.step()
-        if gradients[0].dtype != self.dtype:
-            self.gradients = self.gradients or [torch.empty_like(g, dtype=self.dtype) for g in gradients]
-            torch._foreach_copy_(self.gradients, list(gradients))
-            gradients = self.gradients
+        gradients = [gradient.to(self.dtype) for gradient in gradients]  # themselves, where they have it
         for gradient, rules in zip(gradients, self.rules, strict=True):
             for part, rule in rules:
                 if rates is not None:

@@ -25,20 +25,45 @@ HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", 
 Measured = tuple[Tensor, Tensor, Tensor]  # what `evaluate` gives
 
 
-class Feed:
-    """The inputs and labels of a stack, whose groups each have a seed, thus a split and batch orders, of their own."""
+def mixed(x: Tensor, share: Tensor, batch_size: int, dim: int) -> Tensor:
+    """share · x + (1 − share) · x with the images of each batch, along `dim`, in reversed order; see mixup_shares."""
+    return torch.lerp(torch.cat([batch.flip(dim) for batch in x.split(batch_size, dim)], dim), x, share)
 
-    def __init__(self, stack: Stack, data: Data):
-        first, device = stack.configs[0], data.train_images.device
-        self.stack, self.data, self.groups = stack, data, stack.groups
-        parts = [split(len(data.train_labels), first.val_size, config.seed) for config in self.groups]
+
+class Trainer:
+    """A stack in training: one update of every run for each batch, the batches of a chunk of images at a time.
+
+    Its groups each have a seed, thus a split and batch orders, of their own; `rows` [groups, images] are of each part.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig], data: Data, graphs: bool = True):
+        device, first = data.train_images.device, configs[0]
+        self.stack, self.data, self.batch_size = Stack(configs, device), data, first.batch_size
+        self.optimizer, groups = Optimizer(self.stack.parameters, configs), self.stack.groups
+        self.average = Average(self.stack.state.values(), first.ema_decay) if first.ema_decay else None
+
+        parts = [split(len(data.train_labels), first.val_size, config.seed) for config in groups]
         train, val = (torch.stack(part).to(device) for part in zip(*parts, strict=True))
-        scalings = [scaling(config, data) for config in self.groups]
-        self.scale, self.shift = torch.tensor(scalings, dtype=stack.dtype, device=device).t()[:, :, None, None]
+        scalings = [scaling(config, data) for config in groups]
+        self.scale, self.shift = torch.tensor(scalings, dtype=self.stack.dtype, device=device).t()[:, :, None, None]
         self.shifted = any(shift for _, shift in scalings)
         test = torch.arange(len(data.test_labels), device=device)
         test = test.expand(1 if len(set(scalings)) == 1 else len(scalings), -1)  # one group where all are scaled alike
-        self.rows = {"train": train, "val": val, "test": test}  # [groups, images] each
+        self.rows = {"train": train, "val": val, "test": test}
+
+        own = [[config.loss_scale, config.label_smoothing, config.distill_weight] for config in configs]
+        own = torch.tensor(own, dtype=self.stack.dtype, device=device)
+        scale, self.smoothing, self.distilled = own.T[:, :, None, None]
+        self.taught = None  # what teachers say of the train images, [groups, images, classes]
+        if first.teachers:
+            from fmnist.use import soft_labels  # here, as pandas comes along
+
+            self.taught = torch.stack([soft_labels(config, data) for config in groups])
+        self.soft = bool(self.smoothing.any() or first.mixup or first.teachers)  # targets are not the labels alone
+        last = train.shape[1] % self.batch_size or self.batch_size
+        self.scales = {images: scale / images for images in (self.batch_size, last)}  # of the loss of an image
+        self.loss, self.correct = (torch.zeros(len(configs), dtype=wide(device), device=device) for _ in range(2))
+        self.replay = Graphs(self.steps) if graphs and device.type == "cuda" else self.steps
 
     def batch(self, rows: Tensor, part: str = "train", draws: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images [groups, batch, 784], augmented by draws [groups, batch, 9], and labels [runs, batch] at rows
@@ -49,44 +74,15 @@ class Feed:
         flat, groups, runs = rows.flatten(), len(rows), len(self.stack.configs)
         pixels = images.index_select(0, flat)
         if draws is not None:
-            pixels = augmented(pixels, draws.flatten(0, 1), self.groups[0])
+            pixels = augmented(pixels, draws.flatten(0, 1), self.stack.groups[0])
         x = pixels.view(*rows.shape, -1).to(self.stack.dtype) * self.scale[:groups]
         x = x.add_(self.shift[:groups]) if self.shifted else x
         labels = labels.index_select(0, flat).view(groups, 1, -1).expand(-1, runs // groups, -1)
         return x, labels.reshape(runs, -1)
 
-
-def mixed(x: Tensor, share: Tensor, batch_size: int, dim: int) -> Tensor:
-    """share · x + (1 − share) · x with the images of each batch, along `dim`, in reversed order; see mixup_shares."""
-    return torch.lerp(torch.cat([batch.flip(dim) for batch in x.split(batch_size, dim)], dim), x, share)
-
-
-class Trainer:
-    """A stack in training: one update of every run for each batch, the batches of a chunk of images at a time."""
-
-    def __init__(self, configs: Sequence[RunConfig], data: Data, graphs: bool = True):
-        device, first = data.train_images.device, configs[0]
-        self.stack, self.batch_size = Stack(configs, device), first.batch_size
-        self.feed, self.optimizer = Feed(self.stack, data), Optimizer(self.stack.parameters, configs)
-        self.average = Average(self.stack.state.values(), first.ema_decay) if first.ema_decay else None
-
-        own = [[config.loss_scale, config.label_smoothing, config.distill_weight] for config in configs]
-        own = torch.tensor(own, dtype=self.stack.dtype, device=device)
-        scale, self.smoothing, self.distilled = own.T[:, :, None, None]
-        self.taught = None  # what teachers say of the train images, [groups, images, classes]
-        if first.teachers:
-            from fmnist.use import soft_labels  # here, as pandas comes along
-
-            self.taught = torch.stack([soft_labels(config, data) for config in self.feed.groups])
-        self.soft = bool(self.smoothing.any() or first.mixup or first.teachers)  # targets are not the labels alone
-        last = self.feed.rows["train"].shape[1] % self.batch_size or self.batch_size
-        self.scales = {images: scale / images for images in (self.batch_size, last)}  # of the loss of an image
-        self.loss, self.correct = (torch.zeros(len(configs), dtype=wide(device), device=device) for _ in range(2))
-        self.replay = Graphs(self.steps) if graphs and device.type == "cuda" else self.steps
-
     def epoch(self, epoch: int, stop: threading.Event) -> tuple[Tensor, Tensor]:
         """Train for one epoch: mean loss and accuracy [runs] over its batches, in training mode, as they are seen."""
-        size, (groups, count) = self.batch_size, self.feed.rows["train"].shape
+        size, (groups, count) = self.batch_size, self.rows["train"].shape
         together = min(max(1, CHUNK // (size * groups)), STEPS)  # few enough to stay in cache
         images, steps = self.drawn(epoch)
         self.loss.zero_()
@@ -107,7 +103,7 @@ class Trainer:
         """What an epoch draws: for images [groups, images, …] rows, draws of `augmented` and shares of `mixed`; for
         steps [steps, …] dropout's keys [hidden layers, runs] and learning rates [runs].
         """
-        rows, configs, groups = self.feed.rows["train"], self.stack.configs, self.feed.groups
+        rows, configs, groups = self.rows["train"], self.stack.configs, self.stack.groups
         first, images, steps = configs[0], rows.shape[1], -(-rows.shape[1] // self.batch_size)
         orders = torch.stack([epoch_order(images, config.seed, epoch) for config in groups])
         of_images = {"rows": rows.gather(1, orders.to(rows.device))}  # in the order in which the groups see them
@@ -143,7 +139,7 @@ class Trainer:
     def steps(self, images: dict[str, Tensor], steps: dict[str, Tensor]) -> None:
         """An update for each batch of the images, by what is `drawn` for them."""
         shares, size, found = images.get("shares"), self.batch_size, []
-        x, labels = self.feed.batch(images["rows"], draws=images.get("draws"))
+        x, labels = self.batch(images["rows"], draws=images.get("draws"))
         x = self.stack.cast(x if shares is None else mixed(x, shares, size, 1))
         targets = self.targets(labels, images["rows"], shares) if self.soft else None
         for step, (inputs, classes) in enumerate(zip(x.split(size, 1), labels.split(size, 1), strict=True)):
@@ -157,6 +153,18 @@ class Trainer:
         loss, predicted = cross_entropy(torch.cat(found, 2), labels, targets)
         self.loss += loss
         self.correct += (predicted == labels).sum(1)
+
+    def evaluate(self, part: str) -> Measured:
+        """Mean loss [runs], accuracy [runs] and predictions uint8 [runs, images] on "train", "val" or "test"."""
+        losses, predictions, correct = [], [], []
+        for rows in self.rows[part].split(CHUNK, 1):
+            x, labels = self.batch(rows, part)
+            loss, predicted = cross_entropy(self.stack.forward(self.stack.cast(x)), labels)
+            losses.append(loss.to(wide(loss.device)))
+            predictions.append(predicted.to(torch.uint8))
+            correct.append((predicted == labels).sum(1))
+        predicted = torch.cat(predictions, 1)
+        return sum(losses) / predicted.shape[1], sum(correct).to(losses[0]) / predicted.shape[1], predicted
 
 
 class Graphs:
@@ -181,19 +189,6 @@ class Graphs:
             for name, tensor in own.items():
                 tensor.copy_(new[name])
         graph.replay()
-
-
-def evaluate(stack: Stack, feed: Feed, part: str) -> Measured:
-    """Mean loss [runs], accuracy [runs] and predictions uint8 [runs, images] on `part`: "train", "val" or "test"."""
-    losses, predictions, correct = [], [], []
-    for rows in feed.rows[part].split(CHUNK, 1):
-        x, labels = feed.batch(rows, part)
-        loss, predicted = cross_entropy(stack.forward(stack.cast(x)), labels)
-        losses.append(loss.to(wide(loss.device)))
-        predictions.append(predicted.to(torch.uint8))
-        correct.append((predicted == labels).sum(1))
-    predicted = torch.cat(predictions, 1)
-    return sum(losses) / predicted.shape[1], sum(correct).to(losses[0]) / predicted.shape[1], predicted
 
 
 class Record:
@@ -254,13 +249,13 @@ def train_stack(
     give. UserError where a schedule depends on the epochs to come.
     """
     begin, trainer, epoch, before = time.perf_counter(), Trainer(configs, data), 0, {}
-    stack, feed, record, stop = trainer.stack, trainer.feed, Record(trainer.stack), stop or threading.Event()
-    record.add(0, None, evaluate(stack, feed, "val")[:2], 0.0)
+    stack, record, stop = trainer.stack, Record(trainer.stack), stop or threading.Event()
+    record.add(0, None, trainer.evaluate("val")[:2], 0.0)
     watch(0, float(record.rows[0][:, 4].mean()), record)
     try:
         while epoch < configs[0].epochs and (record.alive.any() or not epoch):
             before, start = {name: tensor.clone() for name, tensor in stack.state.items() if keep}, time.perf_counter()
-            train, val = trainer.epoch(epoch + 1, stop), evaluate(stack, feed, "val")[:2]
+            train, val = trainer.epoch(epoch + 1, stop), trainer.evaluate("val")[:2]
             accuracy = float(val[1].mean())  # waits for the device, so that the time is the epoch's
             epoch += 1
             record.add(epoch, train, val, (time.perf_counter() - start) / len(configs))
@@ -276,18 +271,19 @@ def train_stack(
         for name, tensor in before.items():
             stack.state[name].copy_(tensor)
         stack.configs = [config.model_copy(update={"epochs": epoch}) for config in configs]
-    return results(stack, feed, record, begin)
+    return results(trainer, record, begin)
 
 
-def results(stack: Stack, feed: Feed, record: Record, begin: float) -> list[Result]:
+def results(trainer: Trainer, record: Record, begin: float) -> list[Result]:
     """Every run's result. Reads the test set, with the last weights and with the best ones."""
+    stack, data = trainer.stack, trainer.data
     last, best = ({name: t.cpu().numpy().copy() for name, t in s.items()} for s in (stack.state, record.best_state))
-    measured = [evaluate(stack, feed, "train"), evaluate(stack, feed, "test")]
+    measured = [trainer.evaluate("train"), trainer.evaluate("test")]
     for name, tensor in stack.state.items():
         tensor.copy_(record.best_state[name])
-    measured.append(evaluate(stack, feed, "test"))
+    measured.append(trainer.evaluate("test"))
     predictions = torch.stack([test[2] for test in measured[1:]], 1).cpu().numpy()  # [runs, 2, test images]
-    table, metrics = record.table(), record.metrics(*measured, feed.data.test_labels)
+    table, metrics = record.table(), record.metrics(*measured, data.test_labels)
     seconds, device, found = (time.perf_counter() - begin) / len(stack.configs), record.alive.device, []
     called = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
     for run, (config, end) in enumerate(zip(stack.configs, record.epochs_seen.tolist(), strict=True)):
@@ -295,5 +291,5 @@ def results(stack: Stack, feed: Feed, record: Record, begin: float) -> list[Resu
         history["epoch"] = history["epoch"].astype(np.int64)
         own = {name: values[run].item() for name, values in metrics.items()} | {"seconds": seconds}
         states = ({name: array[run].copy() for name, array in state.items()} for state in (last, best))
-        found.append(Result(config, history, own, predictions[run], *states, called, feed.data.checksum))
+        found.append(Result(config, history, own, predictions[run], *states, called, data.checksum))
     return found

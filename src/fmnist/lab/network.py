@@ -10,13 +10,14 @@ import torch
 from matplotlib.figure import Figure
 
 from fmnist.config import OUTPUTS, TEST_IMAGES
-from fmnist.data import NAMES, load, scaling
+from fmnist.data import NAMES, load
 from fmnist.lab.widgets import Panel, Sketch, described, picture
-from fmnist.model import MLP, images_and_labels
+from fmnist.model import MLP, as_inputs, images_and_labels
 from fmnist.paper.publish import svg
 from fmnist.plots.figures import confusion_matrix, image_grid
 from fmnist.plots.style import COLORS, FAINT, figure, style
 from fmnist.store import Run
+from fmnist.use import probabilities
 from fmnist.words import percent
 
 BATCH = 512  # validation images on which signals and gradients are measured
@@ -35,13 +36,6 @@ class Network:
     def __init__(self, run: Run):
         self.run, self.config, self.model = run, run.config, run.model()
         self.names, self.data = NAMES[self.config.dataset], load(dataset=self.config.dataset)
-        self.scale, self.shift = scaling(self.config, self.data)
-
-    @torch.no_grad()
-    def probabilities(self, images: torch.Tensor) -> np.ndarray:
-        """Of the ten classes, float64 [n, 10]; images are uint8 [n, 784]."""
-        x = images.to(self.model.linears[0].weight.dtype) * self.scale + self.shift
-        return self.model(x).double().softmax(1).numpy()
 
     def confusion_figure(self) -> Figure:
         from sklearn import metrics  # here, because it takes a second
@@ -51,7 +45,7 @@ class Network:
 
     def misread_figure(self) -> Figure:
         """Test images misread with the greatest probability, worst first, with the two classes' probabilities."""
-        p, labels = self.probabilities(self.data.test_images), self.data.test_labels.numpy()
+        p, labels = probabilities([self.run.run_id])
         read = p.argmax(1)
         worst = np.argsort(-np.where(read == labels, 0, p.max(1)), kind="stable")[:12]
         both = [[f"{self.names[k]} {percent(p[i, k])}" for k in (labels[i], read[i])] for i in worst]
@@ -152,4 +146,5 @@ class NetworkPanel(Panel):
         image = torch.frombuffer(bytearray(self.sketch.pixels), dtype=torch.uint8)
         name = n.names[int(n.data.test_labels[index])]
         self.truth.value = f"It is: {name}" if image.equal(n.data.test_images[index]) else "Drawn by hand"
-        self.read.value = bars(n.names, n.probabilities(image[None])[0])
+        p = n.model(as_inputs(image[None], n.config, n.data)).double().softmax(1)[0]
+        self.read.value = bars(n.names, p.detach().numpy())

@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 
 from fmnist import store
 from fmnist.config import FASHION, project_root
-from fmnist.paper.document import marks
+from fmnist.paper.exporters import marks
 from fmnist.words import count, joined
 
 

@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from fmnist.config import UserError
-from fmnist.plots.marks import redrawn
-from fmnist.plots.style import style
+from fmnist.plots.style import redrawn, style
 from fmnist.tables import Table, run_ids
 
 NUMBERS = re.compile(r"(\(best\))?[\s\d.,+\-−±×%*$~<>=–—e()\[\]]*|nan|\$10\^.*")  # "1 234", "+0.3 ± 0.1", "97 %", "–"

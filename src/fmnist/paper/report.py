@@ -9,9 +9,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,8 +27,7 @@ from pydantic import BeforeValidator, Field, create_model
 from fmnist import replication, store
 from fmnist.config import Strict, UserError, apart, aside, follow_parent, nearest, project_root, read_yaml, validate
 from fmnist.paper import prose, provenance
-from fmnist.paper.document import marks, values
-from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF
+from fmnist.paper.exporters import TEMPLATES, HomeworkHTML, HomeworkPDF, marks, values
 from fmnist.search import Search, SearchSpec
 from fmnist.statistics import best_per
 from fmnist.study import Study, StudySpec, train
@@ -296,7 +295,12 @@ def build(names: Sequence[str], device: str, memory: int | None, keep_going: boo
     for report in reports:
         _write(report.built / "kernels.log", "")  # where nothing can be written, nothing need be trained
         report.train(memory, say)
-        with _turn(report, say):
+        lock = FileLock(report.built / ".lock")  # builds of one report take turns, as each writes the same files
+        with suppress(Timeout):
+            lock.acquire(blocking=False)
+        if not lock.is_locked:
+            say(f"waiting for another build of {report.name}")
+        with lock:
             say(f"executing {len(report.chapters)} notebooks")
             paper = report.merge(report.execute(say))
             gaps = paper.metadata["fmnist"]["gaps"]
@@ -308,19 +312,6 @@ def build(names: Sequence[str], device: str, memory: int | None, keep_going: boo
                 say(f"wrote {path.relative_to(project_root())} ({path.stat().st_size / 1e6:.1f} MB)")
         incomplete |= bool(gaps)
     return incomplete
-
-
-@contextmanager
-def _turn(report: Report, say: Say) -> Iterator[None]:
-    """Builds of one report take turns, as each writes the same files."""
-    lock = FileLock(report.built / ".lock")
-    try:
-        turn = lock.acquire(blocking=False)
-    except Timeout:
-        say(f"waiting for another build of {report.name}")
-        turn = lock.acquire()
-    with turn:
-        yield
 
 
 def index(folder: Path) -> str:

@@ -1,4 +1,4 @@
--- Parses the pieces of a notebook (see document.py), each by itself, into Pandoc's own elements.
+-- Parses the pieces of a notebook (see exporters.py), each by itself, into Pandoc's own elements.
 -- Foreign HTML becomes native elements, so that HTML and PDF show the same and no page loads anything from elsewhere.
 
 local MARKDOWN = "markdown+lists_without_preceding_blankline-blank_before_header-blank_before_blockquote"
