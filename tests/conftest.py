@@ -14,8 +14,8 @@ import nbformat.v4 as nbf
 import pytest
 from reference import TINY_RUN, subset
 
+from fmnist import data
 from fmnist.config import UserError
-from fmnist.data import find, load
 from fmnist.engine import workers
 from fmnist.engine.train import train_stack
 from fmnist.paper import publish
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items):
 def data_set():
     """Fashion-MNIST is on this machine, for commands that look for it themselves."""
     try:
-        find()
+        data.find()
     except UserError as error:
         pytest.skip(f"the data set is nowhere to be had: {error}")
 
@@ -41,7 +41,7 @@ def data_set():
 @pytest.fixture(scope="session")
 def small(data_set):
     """The first 3,000 train and 1,000 test images."""
-    return subset(load(), 3_000, 1_000)
+    return subset(data.load(), 3_000, 1_000)
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +54,24 @@ def result(small):
 def runs(tmp_path, monkeypatch, small):
     """An empty store, and training on the first images."""
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(workers, "load", lambda *_: small)
+    monkeypatch.setattr(data, "_load", lambda *_: small)
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch) -> Path:
+    """A project on a machine that has no data set, no apt-get and no mirror; the tests give it what they are about."""
+    house = tmp_path / "house"
+    for folder in ("params", "notebooks"):
+        (house / folder).mkdir(parents=True)
+    monkeypatch.chdir(house)
+    monkeypatch.delenv("FMNIST_DATA", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setattr(data, "SYSTEM", Path("/nowhere/fashion-mnist"))
+    for kind in ("FashionMNIST", "MNIST", "KMNIST"):
+        monkeypatch.setattr(f"torchvision.datasets.{kind}.mirrors", [])
+    return house
 
 
 @pytest.fixture

@@ -102,9 +102,7 @@ def hostile() -> NotebookNode:
     """Cells that try to break out, to load from elsewhere or to hide: fences, raw formats, scripts, widgets, tags."""
     tricky = 's = """\n```\n:::\n$raw$ #import <label> @nobody\n"""'
     remote = "![far](https://example.org/a.png) <img src='//x.org/b.png'> <script src='https://x.org/c.js'></script>"
-    frame = pd.DataFrame({"name": ["ann", "bob"], "x": [1.5, -2.0]})
     widget = nbf.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "WIDGET"})
-    error = nbf.new_output("error", ename="E", evalue="v", traceback=["\x1b[31mZeroDivision\x1b[0m"])
     hidden = [nbf.new_code_cell(text, metadata={"tags": [tag]}) for tag, text in (
         ("remove_cell", "NEVER"), ("remove_input", "NOINPUT"), ("remove-output", "noout"))]  # fmt: skip
     hidden[1].outputs, hidden[2].outputs = [output(text_plain="kept")], [output(text_plain="NOOUTPUT")]
@@ -114,11 +112,7 @@ def hostile() -> NotebookNode:
         "## Data\n\\begin{align}x &= 1\\end{align} costs $5",
         nbf.new_markdown_cell("![here](attachment:a%20b.png)", attachments={"a b.png": {"image/png": picture()}}),
         (tricky, stream("50%\r100%\x1b[31m done\x1b[0m")),
-        ("frame", output("execute_result", text_html=frame._repr_html_(), text_plain="PLAIN")),
-        ("plot", output(image_png=picture(), text_plain="PLAIN")),
-        ("tex", output("execute_result", text_latex="$\\frac{x}{2}$", text_plain="PLAIN")),
         ("warn", stream("STDERR", "stderr"), widget),
-        ("1/0", error),
         *hidden,
     )
 

@@ -4,6 +4,7 @@ import hashlib
 import html
 import math
 import re
+import time
 
 import numpy as np
 import pandas as pd
@@ -115,3 +116,10 @@ def pdf_figures(reader: pypdf.PdfReader) -> list[str | None]:
             texts += [element.get("/Alt")] if element.get("/S") == "/Figure" else []
             todo += [element["/K"]] if "/K" in element else []
     return texts
+
+
+def until(done, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

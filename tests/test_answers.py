@@ -187,16 +187,6 @@ def test_an_equation_never_overprints_its_number(drawn):
     assert number.bounding_box()["x"] >= last["x"] + last["width"]
 
 
-def test_the_contents_do_not_wrap_anew(drawn):
-    page = drawn(width=1280)
-    link = page.locator("nav a").first
-    before = link.bounding_box()["height"]
-    page.locator("#sec-one").scroll_into_view_if_needed()
-    link.click()
-    page.locator("nav a[aria-current]").first.wait_for()
-    assert link.get_attribute("aria-current") and link.bounding_box()["height"] == before
-
-
 @pytest.mark.parametrize("figure", ["fig-curves", "fig-dots", "fig-heat"])
 def test_no_figure_is_a_white_card_in_the_dark(drawn, figure):
     page = drawn(theme="dark")

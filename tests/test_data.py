@@ -22,7 +22,6 @@ from fmnist.config import RunConfig, UserError
 
 IMAGES = "train-images-idx3-ubyte"
 FILES = [f"{name}.gz" for name in data.SHA256]
-DOWNLOAD = data._from_mirrors
 
 
 @pytest.fixture(scope="session")
@@ -35,25 +34,6 @@ def payloads(data_set) -> dict[str, bytes]:
 def gz_folder(payloads, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("gz")
     return fill(folder, {f"{name}.gz": gzip.compress(payload, 0) for name, payload in payloads.items()})
-
-
-@pytest.fixture
-def house(tmp_path, monkeypatch) -> Path:
-    """A project on a machine that has no data set, no apt-get and no mirror; the tests give it what they are about."""
-    house = tmp_path / "house"
-    for folder in ("params", "notebooks"):
-        (house / folder).mkdir(parents=True)
-    monkeypatch.chdir(house)
-    monkeypatch.delenv("FMNIST_DATA", raising=False)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    monkeypatch.setattr(data, "SYSTEM", Path("/nowhere/fashion-mnist"))
-    monkeypatch.setattr(data, "_from_mirrors", offline)
-    return house
-
-
-def offline(*_):
-    raise ValueError("no network")
 
 
 def fill(folder: Path, files: dict[str, bytes]) -> Path:
@@ -111,7 +91,6 @@ def mirrors(house, monkeypatch):
     """mirrors(torchvision's class, files, *folders): it knows the files by their MD5 and asks servers of the folders,
     None being one that is gone. What else a server may do is in test_faults.
     """
-    monkeypatch.setattr(data, "_from_mirrors", DOWNLOAD)
     opened = []
 
     def open_mirrors(kind: type, files: Path, *folders: Path | None) -> None:
@@ -303,7 +282,7 @@ def test_a_set_that_cannot_be_had_is_said_with_where_it_was_looked_for(house, fr
     with pytest.raises(UserError, match="^MNIST was not found") as error:
         study.train([RunConfig(dataset="MNIST")], "cpu")
     text = str(error.value)
-    assert f"No such file or directory: '{house}/data/MNIST/{IMAGES}'" in text and "no network" in text
+    assert f"No such file or directory: '{house}/data/MNIST/{IMAGES}'" in text and "torchvision's mirrors" in text
     assert f"into {house}/data/MNIST\n" in text
     assert "apt-get" not in text and data.lacking("MNIST") == " ".join(text.split())
     with pytest.raises(UserError, match="dataset: 'MNISTT' is not allowed; did you mean 'MNIST'"):

@@ -30,7 +30,8 @@ import nbformat.v4 as nbf
 import psutil
 import pypdf
 import pytest
-from test_report import environment, make_project, project
+from reference import until
+from test_report import ROOT, environment, make_project, project
 from test_store import CONFIG, folders, script, seeded
 from torchvision.datasets import FashionMNIST
 
@@ -40,8 +41,6 @@ from fmnist.engine import workers
 from fmnist.lab.browse import Browse
 from fmnist.paper.exporters import HomeworkHTML, HomeworkPDF
 from fmnist.study import Study
-
-ROOT = Path(__file__).parents[1]
 
 
 def often(few, many):
@@ -239,7 +238,7 @@ def test_a_report_build_may_be_stopped_at_any_moment(times, made, monkeypatch, s
         if way == WAYS[2] and stage:
             assert "Traceback" not in said and process.returncode == (130 if "interrupted" in said else 0), said
         until(lambda: not family(folder), 20)
-        assert papers(folder) == expected and store.check()[1:] == (0, 0)
+        assert papers(folder) == expected and store.check()[1] == 0
     process = build(folder)
     assert process.communicate() and process.returncode == 0 and papers(folder) == expected
     assert len(store.all_runs()) == len([*(folder / "runs").iterdir()]) == 4, "the next writer has tidied up"
@@ -292,13 +291,6 @@ def test_the_largest_report_takes_less_than_3_GB(tmp_path, data_set, record_prop
         time.sleep(0.5)
     assert process.returncode == 0 and peak < 3e9
     record_property("fault", f"peak memory of the largest report: {peak / 1e9:.1f} GB")
-
-
-def until(done, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("fault", ["file", "below a file", "loop", "read-only", "full"])
@@ -377,7 +369,7 @@ MIRRORS = {  # what a server does with a file, and what is then said of it, if t
 
 
 @pytest.mark.parametrize("times", often(len(MIRRORS), 70))
-def test_a_download_is_whole_or_not_at_all(times, tmp_path, monkeypatch, survived):
+def test_a_download_is_whole_or_not_at_all(times, house, monkeypatch, survived):
     """A data set of zeros; one mirror alone is told of, beside another one it does no harm."""
     counts, files, places = {"train": 60_000, "t10k": 10_000}, {}, random.Random(0)
     for name in data.SHA256:
@@ -389,13 +381,7 @@ def test_a_download_is_whole_or_not_at_all(times, tmp_path, monkeypatch, survive
     monkeypatch.setattr(data, "SHA256", {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     md5 = [(name, hashlib.md5(body).hexdigest()) for name, body in zipped.items()]
     monkeypatch.setattr(FashionMNIST, "resources", md5)
-    monkeypatch.setattr(data, "SYSTEM", Path("/nowhere"))
     monkeypatch.setattr(data, "TIMEOUT", 2.0)
-    for name, value in {"PATH": "", "FMNIST_DATA": "", "no_proxy": "127.0.0.1"}.items():
-        monkeypatch.setenv(name, value)
-    for folder in ("params", "notebooks"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.chdir(tmp_path)
 
     class Mirror(BaseHTTPRequestHandler):
         log_message = mock.Mock()
@@ -419,10 +405,10 @@ def test_a_download_is_whole_or_not_at_all(times, tmp_path, monkeypatch, survive
             if said := [*MIRRORS.values()][i % len(MIRRORS)][1]:
                 with pytest.raises(UserError, match=f"torchvision's mirrors: .*({said})"):
                     data.find()
-                assert not [*tmp_path.glob("data/*")]
+                assert not [*house.glob("data/*")]
                 monkeypatch.setattr(FashionMNIST, "mirrors", [bad, good])
-            assert data.find()[1] == files and len([*tmp_path.glob("data/*")]) == 4
-            shutil.rmtree(tmp_path / "data")
+            assert data.find()[1] == files and len([*house.glob("data/*")]) == 4
+            shutil.rmtree(house / "data")
         server.shutdown()
     survived("download " + ", ".join(MIRRORS), times)
 

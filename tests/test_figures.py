@@ -119,12 +119,6 @@ def test_groups_differ_without_colour():
     assert len({(str(look["marker"]), str(look["linestyle"])) for look in looks}) == 40
 
 
-def test_an_axis_suits_the_values_of_its_field():
-    numbers = {(0.01, 0.1, 1.0): [-2, -1, 0], (0, 0.2, 0.5): [0, 0.2, 0.5], (0, 2e-4, 2e-2): [0, 1, 2]}
-    for values, places in {**numbers, ("SGD", "Adam"): [0, 1]}.items():
-        assert figures._places([*values]) == pytest.approx(places)
-
-
 def test_zeros_stand_on_the_edge_of_logarithmic_axes(drawn):
     default, zeros = (drawn["log_lines"].axes[0].lines[i] for i in (0, 5))
     assert default.get_ydata() == pytest.approx([0.5, 0.25, 0.125])

@@ -12,7 +12,7 @@ import urllib.request
 
 import pypdf
 import pytest
-from reference import pdf_text
+from reference import pdf_text, until
 from ruamel.yaml import YAML
 from test_report import ROOT, environment, make_project
 
@@ -176,10 +176,7 @@ def test_a_trial_keeps_its_color_while_it_is_shown_and_is_copied_with_the_others
     assert colors(page) == {*COLORS[:2]}
     rows.nth(0).click()  # the newest, which came second
     says(page, "three runs picked")
-    deadline = time.monotonic() + 60
-    while len(colors(page)) > 1 and time.monotonic() < deadline:  # the picture comes after the words
-        page.wait_for_timeout(200)
-    assert colors(page) == {COLORS[1]}
+    until(lambda: colors(page) == {COLORS[1]}, 60)  # the picture comes after the words
     rows.nth(1).click(modifiers=["Control"])
     says(page, "six runs picked")
     shown(page).get_by_role("button", name="Copy as study").click()

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError
 from fmnist.engine.train import Trainer
-from fmnist.lab import explore, network
+from fmnist.lab import explore
 from fmnist.lab.browse import Browse
 from fmnist.lab.explore import Explore, Live
 from fmnist.study import Study, train
@@ -21,13 +21,6 @@ TINY = {"hidden_sizes": (8,), "val_size": 500, "batch_size": 64, "lr": 0.1, "dro
 
 def configs(epochs: int, seeds=(0, 1), **more) -> list[RunConfig]:
     return [RunConfig(**{**TINY, "epochs": epochs, "seed": seed, **more}) for seed in seeds]
-
-
-@pytest.fixture
-def runs(runs, monkeypatch, small):
-    """An empty store, and training on the first images, watched or not."""
-    monkeypatch.setattr(explore, "load", lambda *_: small)
-    return runs
 
 
 def test_what_is_watched_is_what_is_stored(runs):
@@ -109,8 +102,7 @@ def test_one_trains_at_a_time(runs):
 
 
 @pytest.fixture
-def panels(runs, monkeypatch, small):
-    monkeypatch.setattr(network, "load", lambda *_, **__: small)
+def panels(runs):
     return lambda *seeds: Explore({**TINY, "epochs": 2}, list(seeds), "cpu")
 
 

@@ -98,11 +98,6 @@ def test_imports_flow_one_way(module):
     assert ours <= set(ORDER[: ORDER.index(module)])
 
 
-def test_analysis_takes_frames():
-    """And does not import torch, inside functions neither."""
-    assert [module for module in FRAMES if {name.split(".")[0] for name in imports(module)} & {*PINNED}] == []
-
-
 HEAVY = {  # what comes with none of these modules
     "fmnist": {"torch", "pandas", "numpy", "matplotlib", "pydantic"},
     "fmnist.cli, fmnist.engine.cluster": {"dask", "distributed"},
@@ -128,7 +123,7 @@ def test_rooms_keep_their_budgets(rooms, budget):
 
 def test_the_house_stays_small():
     assert length(*PACKAGE.rglob("*.py")) <= 6_000
-    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_664
+    assert length(*(ROOT / "tests").rglob("*.py")) <= 5_555
 
 
 @pytest.mark.parametrize("module", [*PACKAGES, *ORDER])
@@ -210,12 +205,6 @@ def test_the_lock_pins_all_that_the_project_needs(python, system, machine):
     for wish in (Requirement(wish) for wish in wishes if "fmnist[" not in wish):
         assert wish.specifier.contains(pins[canonicalize_name(wish.name)]), wish
     assert {name: pins[name] for name in PINNED} == PINNED
-
-
-def test_conda_installs_the_same_lock():
-    lines = [line.strip() for line in (ROOT / "environment.yml").read_text("utf-8").splitlines()]
-    assert "name: fmnist" in lines and "- python=3.11" in lines
-    assert lines[lines.index("- pip:") + 1 :] == ["- -c requirements.lock", "- -e ."]
 
 
 def test_no_package_registry_is_named():

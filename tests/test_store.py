@@ -18,7 +18,7 @@ import torch
 from reference import TINY_RUN as CONFIG
 from reference import plain_evaluation
 
-from fmnist import store, study, use
+from fmnist import data, store, study, use
 from fmnist.config import RunConfig, UserError
 from fmnist.data import split
 from fmnist.engine import workers
@@ -28,7 +28,7 @@ from fmnist.engine.train import Result, train_stack
 SCRIPT = """
 import os, signal, sys
 from fmnist.engine import workers
-from fmnist import store, study, use
+from fmnist import data, store, study, use
 from fmnist.config import RunConfig
 from fmnist.data import load
 from reference import subset
@@ -151,20 +151,16 @@ def test_what_is_no_id_finds_nothing(name, runs, result):
         store.load_run(name)
 
 
-def test_the_store_is_where_FMNIST_RUNS_says(tmp_path, monkeypatch, result):
-    project = tmp_path / "project"
-    for folder in ("params", "notebooks"):
-        (project / folder).mkdir(parents=True)
-    monkeypatch.chdir(project)
+def test_the_store_is_where_FMNIST_RUNS_says(house, tmp_path, monkeypatch, result):
     monkeypatch.delenv("FMNIST_RUNS", raising=False)
-    assert store.save(result).folder.parent == project / "runs"
+    assert store.save(result).folder.parent == house / "runs"
     monkeypatch.setenv("FMNIST_RUNS", str(tmp_path / "elsewhere"))
     assert store.all_runs() == [] and store.save(result).folder.parent == tmp_path / "elsewhere"
     # a relative one counts from the project: the command and the notebooks' kernels share it
     monkeypatch.setenv("FMNIST_RUNS", "mine")
     run = store.save(result)
-    monkeypatch.chdir(project / "notebooks")
-    assert store.load_run(run.run_id).folder.parent == project / "mine"
+    monkeypatch.chdir(house / "notebooks")
+    assert store.load_run(run.run_id).folder.parent == house / "mine"
 
 
 @pytest.mark.parametrize("size", [100, 12_000, 20_000], ids=["history", "weights", "predictions"])
@@ -245,7 +241,6 @@ def test_every_field_is_part_of_the_address(field):
 
 
 def test_an_ensembles_probabilities_are_the_mean_of_its_networks(runs, small, result, monkeypatch):
-    monkeypatch.setattr(use, "load", lambda **_: small)
     kinds = {"none": (30,), "standardized": (40, 20), "symmetric": ()}
     configs = [CONFIG.model_copy(update={"hidden_sizes": h, "input_scaling": kind}) for kind, h in kinds.items()]
     found = [run for config in configs for run in map(store.save, train_stack([config], small))]
@@ -260,7 +255,7 @@ def test_an_ensembles_probabilities_are_the_mean_of_its_networks(runs, small, re
     assert (each[0][1] == small.train_labels[split(3_000, 500, 0)[1]].numpy()).all()
     mirrored = replace(small, test_images=small.test_images.view(-1, 28, 28).flip(2).flatten(1))
     plain, both = use.probabilities(ids)[0], use.probabilities(ids, flip=True)[0]
-    monkeypatch.setattr(use, "load", lambda **_: mirrored)
+    monkeypatch.setattr(data, "_load", lambda *_: mirrored)
     np.testing.assert_allclose(both, (plain + use.probabilities(ids)[0]) / 2, rtol=1e-6)
     assert np.abs(both - plain).max() > 0.1
 

@@ -12,7 +12,7 @@ from fmnist import store
 from fmnist.config import TRIAL_FIELDS, RunConfig, UserError
 from fmnist.engine import workers
 from fmnist.store import METRICS
-from fmnist.study import Study, contents
+from fmnist.study import Study
 
 TINY = {"hidden_sizes": [4], "epochs": 1, "val_size": 500, "batch_size": 64}
 VARIANTS = {"SGD": {"optimizer": "SGD"}, "Adam": {"optimizer": "Adam"}}
@@ -113,14 +113,6 @@ def test_settings_need_no_training_and_tables_of_an_untrained_study_say_what_to_
     for table in (study.runs, study.history):
         with pytest.raises(UserError, match="trial 'SGD, lr 0.1', seed 0 has not been trained; call study.run"):
             table()
-
-
-def test_what_a_report_tells_its_notebooks_of_itself(tmp_path):
-    (tmp_path / "contents.json").write_text('{"base": {"lr": 0.5}, "sections": []}')
-    assert contents(str(tmp_path / "contents.json")) == {"base": {"lr": 0.5}, "sections": []}
-    example = contents("")
-    assert example.keys() == {"base", "sections", "published"} and len(example["sections"]) == 2
-    assert all(len(Study(**part["study"]).configs) == 2 for part in example["sections"])
 
 
 def test_a_diverged_run_is_in_the_tables(trained):

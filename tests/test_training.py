@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from itertools import chain, product
 from typing import get_args
@@ -14,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from reference import plain_evaluation, subset
+from reference import plain_evaluation, subset, until
 
 from fmnist import store
 from fmnist.config import RunConfig, UserError
@@ -424,10 +423,7 @@ def test_workers_start_from_a_plain_script_and_end_with_it(threads, tmp_path, da
     assert done.returncode == -9, done.stderr
     killed, pids = done.stdout.splitlines()[:2]
     assert killed.startswith("training: a worker was killed")
-    deadline = time.monotonic() + 20
-    while any(map(psutil.pid_exists, map(int, pids.split()))) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(psutil.pid_exists, map(int, pids.split())))
+    until(lambda: not any(map(psutil.pid_exists, map(int, pids.split()))), 20)
     record_property("fault", f"training after {threads} threads have computed: 1 of 1 survived")
 
 
@@ -471,22 +467,6 @@ def test_cuda_equals_the_cpu(name, small):
         tolerance = {"float32": 1e-3, "bfloat16": 0.03}[name]
         np.testing.assert_allclose(there.history["train_loss"], here.history["train_loss"], rtol=tolerance)
         assert (there.predictions != here.predictions).mean() <= 3 * tolerance
-
-
-@needs_cuda
-@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
-def test_graphed_equals_eager(precision, small):
-    """Two epochs of 20 full batches and a smaller last one: both sizes run once by themselves, then as graphs."""
-    base = {"dropout": 0.3, "precision": precision, "epochs": 2}
-    for name in ("one seed, batch norm", "several seeds"):
-        configs = [longer(**(base | own)) for own in STACKS[name]]
-        eager, graphed = (Trainer(configs, on_cuda(small), graphs=graphs) for graphs in (False, True))
-        with torch.inference_mode():
-            for epoch in (1, 2, 3):
-                one, other = (trainer.epoch(epoch, threading.Event()) for trainer in (eager, graphed))
-                torch.testing.assert_close(one, other, rtol=0, atol=0)
-        assert gap(eager.stack.state, graphed.stack.state) == 0
-        assert len(graphed.replay.captured) == 2 and all(graphed.replay.captured.values())
 
 
 @needs_cuda

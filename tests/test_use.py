@@ -18,8 +18,6 @@ SCALED = TINY_RUN.model_copy(update={"input_scaling": "standardized", "epochs": 
 @pytest.fixture
 def stored(runs, small, monkeypatch):
     """Two runs of the store: one of an epoch, and the better one of three, whose pixels are standardized."""
-    monkeypatch.setattr(use, "load", lambda **_: small)
-    monkeypatch.setattr(use, "load", lambda **_: small)
     monkeypatch.setattr(use, "TRAIN_IMAGES", 3_000)
     return [store.save(train_stack([config], small)[0]) for config in (TINY_RUN, SCALED)]
 

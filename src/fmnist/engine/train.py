@@ -36,7 +36,7 @@ class Trainer:
     Its groups each have a seed, thus a split and batch orders, of their own; `rows` [groups, images] are of each part.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], data: Data, graphs: bool = True):
+    def __init__(self, configs: Sequence[RunConfig], data: Data):
         device, first = data.train_images.device, configs[0]
         self.stack, self.data, self.batch_size = Stack(configs, device), data, first.batch_size
         self.optimizer, groups = Optimizer(self.stack.parameters, configs), self.stack.groups
@@ -63,7 +63,7 @@ class Trainer:
         last = train.shape[1] % self.batch_size or self.batch_size
         self.scales = {images: scale / images for images in (self.batch_size, last)}  # of the loss of an image
         self.loss, self.correct = (torch.zeros(len(configs), dtype=wide(device), device=device) for _ in range(2))
-        self.replay = Graphs(self.steps) if graphs and device.type == "cuda" else self.steps
+        self.replay = Graphs(self.steps) if device.type == "cuda" else self.steps
 
     def batch(self, rows: Tensor, part: str = "train", draws: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images [groups, batch, 784], augmented by draws [groups, batch, 9], and labels [runs, batch] at rows
