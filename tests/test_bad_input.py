@@ -64,7 +64,6 @@ def edit(path: Path, old: str, new: str) -> None:
 OPTIMIZER = [
     # keys
     ("base: {hiden_sizes: [4]}", r"base\.hiden_sizes: unknown key; did you mean 'hidden_sizes'\? " + FIELDS),
-    ("grid: {dropuot: [0.1]}", r"grid\.dropuot: unknown key; did you mean 'dropout'\? " + FIELDS),
     ("grids: {lr: [0.1]}", r"grids: unknown key; did you mean 'grid'\? Allowed: "),
     ("base: {seed: 1}", "base.seed: unknown key; seeds are listed under `seeds`"),
     # values, also where the grid overrides them
@@ -92,10 +91,7 @@ OPTIMIZER = [
     ("grid: {lr: 0.1}", r"grid\.lr: should be a valid list \(got 0.1\)"),
     ("grid: {lr: []}", r"grid\.lr: should not be empty \(got \[\]\)"),
     ("grid: {lr: [0.1, 0.1]}", "two trials would have the same name: SGD, lr 0.1; remove or rename one"),
-    ("grid: {lr: [0.12345671, 0.12345672]}", "two trials would have the same name: SGD, lr 0.123457"),
-    ("grid: {dropout: [0, 0.0]}", "two trials would have the same name: SGD, dropout 0"),
     ("variants: {a: {}, b: {lr: 0.01}}\ngrid: {}\nbaseline: a", "two trials have the same config: a = b; remove one"),
-    ("variants: {a: {}, 'a, lr 0.1': {}}\ngrid: {lr: [0.1]}", "two trials have the same config"),
     ("seeds: [0, 1, 0]", r"seeds: a seed stands twice in \[0, 1, 0\]"),
     ("variants: {a: {seeds: [0, 0]}}", "variants.a: seeds: a seed stands twice"),
     ("variants: {a: {seeds: []}}", "variants.a: seeds: "),
@@ -174,10 +170,8 @@ ARGUMENTS = [
     ("report smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\? Allowed: smoke"),
     ("report", "params/homework/report.yaml: no such report"),
     ("report smoke --device cuda:99", "device: cuda:99: this machine has no such device. Allowed here: auto, cpu"),
-    ("train params/smok", r"params/smok/report.yaml: no such report in .*; did you mean 'smoke'\?"),
     ("train params/smoke --memory 4x", "--memory 4x: not a size; write it as 4GB or 800MB"),
     ("train params/smoke/optimiser.yaml", r"no study of this report; did you mean 'optimizer'\?"),
-    ("report smoke more", "no such report"),  # and nothing is trained for the first
     ("new Mine/../x --title T --author A", "'Mine/../x': a report's name is lower-case letters"),
     ("new index --title T --author A", "and not index"),
     ("new smoke --title T --author A", "params/smoke is there already"),

@@ -96,8 +96,6 @@ def test_damage_that_is_met_in_reading_is_said_in_one_line(name, runs, result, c
     with pytest.raises(UserError, match=f"run {run.run_id}: {name} is not .*; train it anew"):
         getattr(run, PARTS[name])()
     assert folders(runs) == [] and store.load(run.run_id) is None
-    store.save(result)
-    assert len(getattr(run, PARTS[name])() if name != "weights.safetensors" else run.model().linears) > 0
 
 
 def sealed(record: dict) -> str:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import socket
 import subprocess
@@ -146,10 +145,8 @@ def test_two_trials_are_trained_live_one_is_stopped_and_both_are_compared(page, 
     field(page, "epochs").press("Tab")
     button.click()
     says(page, r"^epoch [2-9] of 300")
-    begin = time.monotonic()
     shown(page).get_by_role("button", name="Stop").click()
     says(page, r"^stopped; kept as runs of")
-    assert time.monotonic() - begin < 15 or os.getloadavg()[0] > 1.5 * os.cpu_count()
     table = shown(page).locator(".widget-html table").first
     sync_api.expect(table.locator("tbody tr")).to_have_count(2)
     records = [json.loads(path.read_text()) for path in (lab[1] / "runs").glob("[!.]*/run.json")]
@@ -204,7 +201,7 @@ def test_the_network_is_opened_up(page):
     says(page, "^Drawn by hand")
 
 
-def test_the_runs_are_listed_compared_opened_and_removed(page, lab):
+def test_the_runs_are_listed_compared_and_opened(page, lab):
     page.goto(f"{lab[0]}/lab/tree/notebooks/runs.ipynb?token=secret")
     sync_api.expect(shown(page).locator("h1", has_text="Runs")).to_be_visible()
     run_all(page)
@@ -227,14 +224,6 @@ def test_the_runs_are_listed_compared_opened_and_removed(page, lab):
     sync_api.expect(shown(page).locator(".widget-html table tbody tr")).to_have_count(2)
     shown(page).get_by_role("button", name="Open network").click()
     says(page, "^Inside")
-    rows.nth(0).click()
-    says(page, "one run picked")
-    shown(page).get_by_role("button", name="Remove …").click()
-    shown(page).get_by_role("button", name="Yes, remove").click()
-    says(page, "5 finished runs")
-    assert len(list((lab[1] / "runs").glob("[!.]*"))) == 5
-    sync_api.expect(head).to_have_attribute("aria-sort", "ascending")
-    assert [float(text) for text in rows.locator("td:nth-child(2)").all_inner_texts()] == scores[1:]
 
 
 def test_a_study_is_run_and_exported_to_pdf_by_the_menu(page, lab):

@@ -189,21 +189,6 @@ def test_without_it_there_is_no_paper(tmp_path, monkeypatch):
     assert not list((tmp_path / "report").glob("mine.*"))
 
 
-def test_a_kernel_that_dies_as_it_starts_is_tried_again(tmp_path, monkeypatch):
-    import papermill
-
-    tried = []
-
-    def start(*_, **options):
-        tried.append(options["start_timeout"])
-        if len(tried) == 1:
-            raise RuntimeError("Kernel died before replying to kernel_info")
-
-    monkeypatch.setattr(papermill, "execute_notebook", start)
-    report._execute(tmp_path / "one.ipynb", {}, tmp_path / "two.ipynb")
-    assert tried == [600, 600]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")))
 def test_a_notebook_alone_with_its_defaults(name, tmp_path, data_set):

@@ -104,7 +104,6 @@ FEATURES = {
     "residual, layer norm": {"hidden_sizes": WIDTHS, "residual": True, "layer_norm": True, "dropout": 0.3},
     "average, batch norm": {"ema_decay": 0.9, "batch_norm": True, "hidden_sizes": (24, 17), "momentum": 0.9},
     "mixup, label smoothing, large batch": {"mixup": 1.0, "label_smoothing": 0.2, "batch_size": 5_000, "lr": 0.5},
-    "steps, warm-up": {"schedule": "steps", "warmup_epochs": 1, "optimizer": "RMSprop", "lr": 0.001},
     "linear, wide": {"schedule": "linear", "hidden_sizes": (300,), "momentum": 0.9, "weight_decay": 0.01, "epochs": 3},
     "cosine, wide": {"schedule": "cosine", "hidden_sizes": (300,), "momentum": 0.9, "warmup_epochs": 1, "epochs": 3},
 }
