@@ -40,7 +40,7 @@ def svg(figure: Figure) -> str:
     """The figure as SVG, equal byte by byte for equal figures, its paths to 0.01 pt; it is then closed."""
     text = io.StringIO()
     with style():
-        figure.savefig(text, format="svg", dpi="figure", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     return re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text.getvalue())
 

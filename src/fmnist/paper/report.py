@@ -296,11 +296,12 @@ def build(names: Sequence[str], device: str, memory: int | None, keep_going: boo
         _write(report.built / "kernels.log", "")  # where nothing can be written, nothing need be trained
         report.train(memory, say)
         lock = FileLock(report.built / ".lock")  # builds of one report take turns, as each writes the same files
-        with suppress(Timeout):
-            lock.acquire(blocking=False)
-        if not lock.is_locked:
+        try:
+            turn = lock.acquire(blocking=False)
+        except Timeout:
             say(f"waiting for another build of {report.name}")
-        with lock:
+            turn = lock.acquire()
+        with turn:
             say(f"executing {len(report.chapters)} notebooks")
             paper = report.merge(report.execute(say))
             gaps = paper.metadata["fmnist"]["gaps"]
@@ -322,9 +323,7 @@ def index(folder: Path) -> str:
         with suppress(OSError, ValueError, LookupError, TypeError):  # no JSON, or somebody else's
             record = json.loads((folder / f"{name}.json").read_text("utf-8"))
             about = {key: record[key] for key in about}
-        title, date = (
-            re.sub(r"([!-/:-@[-`{-~])", r"\\\1", text) for text in about.values()
-        )  # nothing in it is Markdown
+        title, date = (re.sub(r"([!-/:-@[-`{-~])", r"\\\1", text) for text in about.values())  # which are no Markdown
         forms = [form for form in ("html", "pdf") if (folder / f"{name}.{form}").exists()]
         links = " ".join(f"[{form.upper()}[ of {title}]{{.unseen}}](<{name}.{form}>)" for form in forms)
         lines.append(f"- {title}{', ' * bool(date)}{date}: {links}")
