@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 
 SPOKEN = ("say", "show", "table")
 NUMBER = re.compile(r"(?<![\w.\uffff])(?:\d[\d,]*)?\.\d+(?:\s?\\?%)?(?![\w.]*\w)|(?<![\w.])\d[\d,]*\s?\\?%")
-EXCEPTED = (  # fenced code, code spans, mathematics, links' targets and addresses, labels in braces, HTML but citations, level
+EXCEPTED = (  # fenced code, code spans, mathematics, links' targets and addresses, labels in braces, HTML, level
     r"^(```|~~~).*?^\1", r"(`+)[^`].*?\1", r"\$\$.*?\$\$", r"(?<!\\)\$[^$]+\$", r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}",
     r"\]\([^)]*\)", r"https?://\S+", r"\{[^{}]*\}", r"</?(?!!-- \[@)[A-Za-z!][^<>]*>", r"(?<![\w.,])95\s?%",
 )  # fmt: skip
