@@ -55,19 +55,19 @@ def summary(runs: pd.DataFrame, by: str | list[str] = "trial", metric: str = "te
     return pd.DataFrame(rows, columns=[*keys, "n", "diverged", "runs", "mean", "low", "high"])
 
 
-def compare(runs: pd.DataFrame, baseline: str, by: str = "trial", metric: str = "test_accuracy") -> pd.DataFrame:
-    """Every other group against `baseline`, paired by seed, in order of appearance.
+def compare(runs: pd.DataFrame, baseline: str, metric: str = "test_accuracy") -> pd.DataFrame:
+    """Every other trial against `baseline`, paired by seed, in order of appearance.
 
-    Columns: `by`, baseline, metric, n (pairs with both metrics finite), diverged (pairs lost to it), difference (mean
-    of group − baseline), low, high (95 % t interval), p (paired t) and those of `together`. Seeds that only one of the
-    two has are in no pair. Raises UserError when `baseline` is not a group, and as `summary` does.
+    Columns: trial, baseline, metric, n (pairs with both metrics finite), diverged (pairs lost to it), difference (mean
+    of trial − baseline), low, high (95 % t interval), p (paired t) and those of `together`. Seeds that only one of the
+    two has are in no pair. Raises UserError when `baseline` is no trial, and as `summary` does.
     """
     groups = {}
-    for name, group in runs.groupby(by, sort=False):
+    for name, group in runs.groupby("trial", sort=False):
         require_replications(group, name, metric)
         groups[name] = group.set_index("seed")[metric]
     if baseline not in groups:
-        raise UserError(f"compare: no {by} is called {baseline!r}; there are: {', '.join(map(str, groups))}.")
+        raise UserError(f"compare: no trial is called {baseline!r}; there are: {', '.join(map(str, groups))}.")
     reference, rows = groups.pop(baseline), []
     for name, values in groups.items():
         shared = values.index.intersection(reference.index)
@@ -75,7 +75,7 @@ def compare(runs: pd.DataFrame, baseline: str, by: str = "trial", metric: str = 
         found = differences[np.isfinite(differences)]
         lost = len(differences) - len(found)
         rows.append([name, baseline, metric, len(found), lost, *interval(found), _paired_p(found)])
-    names = [by, "baseline", "metric", "n", "diverged", "difference", "low", "high", "p"]
+    names = ["trial", "baseline", "metric", "n", "diverged", "difference", "low", "high", "p"]
     return together([pd.DataFrame(rows, columns=names)])
 
 
