@@ -157,16 +157,16 @@ class Stack:
 
     def _batch_norm(self, layer: int, z: Tensor, training: bool) -> tuple[Tensor, Callable]:
         """torch.nn.BatchNorm1d of z [runs, width, batch]; and from the gradient by it those by z, scale and shift."""
-        flat = z.view(1, -1, z.shape[2]).to(self.dtype)
+        flat = z.view(1, -1, z.shape[2])  # what it reads and writes may be bfloat16, what it adds up is float32
         scale, shift, mean, var = (self.state[f"norms.{layer}.{kind}"].view(-1) for kind in NORM)
         y, *saved = aten.native_batch_norm(flat, scale, shift, mean, var, training, BN_MOMENTUM, NORM_EPS)
 
         def undo(dy: Tensor) -> tuple[Tensor, ...]:
             known = flat, scale, mean, var, *saved, True, NORM_EPS, [True] * 3
-            dz, *own = aten.native_batch_norm_backward(dy.view(flat.shape).to(self.dtype), *known)
-            return dz.view(dy.shape).to(dy.dtype), *(each.view(len(dy), -1) for each in own)
+            dz, *own = aten.native_batch_norm_backward(dy.view(flat.shape), *known)
+            return dz.view(dy.shape), *(each.view(len(dy), -1) for each in own)
 
-        return y.view(z.shape).to(z.dtype), undo
+        return y.view(z.shape), undo
 
     def _layer_norm(self, layer: int, z: Tensor, _: bool) -> tuple[Tensor, Callable]:
         """torch.nn.LayerNorm over the width of z [runs, width, batch]; else as `_batch_norm`."""
