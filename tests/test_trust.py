@@ -112,7 +112,7 @@ def test_the_data_are_attached_to_the_pdf_which_is_archival_and_accessible(paper
     about = reader.trailer["/Root"]["/Metadata"].get_object().get_data().decode()
     assert re.search(r"pdfaid:part>3<.*pdfaid:conformance>A<", about, re.S) and "pdfuaid:part>1<" in about
     text = pdf_text(reader)
-    assert "PROVENANCE" in text.upper() and "params/mine/shape.yaml" in text and "fig-dots.csv" in text
+    assert "PROVENANCE" in text.upper() and "params/mine/shape.yaml" in text and "Figure 1 (3), Table 1 (3)" in text
 
 
 @pytest.fixture

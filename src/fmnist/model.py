@@ -76,15 +76,15 @@ class Result:
 def plain_training(
     config: RunConfig, data: Data, soft_labels: Tensor | None = None
 ) -> Iterator[tuple[MLP, float, float]]:
-    """After every epoch: the network, and its mean loss and accuracy over the epoch's images as it saw them.
+    """After every epoch: the network, and mean loss and accuracy over the epoch's images as it saw them.
 
-    The network is the moving average of the weights where the config asks for it; the loss is what is minimized. Where
-    it has teachers, `soft_labels` [train images, 10] is what they say.
+    The network is the moving average of the weights where the config asks for it; the loss is what is
+    minimized. Where it has teachers, `soft_labels` [train images, 10] is what they say.
     """
     model, average = MLP(config), None
     if config.ema_decay:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-        average.update_parameters(model)  # the first time this copies: the average begins at the initial weights
+        average.update_parameters(model)  # this first time copies the initial weights
     optimizer = torch_optimizer(config, list(model.parameters()))
     images = len(data.train_labels) - config.val_size
     steps = -(-images // config.batch_size)
@@ -95,10 +95,11 @@ def plain_training(
         for (x, rows, share), rate in zip(plain_batches(config, data, epoch), rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate
             labels, logits = data.train_labels[rows], model(x)
-            taught = nn.functional.normalize(soft_labels[rows].to(logits.dtype), 1) if config.teachers else None
+            taught = soft_labels[rows].to(logits.dtype) if config.teachers else None
             loss = plain_loss(config, logits, labels, taught)
             if config.mixup:
-                other = plain_loss(config, logits, labels.flip(0), taught if taught is None else taught.flip(0))
+                others = None if taught is None else taught.flip(0)
+                other = plain_loss(config, logits, labels.flip(0), others)
                 loss = share * loss + (1 - share) * other
             optimizer.zero_grad()
             (config.loss_scale * loss).backward()
@@ -111,11 +112,10 @@ def plain_training(
 
 
 def plain_loss(config: RunConfig, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
-    """Cross entropy with the labels and, as far as the config says, with probabilities that teachers gave."""
+    """Cross entropy with the labels and, as far as the config says, with what teachers gave, made to sum to one."""
     loss = nn.functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    if taught is None:
-        return loss
-    return (1 - config.distill_weight) * loss + config.distill_weight * nn.functional.cross_entropy(logits, taught)
+    learned = loss if taught is None else nn.functional.cross_entropy(logits, nn.functional.normalize(taught, 1))
+    return torch.lerp(loss, learned, config.distill_weight)
 
 
 def plain_batches(config: RunConfig, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:

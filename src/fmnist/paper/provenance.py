@@ -47,17 +47,18 @@ def note(executed: Mapping[str, NotebookNode], folder: Path) -> None:
 def appendix(cells: Iterable[NotebookNode]) -> str:
     """The notes of all figures and tables for the PDF, as Markdown: what made each, and below what the runs record."""
     intro = "Notebooks are in `notebooks/`, the data attached to this PDF, the runs' ids in the JSON file beside it."
-    lines, codes, sets = ["| Shown | Made by | Parameters | Runs | Data |", "|:--|:--|:--|:--|:--|"], {}, {}
+    lines, shown, codes, sets = ["| Made by | Parameters | Shown (cell) | Runs |", "|:--|:--|:--|:--|"], {}, {}, {}
     for mark in marks(cells):
-        source = mark["source"]
-        name, data = f"`{Path(source['notebook']).stem}`", f"`{mark['label']}.csv`" if mark["data"] else "–"
-        what = f"`{mark['digest']}`" if mark["facts"] else "none"
-        made = f"{name}, cell {source['cell']} | `{source['parameters']}`"
-        lines.append(f"| @{mark['label']} | {made} | {what} | {data} |")
+        name, source = f"`{Path(mark['source']['notebook']).stem}`", mark["source"]
+        made, runs = shown.setdefault((name, source["parameters"]), ([], {}))
+        made.append(f"@{mark['label']} ({source['cell']})")
         codes.setdefault(source["code"], {})[name] = None
         if facts := mark["facts"]:
-            runs = f"{facts['count']} (`{mark['digest']}`, {facts['seconds'] / 60:.1f} minutes)"
-            sets.setdefault(_same(facts), {})[runs] = None
+            runs[f"`{mark['digest']}`"] = None
+            found = f"{facts['count']} (`{mark['digest']}`, {facts['seconds'] / 60:.1f} minutes)"
+            sets.setdefault(_same(facts), {})[found] = None
+    for (name, given), (made, runs) in shown.items():
+        lines.append(f"| {name} | `{given}` | {', '.join(made)} | {', '.join(runs) or 'none'} |")
     said = [f"Package, notebook and parameters of {joined(list(names))}: commit {c}." for c, names in codes.items()]
     said += [f"Runs {', '.join(found)}: {same}." for same, found in sets.items()]
     parts = ["# Provenance {#provenance .unnumbered}", intro, "\n".join(lines), *said]

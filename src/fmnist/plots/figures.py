@@ -43,7 +43,7 @@ def curves(
     across = len(parts) if panels else len(metrics) if len(metrics) % 2 else 2
     with style():
         deep = len(metrics) if panels else len(metrics) // across
-        fig = figure(0.25 + deep * (1.65 if panels else 2.1))
+        fig = figure(0.25 + deep * (1.65 if panels else 1.9))
         grid = fig.subplots(deep, across, sharex=True, sharey="row" if panels else False, squeeze=False)
         ticks = LogLocator(subs=(1, 2, 5)) if xscale == "log" else MaxNLocator(5, steps=[1, 2, 5, 10], integer=True)
         for ax in grid[-1]:
@@ -153,7 +153,7 @@ def against(
     lost = table.drop_duplicates([by, x]).groupby(by, sort=False)[["diverged", "runs"]].sum()
     labels = ["; × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
     with style():
-        fig = figure(2.4)
+        fig = figure(2.1)
         for ax, metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             keyed(ax, metric)
             _means(ax, table[table["metric"] == metric].sort_values("place"), by, groups, 0.012 * (ends[1] - ends[0]))
