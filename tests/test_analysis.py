@@ -116,8 +116,8 @@ def test_a_finding_says_what_its_table_says():
     assert said() == "Adam lies above SGD on the test set, by 2.1 points."
     below = {"difference": -0.021, "low": -0.024, "high": -0.018}
     assert said(**below, verdict="lower") == "Adam lies below SGD on the test set, by 2.1 points."
-    same = said(difference=0.001, low=-0.002, high=0.004, verdict="no difference detectable")
-    assert same == "Adam cannot be told from SGD on the test set (0.1 points apart)."
+    same = said(difference=0.001, low=-0.002, high=0.004, diverged=1, verdict="no difference detectable")
+    assert same == "Adam cannot be told from SGD on the test set (0.1 points apart; one pair lost to divergence)."
     few = said(n=3, p_holm=np.nan, verdict="too few seeds")
     assert few == "Adam lies above SGD on the test set, by 2.1 points (provisional, n = 3)."
     assert said(n=0, difference=np.nan) == "There is nothing to compare."

@@ -162,7 +162,7 @@ def finding(comparison: pd.DataFrame, noun: str = "alternative") -> str:
     lost = int(table["diverged"].sum())
     notes = [f"provisional, n = {table['n'].min()}"] * bool(few.any())
     notes += [f"{count(lost, 'pair')} lost to divergence"] * bool(lost)
-    return sentence("; ".join(parts) + (f" ({'; '.join(notes)})" if notes else ""))
+    return sentence(("; ".join(parts) + f" ({'; '.join(notes)})" * bool(notes)).replace(") (", "; "))
 
 
 def _span(sizes: pd.Series, about: Metric) -> str:
