@@ -52,7 +52,6 @@ def every_figure(seeds=3, lost=True):
         "curves, panels": figures.curves(history, by="lr", panels="variant"),
         "curves, three": figures.curves(history, metrics=("train_loss", "val_loss", "val_accuracy")),
         "against": figures.against(runs),
-        "against, panels": figures.against(runs, "dropout", "hidden_sizes", ("test_accuracy", "test_loss")),
         "log_lines": figures.log_lines(simulated_scales(), "layer", "value", by="trial", panels="quantity"),
         "image_grid": figures.image_grid(images, NAMES + NAMES, columns=5),
         "confusion_matrix": figures.confusion_matrix(np.eye(10) * 90 + 1, NAMES, runs),

@@ -96,7 +96,7 @@ class Study:
 
     def again(self, seeds: Sequence[int], baseline: str = "") -> "Study":
         """With `seeds`: the trial that validation selects for each variant, by its name; and `baseline`, if a trial."""
-        chosen = {trial: variant for variant, trial in best_per(self.runs()).items()}
+        chosen = {trial: variant for variant, trial in best_per(self.settled()).items()}
         chosen |= {baseline: baseline} if baseline in self.trials else {}
         first = {name: self.trials[trial][1][0] for trial, name in chosen.items()}
         configs = {name: run.model_dump(exclude_defaults=True, exclude={"seed"}) for name, run in first.items()}
@@ -107,6 +107,12 @@ class Study:
         Accuracies are in [0, 1], losses in nats, times in seconds. Raises `UserError` if a run is not in the store.
         """
         return pd.DataFrame([a | {"parameters": run.config.parameters} | run.row() for a, run in self._stored()])
+
+    def settled(self) -> pd.DataFrame:
+        """`runs()`, with val_accuracy the mean of the last tenth of epochs: at a constant rate the last is luck."""
+        runs, late = self.runs(), self.history().query("epoch > 0.9 * epochs")
+        ends = runs["run_id"].map(late.groupby("run_id")["val_accuracy"].mean())
+        return runs.assign(val_accuracy=ends.where(runs["val_accuracy"].notna()))
 
     def history(self) -> pd.DataFrame:
         """One row per run and epoch: run_id, trial, variant, config fields, and the columns of `Run.history`."""

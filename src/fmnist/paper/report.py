@@ -114,7 +114,7 @@ class Chapter:
             tuning, study = (study, later) if later else (None, study)
             same = list(study.spec.grid) if study.spec.variants else []
             if baseline not in study.trials:  # a variant stands for its selected trial, and so do the others
-                baseline, same = best_per(study.runs()).get(baseline, baseline), []
+                baseline, same = best_per(study.settled()).get(baseline, baseline), []
         contents = {"notebook": self.name, "title": title, "kind": self.kind, "baseline": baseline}
         study, tuning = (each and each.spec.model_dump(mode="json") for each in (study, tuning))
         return contents | {"study": study, "tuning": tuning, "same": same}

@@ -141,34 +141,28 @@ def log_lines(frame: pd.DataFrame, x: str, y: str, by: str, panels: str, xscale:
     return drawn(fig, frame, by=by, x=x)
 
 
-def against(
-    runs: pd.DataFrame, x: str = "lr", by: str = "variant", metrics: Sequence[str] = ("test_accuracy",)
-) -> Figure:
-    """Means against the field `x`, a line a group, a panel a metric; crosses where runs diverged."""
-    table = pd.concat([_bars(runs, [by, x], metric) for metric in metrics])
+def against(runs: pd.DataFrame, x: str = "lr", by: str = "variant", metric: str = "test_accuracy") -> Figure:
+    """Means against the field `x`, a line a group; crosses where runs diverged."""
+    table, reached = summary(runs, [by, x], metric).assign(metric=metric), runs.groupby([by, x], sort=False)[metric]
+    ends = np.where(
+        table[["n"]] < 3, np.c_[reached.min(), reached.max()], table[["low", "high"]]
+    )  # t is of no use to two
+    table["low"], table["high"] = ends.T
     groups, values = table[by].unique(), table[x].unique()
     values = np.sort(values) if pd.api.types.is_numeric_dtype(table[x]) else values
     table["place"] = table[x].map(dict(zip(values, _places(values), strict=True)))
     ends = table["place"].min(), table["place"].max()
-    lost = table.drop_duplicates([by, x]).groupby(by, sort=False)[["diverged", "runs"]].sum()
+    lost = table.groupby(by, sort=False)[["diverged", "runs"]].sum()
     labels = ["; × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
     with style():
         fig = figure(2.1)
-        for ax, metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-            keyed(ax, metric)
-            _means(ax, table[table["metric"] == metric].sort_values("place"), by, groups, 0.012 * (ends[1] - ends[0]))
-            ax.set_xticks(_places(values), map(name_of, values))
-            ax.set(xlabel=AXES.get(x, x), xlim=np.array(ends) + 0.07 * (ends[1] - ends[0] or 1) * np.array([-1, 1]))
+        keyed(ax := fig.subplots(), metric)
+        _means(ax, table.sort_values("place"), by, groups, 0.012 * (ends[1] - ends[0]))
+        ax.set_xticks(_places(values), map(name_of, values))
+        ax.set(xlabel=AXES.get(x, x), xlim=np.array(ends) + 0.07 * (ends[1] - ends[0] or 1) * np.array([-1, 1]))
         if len(groups) > 1 or table["diverged"].any():
             fold_legend(fig, [*map(key, range(len(groups)), groups)], labels, by)
-    return drawn(fig, runs, "run_id", by, x, "seed", *metrics, "diverged", by=by, x=x)
-
-
-def _bars(runs: pd.DataFrame, keys: list[str], metric: str) -> pd.DataFrame:
-    """`summary`, with low and high of what one or two runs reach, whose t interval would be of no use."""
-    table, reached = summary(runs, keys, metric).assign(metric=metric), runs.groupby(keys, sort=False)[metric]
-    ends = np.where(table[["n"]] < 3, np.c_[reached.min(), reached.max()], table[["low", "high"]])
-    return table.assign(low=ends[:, 0], high=ends[:, 1])
+    return drawn(fig, runs, "run_id", by, x, "seed", metric, "diverged", by=by, x=x)
 
 
 def _places(values: Sequence) -> np.ndarray:
