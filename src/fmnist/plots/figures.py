@@ -125,7 +125,7 @@ def log_lines(frame: pd.DataFrame, x: str, y: str, by: str, panels: str, xscale:
     """|y| on a logarithmic axis against x, a line a value of `by`, a panel a value of `panels`; zeros are triangles."""
     parts, groups = dict(list(frame.groupby(panels, sort=False))), list(dict.fromkeys(frame[by]))
     with style():
-        fig = figure(2.6)
+        fig = figure(2.3)
         for ax, (name, part) in zip(fig.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
             edge = {"marker": 7, "ms": 7, "linestyle": "none", "transform": ax.get_xaxis_transform()}
             keyed(ax, y, **{panels: name})
