@@ -236,17 +236,17 @@ def test_a_paper_says_what_its_report_wants_said(tiny):
     path, executed = tiny
     path.write_text(abstract("") + "found: ['{end.best} wins']\n")
     (path.parent / "end.md").write_text("Others say so [@wood].")
-    texts = {"title": "# End"}
-    texts |= {"lr": "On rates.", "all": "On all."}
+    texts = {"title": "# End", "lr": "On rates.", "two": "On two.", "three": "On three.", "all": "On all."}
     cells = [nbformat.v4.new_markdown_cell(text, id=name) for name, text in texts.items()]
-    cells[1].metadata["fmnist"] = {"varies": ["lr"]}
+    for cell, field in zip(cells[1:], ["lr", "hidden_sizes=(2,)", "hidden_sizes=(3,)"], strict=False):
+        cell.metadata["fmnist"] = {"varies": [field]}
     executed["end"].cells[:0] = cells
     report = Report("mine", "cpu")
     report.trained = {"width": Study({}, {}, {"hidden_sizes": [[1], [2]]})}
     paper = report.merge(executed)
     assert paper.metadata["fmnist"]["found"] == ["SGD wins"]
     told = [cell.source for cell in paper.cells if cell.cell_type == "markdown"]
-    assert told == ["# End", "Others say so [@wood].", "On all."]
+    assert told == ["# End", "Others say so [@wood].", "On two.", "On all."]
     (path.parent / "end.md").write_text("It gains 1.5 points.")
     with pytest.raises(UserError, match="params/mine/end.md: 1.5"):
         Report("mine", "cpu").check_prose()

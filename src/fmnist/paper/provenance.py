@@ -61,8 +61,8 @@ def appendix(cells: Iterable[NotebookNode]) -> str:
         lines.append(f"| {name} | `{given}` | {', '.join(made)} | {', '.join(runs) or 'none'} |")
     said = [f"Package, notebook and parameters of {joined(list(names))}: commit {c}." for c, names in codes.items()]
     said += [f"Runs {', '.join(found)}: {same}." for same, found in sets.items()]
-    parts = ["# Provenance {#provenance .unnumbered}", intro, "\n".join(lines), *said]
-    return _brief("\n\n".join(parts)) if codes else ""
+    parts = "\n\n".join(["# Provenance {#provenance .unnumbered}", intro, "\n".join(lines), *said])
+    return _brief(parts) if codes else ""
 
 
 def record(cells: Iterable[NotebookNode], trials: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:

@@ -254,11 +254,11 @@ class Report:
         return paper
 
     def _told(self, name: str, cells: list[NotebookNode]) -> list[NotebookNode]:
-        """The cells of a notebook that this report wants: none on a field it does not vary, and its remarks."""
+        """The cells of a notebook that this report wants: none on what it does not vary, and its remarks."""
         varied = {field for _, study in self._studies for field in differing(study.configs)}
+        varied |= {f"{f}={getattr(c, f)}" for f in varied for _, study in self._studies for c in study.configs}
         kept = [c for c in cells if not varied or varied & {*c.metadata.get("fmnist", {}).get("varies", varied)}]
-        remarks = self.folder / f"{name}.md"
-        own = [v4.new_markdown_cell(remarks.read_text("utf-8"), id="remarks")] if remarks.exists() else []
+        own = [v4.new_markdown_cell(p.read_text("utf-8"), id="remarks") for p in self.folder.glob(f"{name}.md")]
         return kept[:1] + own + kept[1:]
 
     def _filled(self, key: str, text: str, about: dict[str, Any]) -> str:
