@@ -134,11 +134,11 @@ class Study:
         same = ", ".join(of.get(name, "") + setting(name, value) for name, value in first if name in said)
         vary = joined([f"`{name}`" for name in varied]) or "the seed alone"
         sizes = [len(runs) for _, runs in self.trials.values()]
-        few, most = min(sizes), max(sizes)
-        seeds = f"{count(few)} to " * (few < most) + count(most, "seed")
+        seeds = f"{count(min(sizes))} to " * (min(sizes) < max(sizes)) + count(max(sizes), "seed")
         again = max(len(runs) for _, runs in (selected or self).trials.values())
         made = f"We vary {vary}: {count(len(sizes), 'trial')}, each with {seeds}, {count(sum(sizes), 'run')} in all"
-        more = f" What validation selects is trained with {count(again, 'seed')}." * (again > most)
+        new = count(len({*(selected or self).names()} - {*self.names()}), "more run")
+        more = f" What validation selects is trained with {count(again, 'seed')}, in {new}." * (again > max(sizes))
         return f"{made}. They have in common: {same} (@tbl-config).{more}"
 
     def _stored(self) -> Iterable[tuple[dict[str, str], store.Run]]:
