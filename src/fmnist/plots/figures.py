@@ -197,7 +197,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
     import seaborn as sns  # here, because it takes a second and brings pyplot along
 
     share = 100 * np.asarray(matrix, float) / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
-    text = np.where(share >= 0.05, np.char.mod("%.1f", share), np.where(np.asarray(matrix) > 0, "<0.1", "0"))
+    text = np.where(share >= 0.05, np.char.mod("%.1f", share + 1e-9), np.where(np.asarray(matrix) > 0, "<0.1", "0"))
     hits, shade = np.eye(len(names), dtype=bool), share**0.7
     paint = {"cmap": "OrRd", "vmin": 0, "vmax": max(30**0.7, shade[~hits].max(initial=0)), "cbar": False}
     labels = {"annot": text, "fmt": "", "annot_kws": {"size": 8}, "xticklabels": names, "yticklabels": names}
