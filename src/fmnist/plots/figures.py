@@ -142,11 +142,9 @@ def log_lines(frame: pd.DataFrame, x: str, y: str, by: str, panels: str, xscale:
 
 
 def against(runs: pd.DataFrame, x: str = "lr", by: str = "variant", metric: str = "test_accuracy") -> Figure:
-    """Means against the field `x`, a line a group; crosses where runs diverged."""
+    """Means against the field `x`, a line a group; of one or two runs, what they reach; crosses where some diverged."""
     table, reached = summary(runs, [by, x], metric).assign(metric=metric), runs.groupby([by, x], sort=False)[metric]
-    ends = np.where(
-        table[["n"]] < 3, np.c_[reached.min(), reached.max()], table[["low", "high"]]
-    )  # t is of no use to two
+    ends = np.where(table[["n"]] < 3, np.c_[reached.min(), reached.max()], table[["low", "high"]])
     table["low"], table["high"] = ends.T
     groups, values = table[by].unique(), table[x].unique()
     values = np.sort(values) if pd.api.types.is_numeric_dtype(table[x]) else values
