@@ -28,7 +28,7 @@ def test_trials_are_variants_times_grid_and_runs_are_trials_times_seeds():
     assert study.configs == [RunConfig(epochs=3, dropout=0.2, lr=0.3)]  # the grid overrides variants, these the base
     study = Study(TINY, VARIANTS | {"slow": {"batch_size": 1, "seeds": [0]}}, seeds=[0, 1])  # a variant may have fewer
     assert [len(runs) for _, runs in study.trials.values()] == [2, 2, 1]
-    assert "each with one to two seeds, five runs in all" in study.describe()
+    assert "of one to two seeds, five runs" in study.describe()
 
 
 LABELS = [

@@ -76,31 +76,21 @@ class Result:
 def plain_training(
     config: RunConfig, data: Data, soft_labels: Tensor | None = None
 ) -> Iterator[tuple[MLP, float, float]]:
-    """After every epoch: the network, and mean loss and accuracy over the epoch's images as it saw them.
-
-    The network is the moving average of the weights where the config asks for it; the loss is what is
-    minimized. Where it has teachers, `soft_labels` [train images, 10] is what they say.
+    """After every epoch: the network, or the moving average of its weights; and mean loss, which is minimized,
+    and accuracy over the epoch's images as it saw them. `soft_labels` [train images, 10]: what teachers say.
     """
-    model, average = MLP(config), None
-    if config.ema_decay:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-        average.update_parameters(model)  # this first time copies the initial weights
+    model = MLP(config)
+    average = moving_average(config, model) if config.ema_decay else None
     optimizer = torch_optimizer(config, list(model.parameters()))
     images = len(data.train_labels) - config.val_size
-    steps = -(-images // config.batch_size)
     for epoch in range(1, config.epochs + 1):
         model.train()
         total = correct = 0.0
-        rates = learning_rates(config, epoch, steps).tolist()
+        rates = learning_rates(config, epoch, math.ceil(images / config.batch_size)).tolist()
         for (x, rows, share), rate in zip(plain_batches(config, data, epoch), rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate
-            labels, logits = data.train_labels[rows], model(x)
-            taught = soft_labels[rows].to(logits.dtype) if config.teachers else None
-            loss = plain_loss(config, logits, labels, taught)
-            if config.mixup:
-                others = None if taught is None else taught.flip(0)
-                other = plain_loss(config, logits, labels.flip(0), others)
-                loss = share * loss + (1 - share) * other
+            logits, labels = model(x), data.train_labels[rows]
+            loss = plain_loss(config, logits, labels, soft_labels[rows] if config.teachers else None, share)
             optimizer.zero_grad()
             (config.loss_scale * loss).backward()
             optimizer.step()
@@ -111,11 +101,21 @@ def plain_training(
         yield average.module if average else model, total / images, correct / images
 
 
-def plain_loss(config: RunConfig, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
-    """Cross entropy with the labels and, as far as the config says, with what teachers gave, made to sum to one."""
+def moving_average(config: RunConfig, model: MLP) -> AveragedModel:
+    """The exponential moving average of the model's weights, which begins with the initial ones."""
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+    average.update_parameters(model)  # this first time copies
+    return average
+
+
+def plain_loss(config: RunConfig, logits: Tensor, labels: Tensor, taught: Tensor | None, share: float = 1.0) -> Tensor:
+    """Cross entropy with labels and, as configured, what teachers gave, made to sum to one; `share`: see batches."""
     loss = nn.functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    learned = loss if taught is None else nn.functional.cross_entropy(logits, nn.functional.normalize(taught, 1))
-    return torch.lerp(loss, learned, config.distill_weight)
+    if taught is not None:
+        soft = nn.functional.normalize(taught.to(logits.dtype), 1)
+        loss = torch.lerp(loss, nn.functional.cross_entropy(logits, soft), config.distill_weight)
+    twins = labels.flip(0), None if taught is None else taught.flip(0)
+    return loss if share == 1 else torch.lerp(plain_loss(config, logits, *twins), loss, share)
 
 
 def plain_batches(config: RunConfig, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:

@@ -136,10 +136,10 @@ class Study:
         sizes = [len(runs) for _, runs in self.trials.values()]
         seeds = f"{count(min(sizes))} to " * (min(sizes) < max(sizes)) + count(max(sizes), "seed")
         again = max(len(runs) for _, runs in (selected or self).trials.values())
-        made = f"We vary {vary}: {count(len(sizes), 'trial')}, each with {seeds}, {count(sum(sizes), 'run')} in all"
+        made = f"We vary {vary} in {count(len(sizes), 'trial')} of {seeds}, {count(sum(sizes), 'run')}"
         new = count(len({*(selected or self).names()} - {*self.names()}), "more run")
         more = f" What validation selects is trained with {count(again, 'seed')}, in {new}." * (again > max(sizes))
-        return f"{made}. They have in common: {same} (@tbl-config).{more}"
+        return f"{made}, all with {same} (@tbl-config).{more}"
 
     def _stored(self) -> Iterable[tuple[dict[str, str], store.Run]]:
         for label, (name, configs) in self.trials.items():

@@ -43,7 +43,7 @@ def curves(
     across = len(parts) if panels else len(metrics) if len(metrics) % 2 else 2
     with style():
         deep = len(metrics) if panels else len(metrics) // across
-        fig = figure(0.25 + deep * (1.65 if panels else 1.9))
+        fig = figure(0.25 + deep * (1.6 if panels else 1.75))
         grid = fig.subplots(deep, across, sharex=True, sharey="row" if panels else False, squeeze=False)
         ticks = LogLocator(subs=(1, 2, 5)) if xscale == "log" else MaxNLocator(5, steps=[1, 2, 5, 10], integer=True)
         for ax in grid[-1]:
@@ -125,7 +125,7 @@ def log_lines(frame: pd.DataFrame, x: str, y: str, by: str, panels: str, xscale:
     """|y| on a logarithmic axis against x, a line a value of `by`, a panel a value of `panels`; zeros are triangles."""
     parts, groups = dict(list(frame.groupby(panels, sort=False))), list(dict.fromkeys(frame[by]))
     with style():
-        fig = figure(2.3)
+        fig = figure(2.1)
         for ax, (name, part) in zip(fig.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
             edge = {"marker": 7, "ms": 7, "linestyle": "none", "transform": ax.get_xaxis_transform()}
             keyed(ax, y, **{panels: name})
@@ -153,7 +153,7 @@ def against(runs: pd.DataFrame, x: str = "lr", by: str = "variant", metric: str 
     lost = table.groupby(by, sort=False)[["diverged", "runs"]].sum()
     labels = ["; × ".join(filter(None, [name_of(group), diverged(*lost.loc[group])])) for group in groups]
     with style():
-        fig = figure(2.1)
+        fig = figure(1.95)
         keyed(ax := fig.subplots(), metric)
         _means(ax, table.sort_values("place"), by, groups, 0.012 * (ends[1] - ends[0]))
         ax.set_xticks(_places(values), map(name_of, values))
@@ -200,7 +200,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
     paint = {"cmap": "OrRd", "vmin": 0, "vmax": max(30**0.7, shade[~hits].max(initial=0)), "cbar": False}
     labels = {"annot": text, "fmt": "", "annot_kws": {"size": 8}, "xticklabels": names, "yticklabels": names}
     with style():
-        fig = figure(3.5, 5.0)
+        fig = figure(3.1, 4.7)
         ax = fig.subplots()
         sns.heatmap(shade, mask=hits, square=True, linewidths=0.8, ax=ax, **paint, **labels)
         middle = {"ha": "center", "va": "center", "fontsize": 8, "color": "#555555", "weight": "bold"}

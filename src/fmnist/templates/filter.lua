@@ -281,12 +281,13 @@ local function acknowledgements(document)
   document.blocks:extend(pandoc.utils.type(text) == "Blocks" and text or { pandoc.Para(text) })
 end
 
--- The appendix comes last, after the references.
+-- The appendix comes last, after the references, as small as these.
 local function appendix(document)
   local last, rest = pandoc.Blocks {}, pandoc.Blocks {}
   for _, block in ipairs(document.blocks) do
     if block.t == "Div" and block.identifier == "fmnist-appendix" then last = block.content else rest:insert(block) end
   end
+  if pdf then rest:insert(typst("#set text(size: 8.5pt)")) end
   return pandoc.Pandoc(rest .. last, document.meta)
 end
 
