@@ -76,8 +76,8 @@ class Result:
 def plain_training(
     config: RunConfig, data: Data, soft_labels: Tensor | None = None
 ) -> Iterator[tuple[MLP, float, float]]:
-    """After every epoch: the network, or the moving average of its weights; and mean loss, which is minimized,
-    and accuracy over the epoch's images as it saw them. `soft_labels` [train images, 10]: what teachers say.
+    """After every epoch: the network, or the moving average of its weights; mean loss, which is minimized,
+    and accuracy over the epoch's images as it saw them. `soft_labels` [images, 10]: what teachers say.
     """
     model = MLP(config)
     average = moving_average(config, model) if config.ema_decay else None
@@ -86,7 +86,7 @@ def plain_training(
     for epoch in range(1, config.epochs + 1):
         model.train()
         total = correct = 0.0
-        rates = learning_rates(config, epoch, math.ceil(images / config.batch_size)).tolist()
+        rates = learning_rates(config, epoch, -(-images // config.batch_size)).tolist()
         for (x, rows, share), rate in zip(plain_batches(config, data, epoch), rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate
             logits, labels = model(x), data.train_labels[rows]

@@ -200,9 +200,9 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], runs: pd.DataFram
     paint = {"cmap": "OrRd", "vmin": 0, "vmax": max(30**0.7, shade[~hits].max(initial=0)), "cbar": False}
     labels = {"annot": text, "fmt": "", "annot_kws": {"size": 8}, "xticklabels": names, "yticklabels": names}
     with style():
-        fig = figure(3.1, 4.7)
+        fig = figure(3.0, 5.6)
         ax = fig.subplots()
-        sns.heatmap(shade, mask=hits, square=True, linewidths=0.8, ax=ax, **paint, **labels)
+        sns.heatmap(shade, mask=hits, linewidths=0.8, ax=ax, **paint, **labels)
         middle = {"ha": "center", "va": "center", "fontsize": 8, "color": "#555555", "weight": "bold"}
         for k in range(len(names)):
             ax.text(k + 0.5, k + 0.5, text[k, k], **middle)

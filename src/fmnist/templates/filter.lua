@@ -287,7 +287,7 @@ local function appendix(document)
   for _, block in ipairs(document.blocks) do
     if block.t == "Div" and block.identifier == "fmnist-appendix" then last = block.content else rest:insert(block) end
   end
-  if pdf then rest:insert(typst("#set text(size: 8.5pt)")) end
+  if pdf then rest:insert(typst("#set text(size: 8pt)")) end
   return pandoc.Pandoc(rest .. last, document.meta)
 end
 
