@@ -126,8 +126,8 @@ def test_a_first_homework_from_nothing_to_paper_and_again_byte_for_byte(tmp_path
     path.write_text(text)
     code, said = fmnist(folder, "report", "mine", "--device", "cpu")
     assert code == 0, said
-    page = page_text((papers / "mine.html").read_text("utf-8"))
-    assert "Deep: “Homework” {1}" in page and "Ann O’Hara" in page.replace("'", "’")
+    page = page_text(made := (papers / "mine.html").read_text("utf-8"))
+    assert "Deep: “Homework” {1}" in page and "Ann O’Hara" in page.replace("'", "’") and str(tmp_path) not in made
     about = json.loads((papers / "mine.json").read_text())
     # One of the shapes is SGD at one of the learning rates: trained once.
     assert len(about["runs"]) == 2 * (3 + 6 - 1) and all(item["runs"] in about["run_sets"] for item in about["shown"])

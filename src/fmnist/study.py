@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
@@ -20,7 +19,7 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from fmnist import store
-from fmnist.config import TEMPLATES, RunConfig, Strict, UserError, nearest, validate, validate_field
+from fmnist.config import TEMPLATES, RunConfig, Strict, UserError, nearest, project_root, validate, validate_field
 from fmnist.statistics import best_per
 from fmnist.words import count, differing, joined, setting
 
@@ -239,4 +238,4 @@ def contents(path: str) -> dict[str, Any]:
     """What a report tells its notebooks of itself: base, published, and sections in order, each with notebook, title,
     kind, baseline, same (of `gains`), and in study and tuning a `Study`'s parts or None. "": an example.
     """
-    return json.loads(Path(path or TEMPLATES / "contents.json").read_text(encoding="utf-8"))
+    return json.loads((project_root() / path if path else TEMPLATES / "contents.json").read_text(encoding="utf-8"))

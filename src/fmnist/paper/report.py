@@ -160,8 +160,8 @@ class Report:
 
     def parameters(self, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
         """What a notebook is executed with: its defaults, under its YAML, under what the report says."""
-        path, ours = self.folder / f"{name}.yaml", {"contents": f"{self.built}/contents.json", "device": self.device}
-        given = read_yaml(path) if path.exists() else {}
+        ours = {"contents": f"report/build/{self.name}/contents.json", "device": self.device}
+        given = read_yaml(path) if (path := self.folder / f"{name}.yaml").exists() else {}
         fields = {key: (type(value), value) for key, value in defaults.items() if key not in ours}
         validate(create_model(name, __base__=Strict, **fields), given, f"params/{self.name}/{name}.yaml")
         ours["base"] = defaults.get("base", {}) | self.spec.base | given.get("base", {})
