@@ -106,13 +106,13 @@ def test_the_paper_has_all_sections_and_nothing_that_failed(smoke):
         assert re.findall(r"Traceback|\bnan\b|\bNaN\b|Error\b|\{\w+\.\w+\}|@(?:fig|tbl|sec|eq)-|\?\?", text) == []
         first = text.lower().split("a shirt, a pullover")[0]
         assert "this is a smoke run" in first and re.search(r"\d+ short trainings with two seeds", first)
-    assert len(reader.pages) > 10
+    heads = [page.extract_text().split("\n")[0].split() for page in reader.pages]  # whose numbers are the pages'
+    assert len(heads) > 10 and all(str(n) in head for n, head in enumerate(heads[1:], 2))
 
 
 def test_every_figure_has_a_text_for_those_who_cannot_see_it(smoke):
     images = re.findall(r"<img\b[^>]*>", (smoke[0] / "report" / "smoke.html").read_text("utf-8"))
-    assert len(images) > 10
-    assert all(len(re.search(r'(?:alt|aria-label)="([^"]*)"', image)[1]) > 30 for image in images)
+    assert len(images) > 10 and all(len(re.search(r'(?:alt|aria-label)="([^"]*)"', image)[1]) > 30 for image in images)
     texts = pdf_figures(pypdf.PdfReader(smoke[0] / "report" / "smoke.pdf"))
     assert len(texts) == len(images) and all(text and len(text) > 30 for text in texts)
 

@@ -43,7 +43,7 @@ local function sections(blocks)
     header.classes = header.classes:filter(function(class) return class ~= "unnumbered" end)
     header.level = pdf and level or level + 1
     if not pdf then return header end
-    return { typst(level == 1 and "#land" or "#before-run-in"), header }
+    return level > 1 and { typst("#before-run-in"), header } or header
   end }
 end
 
@@ -297,7 +297,6 @@ local function bibliography(document)
     if block.t == "Div" and block.identifier == "refs" then entries = block else rest:insert(block) end
   end
   if not entries or #entries.content == 0 then return pandoc.Pandoc(rest, document.meta) end
-  if pdf then rest:insert(typst("#land")) end
   rest:insert(pandoc.Header(pdf and 1 or 2, "References", { id = "references" }))
   if not pdf then
     rest:insert(entries)
