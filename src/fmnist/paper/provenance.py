@@ -59,10 +59,8 @@ def appendix(cells: Iterable[NotebookNode]) -> str:
             sets.setdefault(_same(facts), {})[found] = None
     for (name, given), (made, runs) in shown.items():
         lines.append(f"| {name} | `{given}` | {', '.join(made)} | {', '.join(runs) or 'none'} |")
-    said = [
-        f"Package, notebook and parameters of {joined(list(names)) if codes.keys() > {c} else 'all'}: commit {c}."
-        for c, names in codes.items()
-    ]
+    of = {c: joined([*names]) if len(codes) > 1 else "all" for c, names in codes.items()}
+    said = [f"Package, notebook and parameters of {names}: commit {c}." for c, names in of.items()]
     said += [f"Runs {', '.join(found)}: {same}." for same, found in sets.items()]
     parts = "\n\n".join(["# Provenance {#provenance .unnumbered}", intro, "\n".join(lines), *said])
     return _brief(parts) if codes else ""
