@@ -44,7 +44,7 @@ help:  ## list what there is to do
 report: $(TRAINING)  ## train, execute the notebooks and write report/REPORT.html, .pdf and .json (REPORT=homework)
 	@$(BIN)/fmnist report "$(REPORT)" $(WHERE) $(KEEP)
 
-reports: $(TRAINING)  ## the same for the five published reports and homework (about two hours on two cores)
+reports: $(TRAINING)  ## the same for the five published reports and homework (two and a half hours on two cores)
 	@$(BIN)/fmnist report $(PUBLISHED) homework $(WHERE) $(KEEP)
 
 smoke: $(TRAINING)  ## the same for params/smoke: the whole way in a few minutes, with tiny runs
